@@ -1,0 +1,82 @@
+"""Fixtures for all tests: device, generators, shared reference data, and no network by accident."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """Root of the checkout, for tests that read the project's own files."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the frozen expectations."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_fixtures() -> Path:
+    """Reference data too large for the repository, beside the checkout; skips where it is absent."""
+    path = (ROOT / ".." / "shared" / "fixtures").resolve()
+    if not path.is_dir():
+        pytest.skip("reference data beside the checkout (../shared/fixtures) is absent here")
+    return path
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that tests run on; the CUDA half is marked gpu."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded CPU generator, so that a test draws the same numbers every time."""
+    return torch.Generator().manual_seed(20261122)
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state() -> Iterator[None]:
+    """Seed torch's global generator, so that no test depends on the order of the others."""
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _offline() -> Iterator[None]:
+    """Keep model hubs out of the tests: what is not on disk is an error at once, not a download."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TRANSFORMERS_OFFLINE", "1")
+        yield
+
+
+def skip_reason(markers: set[str], *, cuda_available: bool, node_available: bool) -> str | None:
+    """Say why a test with these markers cannot run here, or None when it can."""
+    if "gpu" in markers and not cuda_available:
+        return "needs a CUDA device, and torch sees none"
+    if "node" in markers and not node_available:
+        return "needs node.js on the path"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip gpu and node tests, with the reason, where the machine has none."""
+    cuda_available, node_available = torch.cuda.is_available(), shutil.which("node") is not None
+    for item in items:
+        names = {marker.name for marker in item.iter_markers()}
+        reason = skip_reason(names, cuda_available=cuda_available, node_available=node_available)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
