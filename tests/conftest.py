@@ -26,7 +26,8 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_fixtures() -> Path:
-    """Reference data too large for the repository, beside the checkout; skips where it is absent."""
+    """Reference data too large for the repository, beside the checkout; skips where it is
+    absent."""
     path = (ROOT / ".." / "shared" / "fixtures").resolve()
     if not path.is_dir():
         pytest.skip("reference data beside the checkout (../shared/fixtures) is absent here")

@@ -1,8 +1,9 @@
 """vlm3d-gs: a sentence in, a 3D Gaussian splat out.
 
-Importing this package costs milliseconds: the public names below are loaded when they are first asked for, so
-`import vlm3d_gs` and `vlm3d-gs --help` never load torch. Rendering is the package `vlm3d_gs.render`, whose function has
-the same name and is therefore not repeated here: `from vlm3d_gs.render import render`.
+Importing this package costs milliseconds: the public names below are loaded when they are first
+asked for, so `import vlm3d_gs` and `vlm3d-gs --help` never load torch. Rendering is the package
+`vlm3d_gs.render`, whose function has the same name and is therefore not repeated here: `from
+vlm3d_gs.render import render`.
 """
 
 from __future__ import annotations

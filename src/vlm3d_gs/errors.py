@@ -1,8 +1,9 @@
 """Every error that vlm3d-gs raises on purpose.
 
-One small hierarchy, so that a caller can catch `Vlm3dGsError` and know that the message is meant for a person: it names
-what was given, what is allowed, and the cure. Classes that stand for a familiar Python error derive from that one too,
-so `except ValueError` keeps working. Standard library only: importing this file must never load torch.
+One small hierarchy, so that a caller can catch `Vlm3dGsError` and know that the message is meant
+for a person: it names what was given, what is allowed, and the cure. Classes that stand for a
+familiar Python error derive from that one too, so `except ValueError` keeps working. Standard
+library only: importing this file must never load torch.
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+"""The settings of a run: small frozen dataclasses, one per part, and `Config` that holds them.
+
+A run is a function that returns a `Config` (see `presets`); the resolved config is saved beside
+every result. Anything that changes over a run is a `Schedule` over the fraction of the run, never
+over step numbers. The string under a field says its meaning, unit and range. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm3d_gs.config.objective import CriticConfig, PriorConfig, RegularizerConfig
+from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
+from vlm3d_gs.config.run import DensifyConfig, ExportConfig, ExportFormat, OptimConfig, TrainConfig
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.records import from_plain, to_plain
+from vlm3d_gs.records import replace_path as _replace_path
+
+__all__ = [
+    "Backend",
+    "Background",
+    "CameraConfig",
+    "Config",
+    "CriticConfig",
+    "DensifyConfig",
+    "ExportConfig",
+    "ExportFormat",
+    "OptimConfig",
+    "PriorConfig",
+    "RegularizerConfig",
+    "RenderConfig",
+    "SceneConfig",
+    "TrainConfig",
+    "from_dict",
+    "replace_path",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that decides a run; equal configs on one machine give equal files."""
+
+    prompt: str
+    """What to make."""
+    preset: str = "mini"
+    """Name of the preset that this config started from; only for the record."""
+    out: Path = Path("runs/latest")
+    """Folder for the results."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto is CUDA where torch sees one."""
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    """First cloud and bounds."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    """Training views."""
+    render: RenderConfig = field(default_factory=RenderConfig)
+    """Renderer."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """Diffusion prior."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """Vision-language critic."""
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+    """Growth and pruning."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Learning rates."""
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    """Clean-scene terms."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, seed, previews."""
+    export: ExportConfig = field(default_factory=ExportConfig)
+    """Products."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ConfigError("The prompt is empty. Say what to make, e.g. 'a red cube'.")
+        kind, _, index = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (
+            index and not (kind == "cuda" and index.isdigit())
+        ):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}.")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the config as plain data for JSON; schedules become numbers or their text form."""
+    plain: dict[str, Any] = to_plain(config)
+    return plain
+
+
+def from_dict(data: Mapping[str, Any]) -> Config:
+    """Return the config that `to_dict` wrote.
+
+    Raises:
+        ConfigError: an unknown key (the known ones are listed) or a value that is not allowed.
+    """
+    return from_plain(Config, data)
+
+
+def replace_path(config: Config, path: str, value: Any) -> Config:
+    """Return a copy with one setting changed, as `--set optim.means_lr=0.01` does.
+
+    Raises:
+        ConfigError: unknown path, or a value that the setting does not allow.
+    """
+    return _replace_path(config, path, value)

@@ -1,0 +1,32 @@
+"""Range checks of settings: one wording for all, with the setting, the range and the value."""
+
+from __future__ import annotations
+
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.schedules import Schedule
+
+
+def check_within(name: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless `value` is in [low, high]."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must be in [{low:g}, {high:g}], got {value:g}.")
+
+
+def check_at_least(name: str, value: int, low: int) -> None:
+    """Raise ConfigError if `value` is below `low`."""
+    if value < low:
+        raise ConfigError(f"{name} must be {low} or more, got {value}.")
+
+
+def check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
+    """Raise ConfigError unless `pair` is ordered and within [low, high]."""
+    if not low <= pair[0] <= pair[1] <= high:
+        raise ConfigError(
+            f"{name} must be two numbers, smaller first, in [{low:g}, {high:g}], got {pair}."
+        )
+
+
+def check_schedule(name: str, schedule: Schedule, low: float, high: float) -> None:
+    """Raise ConfigError if the schedule ever leaves [low, high]."""
+    if not low <= schedule.low <= schedule.high <= high:
+        raise ConfigError(f"{name} must stay in [{low:g}, {high:g}], got {schedule}.")

@@ -1,0 +1,125 @@
+"""Settings of the run itself: length, learning rates, densification, products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.schedules import Schedule, constant, exponential
+
+ExportFormat = Literal["ply", "mp4", "gif", "sheet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DensifyConfig:
+    """When and which Gaussians are cloned, split and pruned."""
+
+    enabled: bool = True
+    """Off keeps the first cloud's count."""
+    start: float = 0.1
+    """First round, fraction of the run."""
+    stop: float = 0.7
+    """No round after this fraction."""
+    every: float = 0.1
+    """Between rounds, fraction of the run."""
+    grow_share: float = 0.1
+    """Share of the Gaussians, by largest mean screen gradient, that is cloned or split in a
+    round."""
+    split_scale: float = 0.05
+    """Larger ones are split, smaller ones cloned; largest standard deviation, world units."""
+    prune_opacity: float = 0.02
+    """Fainter Gaussians are removed."""
+    prune_scale: float = 0.5
+    """Larger Gaussians are removed; largest standard deviation, world units."""
+    prune_radius: float = 1.2
+    """Gaussians further from the origin are removed, world units."""
+
+    def __post_init__(self) -> None:
+        check_within("densify.start", self.start, 0.0, 1.0)
+        check_within("densify.stop", self.stop, self.start, 1.0)
+        check_within("densify.every", self.every, 1e-3, 1.0)
+        check_within("densify.grow_share", self.grow_share, 0.0, 1.0)
+        check_within("densify.split_scale", self.split_scale, 0.0, 10.0)
+        check_within("densify.prune_opacity", self.prune_opacity, 0.0, 1.0)
+        check_within("densify.prune_scale", self.prune_scale, 1e-6, 100.0)
+        check_within("densify.prune_radius", self.prune_radius, 0.1, 100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Adam for each raw parameter; learning rates a step, in the parameter's own unit."""
+
+    means_lr: Schedule = exponential(1e-2, 1e-3)
+    """Positions, world units."""
+    log_scales_lr: Schedule = constant(5e-3)
+    """Logarithms of the standard deviations."""
+    quats_lr: Schedule = constant(5e-3)
+    """Quaternions."""
+    opacity_logits_lr: Schedule = constant(5e-2)
+    """Logits of the opacities."""
+    sh_lr: Schedule = constant(2e-2)
+    """Spherical harmonics of degree 0; the higher ones take a twentieth."""
+    beta1: float = 0.9
+    """Decay of the gradient's mean, in [0, 1)."""
+    beta2: float = 0.99
+    """Decay of its square, in [0, 1)."""
+    eps: float = 1e-15
+    """Added to the root of the square, above 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("means_lr", "log_scales_lr", "quats_lr", "opacity_logits_lr", "sh_lr"):
+            check_schedule(f"optim.{name}", getattr(self, name), 0.0, 10.0)
+        check_within("optim.beta1", self.beta1, 0.0, 0.99999)
+        check_within("optim.beta2", self.beta2, 0.0, 0.99999)
+        check_within("optim.eps", self.eps, 1e-30, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Length of the run and what it leaves behind on the way."""
+
+    steps: int = 350
+    """Optimisation steps, 1 or more."""
+    seed: int = 0
+    """The one number behind every random draw, 0 or more."""
+    preview_every: float = 0.25
+    """Between preview sheets, fraction of the run; 0 is none."""
+    checkpoint_every: float = 0.25
+    """Between checkpoints, fraction of the run; 0 is none."""
+
+    def __post_init__(self) -> None:
+        check_at_least("train.steps", self.steps, 1)
+        check_within("train.seed", self.seed, 0, 2**63 - 1)
+        check_within("train.preview_every", self.preview_every, 0.0, 1.0)
+        check_within("train.checkpoint_every", self.checkpoint_every, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """What is written at the end."""
+
+    formats: tuple[ExportFormat, ...] = ("ply", "mp4", "sheet")
+    """`ply` scene.ply, `mp4` and `gif` turntables, `sheet` a PNG of several views."""
+    turntable_s: float = 4.0
+    """Length of one turn, seconds."""
+    turntable_fps: int = 24
+    """Frames a second."""
+    turntable_px: int = 256
+    """Side of the square frames, pixels; even, as video needs."""
+    elevation_deg: float = 15.0
+    """Height of the turntable camera."""
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise ConfigError("export.formats is empty: nothing would be written. Use e.g. 'ply'.")
+        check_within("export.turntable_s", self.turntable_s, 0.1, 600.0)
+        check_within("export.turntable_fps", self.turntable_fps, 1, 120)
+        check_within("export.turntable_px", self.turntable_px, 16, 4096)
+        if self.turntable_px % 2:
+            raise ConfigError(
+                f"export.turntable_px must be even, got {self.turntable_px}. "
+                f"Use {self.turntable_px + 1}."
+            )
+        check_within("export.elevation_deg", self.elevation_deg, -90.0, 90.0)
