@@ -172,7 +172,7 @@ def _is_section(hint: Any) -> bool:
 
 
 def _unknown(path: str, key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown setting {path!r}.{hint} Known here: {', '.join(sorted(known))}."
 

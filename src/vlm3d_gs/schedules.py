@@ -60,7 +60,7 @@ class Schedule:
                 raise ConfigError(f"Schedule values must be finite, got {value}.")
             if self.kind == "exponential" and value <= 0.0:
                 raise ConfigError(
-                    f"An exponential schedule needs values > 0, got {value}. Use linear."
+                    f"An exponential schedule needs values above 0, got {value}. Use linear."
                 )
 
     def __call__(self, fraction: float) -> float:

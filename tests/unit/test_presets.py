@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from vlm3d_gs.config import Config, from_dict, to_dict
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_complete_config_that_survives_json(name: str) -> None:
+    config = preset(name, "a red cube")
+    assert isinstance(config, Config)
+    assert config.preset == name
+    assert config.prompt == "a red cube"
+    assert from_dict(to_dict(config)) == config
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="Unknown preset 'hq'. Available: mini"):
+        preset("hq", "a red cube")
