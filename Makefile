@@ -1,0 +1,60 @@
+# The only list of commands; .ci/run calls the same targets. Everything runs in .venv, which `setup` makes.
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= benchmarks/results
+CUDA_SOURCES := $(wildcard cuda/*.cu)
+
+.PHONY: setup demo test lint type format golden bench cuda gpu-check clean
+
+setup: $(STAMP)
+
+# No compiler is needed: every dependency comes as a wheel. The stamp makes a second `make setup` free.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11. Try: make setup PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: cannot make a virtual environment. On Debian: apt install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/vlm3d-gs generate "a red cube on top of a blue sphere" --out runs/demo --overwrite
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Rewrites what tests/contract compares with. Look at the difference before you commit it.
+golden: setup
+	$(BIN)/python tests/contract/test_cli_surface.py > tests/golden/cli_options.txt
+
+bench: setup
+	@set -e; for script in benchmarks/bench_*.py; do test -e "$$script" || { echo "no benchmarks/bench_*.py yet"; break; }; echo "$$script"; $(BIN)/python "$$script"; done
+
+# Own kernels are optional: without nvcc, or before the first one exists, there is nothing to do and that is fine.
+cuda:
+ifeq ($(CUDA_SOURCES),)
+	@echo "cuda: no .cu files in cuda/ yet, nothing to build"
+else
+	@command -v nvcc >/dev/null || { echo "cuda: nvcc is not on the path, nothing built; the torch twins are used"; exit 0; }; $(MAKE) -C cuda
+endif
+
+# Needs a CUDA device; exit code 2 says that there is none. See benchmarks/gpu_check.py.
+gpu-check: setup
+	$(BIN)/python benchmarks/gpu_check.py --out "$(OUT)"
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
