@@ -6,6 +6,8 @@ docs/LOG.md.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal, get_args
 
 from vlm3d_gs.config import Config
@@ -34,4 +36,15 @@ def preset(name: str, prompt: str) -> Config:
 
 def mini(prompt: str) -> Config:
     """Return the default: the embedded models, any machine, well under a minute on two cores."""
-    return Config(prompt=prompt, preset="mini")
+    return Config(prompt=prompt, preset="mini", out=run_folder(prompt))
+
+
+def run_folder(prompt: str) -> Path:
+    """Return where a run goes when nobody says: runs/ and the prompt as a file name.
+
+    Example:
+        >>> run_folder("A red cube!").as_posix()
+        'runs/a-red-cube'
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-")
+    return Path("runs") / (name or "unnamed")

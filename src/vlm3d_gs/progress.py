@@ -16,8 +16,7 @@ REDRAWS_PER_S = 8
 
 
 class Progress:
-    """Shows step, rate, time left and values on standard error, so that standard output stays
-    clean.
+    """Shows step, rate, time left and values, on standard error.
 
     Args:
         quiet: show nothing.

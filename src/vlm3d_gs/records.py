@@ -61,18 +61,19 @@ def from_plain(cls: type[Record], data: Mapping[str, Any], where: str = "") -> R
         raise ConfigError(f"{where or 'The config'} is incomplete: {error}.") from None
 
 
-def replace_path(record: Record, path: str, value: Any) -> Record:
-    """Return a copy of `record` with the field at a dotted path set, typed and validated anew.
+def replace_paths(record: Record, changes: Mapping[str, Any]) -> Record:
+    """Return a copy of `record` with fields at dotted paths set, typed, and validated once.
+
+    All changes are made before validation, so two settings that bound each other can move together.
 
     Args:
         record: a dataclass, possibly of dataclasses.
-        path: such as `optim.means_lr`.
-        value: a plain value, or its text as typed on a command line.
+        changes: path such as `optim.means_lr` -> plain value, or its text from a command line.
 
     Raises:
-        ConfigError: no such path, the path names a whole section, or the value does not fit.
+        ConfigError: no such path, a path names a whole section, or a value does not fit.
     """
-    return _replace(record, path.split("."), value, where="")
+    return _replace(record, {tuple(path.split(".")): value for path, value in changes.items()}, "")
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
@@ -149,22 +150,27 @@ def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, 
     return tuple(coerce(item, hint, where) for item, hint in zip(items, hints, strict=True))
 
 
-def _replace(record: Any, path: list[str], value: Any, where: str) -> Any:
-    name, rest = path[0], path[1:]
+def _replace(record: Record, changes: Mapping[tuple[str, ...], Any], where: str) -> Record:
     hints = get_type_hints(type(record))
-    here = _join(where, name)
-    if name not in hints:
-        raise ConfigError(_unknown(here, name, hints))
-    if not rest:
-        if _is_section(hints[name]):
+    inner: dict[str, dict[tuple[str, ...], Any]] = {}
+    values: dict[str, Any] = {}
+    for (name, *rest), value in changes.items():
+        here = _join(where, name)
+        if name not in hints:
+            raise ConfigError(_unknown(here, name, hints))
+        if rest and not _is_section(hints[name]):
+            unknown = ".".join([here, *rest])
+            raise ConfigError(f"{here} is a setting, not a section: {unknown} is unknown.")
+        if rest:
+            inner.setdefault(name, {})[tuple(rest)] = value
+        elif _is_section(hints[name]):
             inside = ", ".join(f"{here}.{key}" for key in get_type_hints(hints[name]))
             raise ConfigError(f"{here} is a section, not a setting. Set one of: {inside}.")
-        return replace(record, **{name: coerce(value, hints[name], here)})
-    if not _is_section(hints[name]):
-        raise ConfigError(
-            f"{here} is a setting, not a section: {'.'.join([here, *rest])} is unknown."
-        )
-    return replace(record, **{name: _replace(getattr(record, name), rest, value, here)})
+        else:
+            values[name] = coerce(value, hints[name], here)
+    for name, deeper in inner.items():
+        values[name] = _replace(getattr(record, name), deeper, _join(where, name))
+    return replace(record, **values)  # type: ignore[type-var]  # a dataclass, as documented
 
 
 def _is_section(hint: Any) -> bool:

@@ -1,5 +1,4 @@
-"""The record of a run: folder, metrics, preview pictures, progress on the screen. Never decides
-anything.
+"""The record of a run: folder, metrics, preview pictures, progress. Never decides anything.
 
 Files in the run folder: config.json (resolved settings, versions, seed, commit), metrics.jsonl (one
 object a step), previews/*.png, summary.json.
@@ -43,6 +42,7 @@ OWN_FILES = (
 """What a run writes into its folder, beside previews/*.png; --overwrite removes these and nothing
 else."""
 
+_GIT = ("git", "--no-optional-locks")
 VERSIONS_OF = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat")
 
 
@@ -80,8 +80,7 @@ def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = Fal
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a result must carry: versions of the package and its libraries, commit,
-    machine."""
+    """Return what a result must carry: versions of package and libraries, commit, machine."""
     versions: dict[str, str | None] = {"vlm3d_gs": __version__, "python": platform.python_version()}
     for name in VERSIONS_OF:
         try:
@@ -106,7 +105,16 @@ def git_commit() -> str | None:
         return None
     with suppress(OSError, subprocess.SubprocessError):
         described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            [
+                *_GIT,
+                "-C",
+                str(root),
+                "describe",
+                "--always",
+                "--dirty",
+                "--exclude=*",
+                "--abbrev=40",
+            ],
             capture_output=True,
             text=True,
             timeout=5,

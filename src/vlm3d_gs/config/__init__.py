@@ -7,7 +7,7 @@ over step numbers. The string under a field says its meaning, unit and range. No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from vlm3d_gs.config.objective import CriticConfig, PriorConfig, RegularizerConf
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
 from vlm3d_gs.config.run import DensifyConfig, ExportConfig, ExportFormat, OptimConfig, TrainConfig
 from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.records import from_plain, to_plain
-from vlm3d_gs.records import replace_path as _replace_path
+from vlm3d_gs.records import from_plain, replace_paths, to_plain
 
 __all__ = [
     "Backend",
@@ -34,6 +33,7 @@ __all__ = [
     "RenderConfig",
     "SceneConfig",
     "TrainConfig",
+    "apply_settings",
     "from_dict",
     "replace_path",
     "to_dict",
@@ -104,4 +104,26 @@ def replace_path(config: Config, path: str, value: Any) -> Config:
     Raises:
         ConfigError: unknown path, or a value that the setting does not allow.
     """
-    return _replace_path(config, path, value)
+    return replace_paths(config, {path: value})
+
+
+def apply_settings(
+    config: Config, values: Mapping[str, Any], assignments: Iterable[str] = ()
+) -> Config:
+    """Return a copy with several settings changed, as a command line asks for them.
+
+    Args:
+        config: where to start from.
+        values: dotted path -> value; None leaves that setting as it is.
+        assignments: texts `a.b=c`; they win over `values`, and later ones over earlier ones.
+
+    Raises:
+        ConfigError: an assignment without `=`, an unknown path, or a value that is not allowed.
+    """
+    changes = {path: value for path, value in values.items() if value is not None}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set needs a.b=c, got {assignment!r}. E.g. optim.sh_lr=0.01.")
+        changes[path.strip()] = text.strip()
+    return replace_paths(config, changes)

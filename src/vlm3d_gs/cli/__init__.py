@@ -1,0 +1,64 @@
+"""The command line: one command a file, and no logic in any of them.
+
+Nothing here loads torch before a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vlm3d_gs import __version__
+from vlm3d_gs.cli.doctor import doctor as doctor_command
+from vlm3d_gs.cli.evaluate import app as evaluate_app
+from vlm3d_gs.cli.generate import generate as generate_command
+from vlm3d_gs.cli.render import render as render_command
+from vlm3d_gs.errors import Vlm3dGsError
+
+USER_ERROR = 2
+"""Exit code for everything that the user can mend."""
+
+
+class _Commands(TyperGroup):
+    """Turns our errors into one red line and exit code 2; other exceptions are bugs, and show."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except Vlm3dGsError as error:
+            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(USER_ERROR) from None
+
+
+app = typer.Typer(
+    name="vlm3d-gs",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A sentence in, a 3D Gaussian splat out.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Hold the options that belong to no command."""
+
+
+app.command("generate")(generate_command)
+app.command("render")(render_command)
+app.add_typer(evaluate_app, name="evaluate")
+app.command("doctor")(doctor_command)

@@ -1,0 +1,179 @@
+"""Imports go downwards only; heavy libraries have owners; imports in functions are listed."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+from contract.source_tree import PACKAGE, Import, imports, modules
+
+FLOORS: list[list[str]] = [
+    # 0: no torch
+    ["errors", "files", "schedules", "records", "config", "presets", ""],
+    # 1: torch only
+    ["checks", "seeding", "rotations", "harmonics", "images", "kernels"],
+    # 2: nouns
+    ["scene", "cameras", "prompts", "initialize"],
+    # 3: image formation
+    ["render"],
+    # 4: the objective
+    ["guidance", "regularizers"],
+    # 5: the run, the products, the embedded models, the measure
+    [
+        "optimizer",
+        "densify",
+        "checkpoint",
+        "progress",
+        "runlog",
+        "trainer",
+        "export",
+        "mesh",
+        "mini",
+        "evaluate",
+    ],
+    # 6: doors
+    ["models", "doctor", "pipeline", "batch", "viewer", "cli", "__main__"],
+]
+"""Areas (files or folders of the package), in the order in which they may import each other."""
+
+HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
+    "torch": tuple(area for floor in FLOORS[1:] for area in floor if area != "cli"),
+    "numba": ("render", "mini.raycast", "evaluate"),
+    "gsplat": ("render.gsplat_backend", "densify"),
+    "diffusers": ("guidance.denoiser", "guidance.multiview", "mini"),
+    "transformers": ("guidance.critic", "mini"),
+    "tokenizers": ("mini",),
+    "peft": ("guidance.adapters",),
+    "plyfile": ("export.ply",),
+    "imageio": ("export",),
+    "imageio_ffmpeg": ("export", "doctor"),
+    "PIL": ("images", "export"),
+    "safetensors": ("checkpoint", "mini"),
+    "rich": ("progress", "mini.train"),
+    "typer": ("cli", "mini.train"),
+}
+"""Library -> the only files or folders of the package that may import it."""
+
+IN_FUNCTION: set[tuple[str, str]] = {
+    # doors, so that --help and the other commands stay quick
+    ("cli.doctor", "vlm3d_gs.doctor"),
+    ("cli.generate", "vlm3d_gs.pipeline"),
+    ("cli.render", "vlm3d_gs.export.ply"),
+    ("cli.render", "vlm3d_gs.export.turntable"),
+    ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
+    # doctor reports what cannot be imported instead of failing on it
+    ("doctor", "torch"),
+    ("doctor", "imageio_ffmpeg"),
+    # factories: a backend's library is loaded when that backend is chosen
+    ("render", "vlm3d_gs.render.cpu"),
+    ("render", "vlm3d_gs.render.reference"),
+    ("render", "vlm3d_gs.render.gsplat_backend"),
+}
+"""(module without the package's name, what it imports inside a function)."""
+
+NEVER: set[tuple[str, str]] = {
+    ("export", "trainer"),
+    ("mesh", "trainer"),
+    ("trainer", "guidance.critic"),
+    ("trainer", "guidance.denoiser"),
+    ("trainer", "guidance.multiview"),
+    ("trainer", "guidance.distillation"),
+    ("trainer", "models"),
+}
+"""Pairs that must not meet even where the floors would allow it."""
+
+
+def local(module: str) -> str:
+    return module.removeprefix(PACKAGE).removeprefix(".")
+
+
+def area(module: str) -> str:
+    return local(module).split(".")[0]
+
+
+def inside(module: str, place: str) -> bool:
+    return local(module) == place or local(module).startswith(f"{place}.")
+
+
+RANK = {name: (floor, i) for floor, names in enumerate(FLOORS) for i, name in enumerate(names)}
+
+
+def own() -> list[Import]:
+    return [found for found in imports() if found.target.split(".")[0] == PACKAGE]
+
+
+def test_every_area_has_a_floor() -> None:
+    assert {area(module) for module in modules()} <= set(RANK)
+
+
+def test_imports_go_downwards_only() -> None:
+    wrong = [
+        f"{found.module}:{found.line} imports {found.target}"
+        for found in own()
+        if area(found.module) != area(found.target)
+        and RANK[area(found.target)] >= RANK[area(found.module)]
+        # The version is a constant of the package itself.
+        and local(found.target) != ""
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in modules()}
+    for found in own():
+        if not found.in_function and local(found.target) != "":
+            graph[found.module].add(found.target)
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for target in sorted(graph.get(module, ())):
+                visit(target, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+def test_heavy_libraries_are_imported_by_their_owners_only() -> None:
+    wrong = [
+        f"{found.module}:{found.line} imports {found.target}"
+        for found in imports()
+        for owners in [HEAVY_OWNERS.get(found.target.split(".")[0])]
+        if owners is not None and not any(inside(found.module, owner) for owner in owners)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_library_is_known() -> None:
+    light = {"numpy", "numpy.typing", PACKAGE}
+    unknown = {
+        found.target.split(".")[0]
+        for found in imports()
+        if found.target.split(".")[0] not in sys.stdlib_module_names
+    } - {name.split(".")[0] for name in light | set(HEAVY_OWNERS)}
+    assert not unknown, f"give these an owner in HEAVY_OWNERS: {unknown}"
+
+
+def test_imports_inside_functions_are_listed() -> None:
+    found = {
+        (local(found.module), found.target)
+        for found in imports()
+        if found.in_function and found.target.split(".")[0] not in sys.stdlib_module_names
+    }
+    assert found <= IN_FUNCTION, found - IN_FUNCTION
+
+
+def test_pairs_that_must_not_meet_do_not() -> None:
+    wrong = [
+        f"{found.module}:{found.line} imports {found.target}"
+        for found in own()
+        for module, target in NEVER
+        if inside(found.module, module) and inside(found.target, target)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_floor_table_names_each_area_once() -> None:
+    assert max(Counter(name for floor in FLOORS for name in floor).values()) == 1

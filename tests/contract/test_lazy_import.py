@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from contract.source_tree import SOURCE
+
+HEAVY = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat", "PIL", "imageio")
+
+SHOW = f"import sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+
+
+def loaded_after(code: str) -> list[str]:
+    """Return which heavy libraries a fresh interpreter has loaded after running the code."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{SHOW}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE.parent)},
+    )
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("module", ["", ".errors", ".config", ".presets", ".schedules", ".cli"])
+def test_importing_the_quick_parts_loads_nothing_heavy(module: str) -> None:
+    assert loaded_after(f"import vlm3d_gs{module}") == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "from vlm3d_gs.cli import app\n"
+        f"try: app({arguments!r}, prog_name='vlm3d-gs')\n"
+        "except SystemExit as done: assert done.code == 0"
+    )
+    assert loaded_after(code) == []
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    assert "numpy" in loaded_after("import numpy")
+
+
+def test_gsplat_is_not_loaded_without_cuda() -> None:
+    code = (
+        "import torch; torch.cuda.is_available = lambda: False\n"
+        "import vlm3d_gs.render, vlm3d_gs.scene, vlm3d_gs.doctor\n"
+        "vlm3d_gs.doctor.inspect()"
+    )
+    assert "gsplat" not in loaded_after(code)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import vlm3d_gs
+
+PUBLIC = [
+    "Cameras",
+    "Config",
+    "Gaussians",
+    "GenerateResult",
+    "Vlm3dGsError",
+    "__version__",
+    "generate",
+    "read_ply",
+    "write_ply",
+]
+
+
+def test_the_public_names_are_frozen() -> None:
+    assert vlm3d_gs.__all__ == PUBLIC
+    assert dir(vlm3d_gs) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_resolves_and_is_documented(name: str) -> None:
+    value = getattr(vlm3d_gs, name)
+    assert isinstance(value, str) or value.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Splat'"):
+        vlm3d_gs.Splat  # noqa: B018
+
+
+def test_the_version_is_the_same_everywhere(repo_root: Path) -> None:
+    declared = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## \[?(\d+\.\d+\.\d+)", (repo_root / "CHANGELOG.md").read_text(), re.M)
+    assert newest is not None
+    assert vlm3d_gs.__version__ == declared == newest.group(1)
