@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import vlm3d_gs
+from vlm3d_gs.cli import app
+from vlm3d_gs.config import Config
+from vlm3d_gs.errors import PromptError
+
+RUNNER = CliRunner()
+
+
+class FakePipeline(ModuleType):
+    """Stands for vlm3d_gs.pipeline and remembers how it was called."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__("vlm3d_gs.pipeline")
+        self.config: Config | None = None
+        self.flags: dict[str, Any] = {}
+        self.error = error
+
+    def generate(self, config: Config, **flags: Any) -> None:
+        self.config, self.flags = config, flags
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    fake = FakePipeline()
+    monkeypatch.setitem(sys.modules, "vlm3d_gs.pipeline", fake)
+    return fake
+
+
+def test_version() -> None:
+    assert RUNNER.invoke(app, ["--version"]).stdout.strip() == vlm3d_gs.__version__
+
+
+def test_every_option_reaches_the_config(pipeline: FakePipeline) -> None:
+    arguments = ["generate", "a red cube", "--out", "somewhere", "--steps", "7", "--seed", "3"]
+    arguments += ["--no-critic", "--critic-every", "9", "--backend", "reference"]
+    arguments += ["--device", "cpu", "--export", "ply,gif", "--set", "optim.sh_lr=0.5"]
+    arguments += ["--set", "prior.t_max=0.9", "--set", "prior.t_min=0.1", "--overwrite"]
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    config = pipeline.config
+    assert config is not None
+    assert config.prompt == "a red cube"
+    assert config.out == Path("somewhere")
+    assert (config.train.steps, config.train.seed) == (7, 3)
+    assert (config.critic.enabled, config.critic.every) == (False, 9)
+    assert (config.render.backend, config.device) == ("reference", "cpu")
+    assert config.export.formats == ("ply", "gif")
+    assert (config.optim.sh_lr(0.3), config.prior.t_max(0.3), config.prior.t_min(0.3)) == (
+        0.5,
+        0.9,
+        0.1,
+    )
+    assert pipeline.flags == {"overwrite": True, "resume": False, "quiet": False}
+
+
+def test_without_options_the_preset_rules(pipeline: FakePipeline) -> None:
+    from vlm3d_gs.presets import mini
+
+    result = RUNNER.invoke(app, ["generate", "A red cube!"])
+    assert result.exit_code == 0, result.output
+    assert pipeline.config == mini("A red cube!")
+    assert pipeline.config.out == Path("runs/a-red-cube")
+    assert "runs/a-red-cube" in result.stdout
+
+
+def test_quiet_says_nothing(pipeline: FakePipeline) -> None:
+    result = RUNNER.invoke(app, ["generate", "a red cube", "--quiet"])
+    assert result.output == ""
+    assert pipeline.flags["quiet"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", "a red cube", "--steps", "0"], "train.steps must be 1 or more, got 0"),
+        (["generate", "a red cube", "--preset", "hq"], "Unknown preset 'hq'. Available: mini"),
+        (["generate", "a red cube", "--export", "obj"], "one of ply, mp4, gif, sheet, got 'obj'"),
+        (["generate", "a red cube", "--backend", "gl"], "one of auto, cpu, gsplat, reference"),
+        (["generate", "a red cube", "--set", "steps"], "--set needs a.b=c, got 'steps'"),
+        (["generate", "a red cube", "--set", "x.y=1"], "Unknown setting 'x'"),
+        (["generate", " "], "The prompt is empty"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    pipeline: FakePipeline, arguments: list[str], says: str
+) -> None:
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert pipeline.config is None
+
+
+def test_our_errors_are_told_and_bugs_are_not_hidden(pipeline: FakePipeline) -> None:
+    pipeline.error = PromptError("unknown word 'corgi'")
+    result = RUNNER.invoke(app, ["generate", "a corgi"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: unknown word 'corgi'\n"
+
+    pipeline.error = ZeroDivisionError("a bug")
+    result = RUNNER.invoke(app, ["generate", "a corgi"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_doctor_reports_and_its_exit_code_says_whether_a_run_can_start() -> None:
+    from vlm3d_gs.doctor import healthy, inspect
+
+    result = RUNNER.invoke(app, ["doctor"])
+    assert "torch" in result.stdout
+    assert result.exit_code == (0 if healthy(inspect()) else 1)
+
+
+def test_judging_a_folder_without_a_splat_is_told(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["evaluate", "composition", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no splat" in result.stderr
+
+
+def test_judging_a_splat_without_a_prompt_is_told(tmp_path: Path) -> None:
+    (tmp_path / "scene.ply").write_text("ply")
+    result = RUNNER.invoke(app, ["evaluate", "composition", str(tmp_path / "scene.ply")])
+    assert result.exit_code == 2
+    assert "--prompt" in result.stderr
