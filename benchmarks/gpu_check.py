@@ -1,0 +1,160 @@
+"""Everything that needs a GPU, in one script: build, tests, render parity, benchmarks.
+
+    python benchmarks/gpu_check.py --out benchmarks/results
+
+Runs from a bare checkout: the package need not be installed, only its dependencies. Each check is a
+subprocess with a time limit, so that a crash or a hang of one leaves the others their turn. Writes
+gpu_check.json (verdict, seconds and last lines of each check, with card, versions and commit) to
+--out.
+
+Exit code: 0 all passed; 2 there is no CUDA device, nothing was checked; otherwise the sum of the
+failed checks' numbers (see CHECKS).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_GPU = 2
+LAST_LINES = 40
+
+Verdict = Literal["passed", "failed", "nothing to do"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to run."""
+
+    number: int
+    """Its part of the exit code, a power of two."""
+    name: str
+    """What it is called in the report."""
+    command: tuple[str, ...]
+    """What is run, in the root of the checkout."""
+    limit_s: int
+    """It counts as failed after so many seconds."""
+    needs: str = "."
+    """Glob under the root; without a match there is nothing to do, and the report says so."""
+
+
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+# Importing gsplat builds its kernels where no wheel brought them.
+GSPLAT = """
+import gsplat, torch
+from gsplat import rasterization
+print(gsplat.__version__, torch.__version__)
+"""
+BENCHES = """
+import subprocess, sys
+for bench in sys.argv[2:]:
+    subprocess.run([sys.executable, bench, "--out", sys.argv[1]], check=True)
+"""
+
+
+def checks(out: Path) -> list[Check]:
+    """Return what is run, in order: what the later ones need comes first."""
+    benches = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+    return [
+        Check(4, "own kernels build", ("make", "cuda"), 60, "cuda/*.cu"),
+        Check(8, "gsplat builds and imports", (sys.executable, "-c", GSPLAT), 210),
+        Check(16, "tests on the GPU", (*PYTEST, "-m", "gpu", "tests"), 150, "tests/gpu/test_*.py"),
+        Check(
+            32,
+            "benchmarks",
+            (sys.executable, "-c", BENCHES, str(out), *map(str, benches)),
+            110,
+            "benchmarks/bench_*.py",
+        ),
+    ]
+
+
+def run(check: Check) -> dict[str, Any]:
+    """Run one check and return its row of the report."""
+    if check.needs != "." and not any(ROOT.glob(check.needs)):
+        return {**asdict(check), "verdict": "nothing to do", "seconds": 0.0, "output": []}
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            check.command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=check.limit_s,
+            check=False,
+        )
+        output, passed = done.stdout, done.returncode == 0
+    except subprocess.TimeoutExpired as expired:
+        caught = expired.stdout or ""
+        output = caught.decode(errors="replace") if isinstance(caught, bytes) else caught
+        output, passed = f"{output}\nstopped after {check.limit_s} s", False
+    except OSError as error:
+        output, passed = str(error), False
+    return {
+        **asdict(check),
+        "verdict": "passed" if passed else "failed",
+        "seconds": round(time.perf_counter() - start, 1),
+        "output": output.splitlines()[-LAST_LINES:],
+    }
+
+
+def card() -> dict[str, Any] | None:
+    """Describe the first CUDA device, or return None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_properties(0)
+    return {
+        "name": device.name,
+        "memory_mib": device.total_memory // 2**20,
+        "capability": f"{device.major}.{device.minor}",
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+    }
+
+
+def exit_code(rows: list[dict[str, Any]]) -> int:
+    """Return the sum of the failed checks' numbers."""
+    return sum(row["number"] for row in rows if row["verdict"] == "failed")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the checks, write the report, return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    out: Path = parser.parse_args(arguments).out.resolve()
+    device = card()
+    if device is None:
+        print("gpu-check: torch sees no CUDA device here, so nothing was checked (exit code 2).")
+        return NO_GPU
+    sys.path.insert(0, str(ROOT / "src"))
+    from vlm3d_gs.runlog import provenance, write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for check in checks(out):
+        rows.append(run(check))
+        print(f"{rows[-1]['verdict']:<14}{check.name} ({rows[-1]['seconds']} s)", flush=True)
+        if rows[-1]["verdict"] == "failed":
+            print("\n".join(rows[-1]["output"]), flush=True)
+        # Written after each check: what was learnt survives if the machine is taken away.
+        write_json(out / "gpu_check.json", {"device": device, "checks": rows, **provenance()})
+    print(json.dumps({row["name"]: row["verdict"] for row in rows}))
+    return exit_code(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
