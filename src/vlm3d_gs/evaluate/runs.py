@@ -1,83 +1,210 @@
-"""Judging from files: a run's folder or a splat, with the prompt that it was made from."""
+"""Finished runs against their prompts: one row a run, one row a group, as data and as Markdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vlm3d_gs.errors import InputFileError
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
 from vlm3d_gs.export.ply import read_ply
-from vlm3d_gs.files import atomic_path
+from vlm3d_gs.mini.world import is_held_out
+from vlm3d_gs.prompts import Composition, parse_composition
+from vlm3d_gs.render import Backend
+
+GROUPS = ("one object", "two objects", "two objects, held out")
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run and its verdict."""
+
+    run: str
+    """Name of the run's folder."""
+    prompt: str
+    """As given to the run."""
+    seed: int | None
+    """None if the run's config does not say."""
+    group: str
+    """One of `GROUPS`."""
+    gaussians: int
+    """Number of Gaussians in the exported scene."""
+    report: CompositionReport
+    """The verdict with its reasons."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data for JSON."""
+        return {**asdict(self), "report": self.report.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One scene to judge."""
+class GroupRow:
+    """What the runs of one group came to; shares are 0 to 1."""
 
-    name: str
-    """The path as the user gave it."""
-    splat: Path
-    """The scene's PLY file."""
-    prompt: str
-    """What it should show."""
+    group: str
+    """One of `GROUPS`."""
+    runs: int
+    """Number of runs."""
+    objects_right: float
+    """Share of the runs with every object right in colour and shape."""
+    relation_right: float | None
+    """Share of the runs with the relation right; None for one object."""
+    content_right: float
+    """Share of the runs with objects and relation right."""
+    clean: float
+    """Share of the runs within the limits on foreign colour, haze, floaters and holes."""
+    foreign_mean: float
+    """Mean share of covered pixels in colours that the prompt does not name."""
+    haze_mean: float
+    """Mean share of covered pixels that are faint away from an edge."""
+    floaters_mean: float
+    """Mean share of covered pixels that hang apart from the objects."""
 
 
-def read_target(path: Path, prompt: str | None = None) -> Target:
-    """Find the splat and the prompt that a path stands for.
+def evaluate_run(folder: str | Path, *, backend: Backend = "auto") -> RunRow:
+    """Check the scene of one finished run against its prompt.
 
     Args:
-        path: a run's folder (scene.ply, config.json), or a splat file.
-        prompt: wins over the prompt in the run's config.json.
+        folder: a run folder with `scene.ply` and `config.json`.
+        backend: as in `render.render`.
 
     Raises:
-        InputFileError: no splat there, or no prompt given and none recorded.
-    """
-    splat = path / "scene.ply" if path.is_dir() else path
-    if not splat.is_file():
-        raise InputFileError(
-            f"{path} holds no splat: {splat} does not exist. Give a run or a .ply."
-        )
-    prompt = prompt or _recorded_prompt(splat.parent / "config.json")
-    if prompt is None:
-        raise InputFileError(f"No prompt is recorded beside {splat}. Give one with --prompt.")
-    return Target(str(path), splat, prompt)
-
-
-def _recorded_prompt(config: Path) -> str | None:
-    try:
-        prompt = json.loads(config.read_text())["config"]["prompt"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return prompt if isinstance(prompt, str) else None
-
-
-def judge(path: Path, prompt: str | None = None) -> CompositionReport:
-    """Read a run or a splat and check it against its prompt.
-
-    Raises:
-        InputFileError: no splat there, an unreadable one, or no prompt.
+        InputFileError: a file is missing or unreadable, or names no prompt.
         PromptError: the prompt is not of the mini world.
     """
-    target = read_target(path, prompt)
-    return evaluate(read_ply(target.splat), target.prompt)
+    place = Path(folder)
+    prompt, seed = _read_config(place / "config.json")
+    wanted = parse_composition(prompt)
+    gaussians = read_ply(place / "scene.ply")
+    report = evaluate(gaussians, wanted, backend=backend)
+    return RunRow(place.name, prompt, seed, group_of(wanted), len(gaussians), report)
 
 
-def describe(name: str, report: CompositionReport) -> str:
-    """Return the verdict as one line for a person, with the reasons when something is wrong."""
-    verdict = "right" if report.ok else "WRONG"
-    reasons = "".join(f"\n       {reason}" for reason in report.reasons)
-    return f"{verdict:<6} {name}: {report.prompt}{reasons}"
+def evaluate_many(
+    folders: Iterable[str | Path],
+    *,
+    backend: Backend = "auto",
+    on_row: Callable[[RunRow], None] | None = None,
+) -> list[RunRow]:
+    """Check many finished runs, one after the other.
 
-
-def write_reports(path: Path, reports: Mapping[str, CompositionReport]) -> None:
-    """Write full reports as JSON: name -> report, in the given order.
+    Args:
+        folders: run folders, as `find_runs` gives them.
+        backend: as in `render.render`.
+        on_row: called after each run, to show progress.
 
     Raises:
-        ExportError: the folder does not exist.
+        InputFileError: a run lacks a file; the message names it.
+        PromptError: a prompt is not of the mini world.
     """
-    plain = {name: report.to_dict() for name, report in reports.items()}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain, indent=2) + "\n")
+    rows = []
+    for folder in folders:
+        row = evaluate_run(folder, backend=backend)
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    return rows
+
+
+def find_runs(root: str | Path) -> list[Path]:
+    """Return the finished runs at or below a folder, sorted by path.
+
+    Raises:
+        InputFileError: there is none.
+    """
+    place = Path(root)
+    scenes = sorted(place.rglob("scene.ply")) if place.is_dir() else []
+    runs = [scene.parent for scene in scenes if (scene.parent / "config.json").is_file()]
+    if not runs:
+        raise InputFileError(
+            f"{place} holds no finished run: a run folder has scene.ply and config.json. "
+            "Make one with `vlm3d-gs generate PROMPT --out DIR`."
+        )
+    return runs
+
+
+def summarize(rows: Sequence[RunRow]) -> list[GroupRow]:
+    """Return one row for each group that has runs, in the order of `GROUPS`."""
+    grouped = [(name, [row.report for row in rows if row.group == name]) for name in GROUPS]
+    return [_summarize_group(name, reports) for name, reports in grouped if reports]
+
+
+def markdown_table(rows: Sequence[RunRow]) -> str:
+    """Return the groups and the runs as two Markdown tables, for a log or a README."""
+    shares = ("objects right", "relation right", "both", "clean", "foreign", "haze", "floaters")
+    groups = [
+        (
+            item.group,
+            item.runs,
+            f"{item.objects_right:.0%}",
+            "" if item.relation_right is None else f"{item.relation_right:.0%}",
+            f"{item.content_right:.0%}",
+            f"{item.clean:.0%}",
+            f"{item.foreign_mean:.1%}",
+            f"{item.haze_mean:.1%}",
+            f"{item.floaters_mean:.1%}",
+        )
+        for item in summarize(rows)
+    ]
+    runs = [
+        (
+            row.prompt,
+            "" if row.seed is None else row.seed,
+            "yes" if row.report.content_right else "no",
+            "yes" if row.report.clean else "no",
+            f"{row.report.foreign_fraction:.1%}",
+            "; ".join(row.report.reasons),
+        )
+        for row in rows
+    ]
+    heading = ("prompt", "seed", "right", "clean", "foreign", "what is wrong")
+    return f"{_table(('group', 'runs', *shares), groups)}\n{_table(heading, runs)}"
+
+
+def group_of(composition: Composition) -> str:
+    """Return the group of `GROUPS` that a prompt belongs to."""
+    if len(composition.objects) == 1:
+        return GROUPS[0]
+    return GROUPS[2] if is_held_out(composition) else GROUPS[1]
+
+
+def _summarize_group(name: str, reports: list[CompositionReport]) -> GroupRow:
+    def mean(values: list[float] | list[bool]) -> float:
+        return sum(values) / len(values)
+
+    relations = [item.relation_right for item in reports if item.relation_right is not None]
+    return GroupRow(
+        group=name,
+        runs=len(reports),
+        objects_right=mean([all(thing.right for thing in item.objects) for item in reports]),
+        relation_right=mean(relations) if relations else None,
+        content_right=mean([item.content_right for item in reports]),
+        clean=mean([item.clean for item in reports]),
+        foreign_mean=mean([item.foreign_fraction for item in reports]),
+        haze_mean=mean([item.haze_fraction for item in reports]),
+        floaters_mean=mean([item.floater_fraction for item in reports]),
+    )
+
+
+def _read_config(path: Path) -> tuple[str, int | None]:
+    """Return the prompt and the seed of a run's resolved config."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"Cannot read {path}: {error}") from error
+    # `config.json` holds the settings at the top or, beside versions and commit, under "config".
+    settings = data.get("config", data) if isinstance(data, dict) else {}
+    prompt = settings.get("prompt") if isinstance(settings, dict) else None
+    if not isinstance(prompt, str):
+        raise InputFileError(f"{path} names no prompt; it is not the config of a run.")
+    train = settings.get("train")
+    seed = train.get("seed") if isinstance(train, dict) else None
+    return prompt, seed if isinstance(seed, int) else None
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)

@@ -1,0 +1,1 @@
+"""The measure: how good a finished scene is."""

@@ -1,0 +1,176 @@
+"""Compiled loops of the checker: rays against primitives, and connected components."""
+
+# A kernel's arguments are its data; numba's decorators carry no types.
+# ruff: noqa: PLR0917
+# mypy: disable-error-code="untyped-decorator"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from vlm3d_gs.mini.raycast import FAR, hit
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+MAX_STRETCH = 1.4
+"""Largest ratio of vertical to horizontal scale, and of horizontal to vertical."""
+LOG_STRETCH = math.log(MAX_STRETCH) + 1e-9
+FIRST_STEP, LAST_STEP = 0.16, 0.01
+"""Steps of the search, in units of each parameter's natural size."""
+
+
+@njit(cache=True, nogil=True)
+def _hits(
+    shape: int,
+    params: F64,
+    scale: tuple[float, float],
+    turn: tuple[float, float],
+    origin: F64,
+    direction: F64,
+) -> bool:
+    """Tell whether one ray meets the primitive, in the primitive's own turned and scaled frame."""
+    scale_xy, scale_z = scale
+    cosine, sine = turn
+    ox, oy, oz = origin[0] - params[0], origin[1] - params[1], origin[2] - params[2]
+    x, y, z = (
+        (cosine * ox + sine * oy) / scale_xy,
+        (cosine * oy - sine * ox) / scale_xy,
+        oz / scale_z,
+    )
+    dx = (cosine * direction[0] + sine * direction[1]) / scale_xy
+    dy = (cosine * direction[1] - sine * direction[0]) / scale_xy
+    dz = direction[2] / scale_z
+    norm = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+    dx, dy, dz = dx * norm, dy * norm, dz * norm
+    b = x * dx + y * dy + z * dz
+    if b * b - (x * x + y * y + z * z - 2.0) <= 0.0:  # misses the ball that holds every primitive
+        return False
+    t, _, _, _ = hit(shape, x, y, z, dx, dy, dz)
+    return t < FAR
+
+
+@njit(cache=True, nogil=True)
+def silhouette_iou(shape: int, params: F64, origins: F64, directions: F64, inside: Mask) -> float:
+    """Return the intersection over union of a primitive's silhouettes with masks.
+
+    Args:
+        shape: index into `prompts.SHAPES`.
+        params: [6] centre x, y, z; logarithms of the horizontal and the vertical scale; turn, rad.
+        origins: [R, 3] camera positions.
+        directions: [R, 3] unit rays.
+        inside: [R] the masks.
+
+    Returns:
+        0 to 1; -1 where the proportions are out of bounds.
+    """
+    if abs(params[4] - params[3]) > LOG_STRETCH:
+        return -1.0
+    scale = (math.exp(params[3]), math.exp(params[4]))
+    turn = (math.cos(params[5]), math.sin(params[5]))
+    both, either = 0, 0
+    for r in range(inside.shape[0]):
+        covered = _hits(shape, params, scale, turn, origins[r], directions[r])
+        if covered and inside[r]:
+            both += 1
+        if covered or inside[r]:
+            either += 1
+    return both / max(either, 1)
+
+
+@njit(cache=True, nogil=True)
+def cast_silhouette(shape: int, params: F64, origins: F64, directions: F64, hits: Mask) -> None:
+    """Write which rays meet a primitive into `hits`; arguments as in `silhouette_iou`."""
+    scale = (math.exp(params[3]), math.exp(params[4]))
+    turn = (math.cos(params[5]), math.sin(params[5]))
+    for r in range(hits.shape[0]):
+        hits[r] = _hits(shape, params, scale, turn, origins[r], directions[r])
+
+
+@njit(cache=True, nogil=True)
+def search(
+    shape: int, start: F64, steps: F64, free: int, origins: F64, directions: F64, inside: Mask
+) -> F64:
+    """Maximise `silhouette_iou` by a pattern search.
+
+    It tries each parameter up and down, and halves the step when nothing helps.
+
+    Args:
+        shape: index into `prompts.SHAPES`.
+        start: [6] first parameters.
+        steps: [6] natural size of each parameter.
+        free: the first so many parameters are searched, the others kept.
+        origins: [R, 3] camera positions.
+        directions: [R, 3] unit rays.
+        inside: [R] the masks.
+
+    Returns:
+        [6] the best parameters found.
+    """
+    best = start.copy()
+    score = silhouette_iou(shape, best, origins, directions, inside)
+    step = FIRST_STEP
+    while step >= LAST_STEP:
+        better = False
+        for k in range(free):
+            for sign in (-1.0, 1.0):
+                trial = best.copy()
+                trial[k] += sign * step * steps[k]
+                value = silhouette_iou(shape, trial, origins, directions, inside)
+                if value > score:
+                    best, score, better = trial, value, True
+                    break
+        if not better:
+            step *= 0.5
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _spread(mask: Mask, seen: Mask, row: int, col: int, stack: I64) -> int:
+    """Visit the component of one pixel; return its size. `stack` keeps the visited pixels."""
+    height, width = mask.shape
+    stack[0, 0], stack[0, 1] = row, col
+    seen[row, col] = True
+    count, done = 1, 0
+    while done < count:
+        r, c = stack[done, 0], stack[done, 1]
+        done += 1
+        for y in range(max(r - 1, 0), min(r + 2, height)):
+            for x in range(max(c - 1, 0), min(c + 2, width)):
+                if mask[y, x] and not seen[y, x]:
+                    seen[y, x] = True
+                    stack[count, 0], stack[count, 1] = y, x
+                    count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def fill_sizes(masks: Mask, sizes: I64) -> None:
+    """Write each mask pixel's component size into `sizes`, [V, H, W] both."""
+    views, height, width = masks.shape
+    stack = np.empty((height * width, 2), np.int64)
+    for v in range(views):
+        seen = np.zeros((height, width), np.bool_)
+        for row in range(height):
+            for col in range(width):
+                if masks[v, row, col] and not seen[row, col]:
+                    count = _spread(masks[v], seen, row, col, stack)
+                    for k in range(count):
+                        sizes[v, stack[k, 0], stack[k, 1]] = count
+
+
+@njit(cache=True, nogil=True)
+def fill_from(masks: Mask, seeds: Mask, reached: Mask) -> None:
+    """Mark in `reached` the components of `masks` that hold a pixel of `seeds`, [V, H, W] all."""
+    views, height, width = masks.shape
+    stack = np.empty((height * width, 2), np.int64)
+    for v in range(views):
+        for row in range(height):
+            for col in range(width):
+                if seeds[v, row, col] and not reached[v, row, col]:
+                    _spread(masks[v], reached[v], row, col, stack)

@@ -1,0 +1,152 @@
+"""One object of a prompt in the rendered views: is it there, its colour, its shape, its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm3d_gs.evaluate.cleanliness import contact_zone, main_parts
+from vlm3d_gs.evaluate.palette import CLASS_NAMES
+from vlm3d_gs.evaluate.regions import shrink
+from vlm3d_gs.evaluate.shapes import Rays, ShapeFit, fit_shapes, silhouette
+from vlm3d_gs.evaluate.views import Views, flat_rays, search_pixels
+from vlm3d_gs.prompts import ObjectPhrase
+
+MIN_VIEW_SHARE = 0.01
+"""An object covers on average at least this share of the picture."""
+MIN_VIEWS = 0.5
+"""Share of the views in which an object shows."""
+MIN_COLOR_SHARE = 0.85
+"""Share of the fitted silhouette's covered pixels that must have the named colour."""
+MIN_IOU = 0.80
+"""Overlap that the best primitive's silhouettes must have with the object's."""
+BOX_QUANTILE = 0.01
+"""Share of the surface points cut off at each end of an axis when the box is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReport:
+    """What became of one object that the prompt names."""
+
+    color: str
+    """The named colour."""
+    shape: str
+    """The named shape."""
+    found: bool
+    """Something solid of the named colour shows in most views."""
+    color_right: bool
+    """Found, and nearly all of it has the named colour."""
+    shape_right: bool
+    """Found, and the named shape explains its silhouettes best, and well."""
+    color_share: float
+    """Share of its pixels in the named colour, 0 to 1."""
+    best_shape: str | None
+    """The shape that explains the silhouettes best; None if not found."""
+    overlap: dict[str, float]
+    """Silhouette overlap of each fitted shape, 0 to 1; empty if not found."""
+    hole_share: float
+    """Share of its silhouette, edges left out, that one can see through."""
+    center: tuple[float, float, float] | None
+    """World units; None if not found."""
+    half_extents: tuple[float, float, float] | None
+    """World units along x, y, z; None if not found."""
+
+    @property
+    def right(self) -> bool:
+        """Found, in its colour and in its shape."""
+        return self.found and self.color_right and self.shape_right
+
+
+def judge_object(views: Views, phrase: ObjectPhrase, others: list[ObjectPhrase]) -> ObjectReport:
+    """Judge one object by the pixels of its colour.
+
+    Args:
+        views: the rendered scene.
+        phrase: the object; its colour differs from the others'.
+        others: the prompt's other objects; what they hide says nothing about this one.
+
+    Returns:
+        The report.
+    """
+    solid = views.solid
+    mine = solid & (views.classes == CLASS_NAMES.index(phrase.color))
+    hidden = torch.zeros_like(solid)
+    for other in others:
+        theirs = main_parts(solid & (views.classes == CLASS_NAMES.index(other.color)))
+        hidden |= theirs | (contact_zone(mine, theirs) & ~mine)
+    mask = main_parts(mine) & ~hidden
+    shown = mask.flatten(1).float().mean(dim=1)
+    in_views = float((shown >= 0.25 * MIN_VIEW_SHARE).float().mean())
+    if float(shown.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
+        return _absent(phrase)
+    fits = fit_shapes(
+        _rays(views, mask, ~hidden & search_pixels(views)),
+        _rays(views, mask, ~hidden),
+        *_box(views, mask),
+    )
+    best = fits[0]
+    outline = _outline(views, best) & ~hidden
+    color_share = _share(mine & outline, views.covered & outline)
+    inside = shrink(outline, 2)
+    extents = (best.half_width, best.half_width, best.half_height)
+    return ObjectReport(
+        color=phrase.color,
+        shape=phrase.shape,
+        found=True,
+        color_right=color_share >= MIN_COLOR_SHARE,
+        shape_right=best.shape == phrase.shape and best.iou >= MIN_IOU,
+        color_share=round(color_share, 4),
+        best_shape=best.shape,
+        overlap={fit.shape: round(fit.iou, 4) for fit in fits},
+        hole_share=round(_share(inside & ~solid, inside), 4),
+        center=_rounded(best.center),
+        half_extents=_rounded(extents),
+    )
+
+
+def _absent(phrase: ObjectPhrase) -> ObjectReport:
+    return ObjectReport(
+        color=phrase.color,
+        shape=phrase.shape,
+        found=False,
+        color_right=False,
+        shape_right=False,
+        color_share=0.0,
+        best_shape=None,
+        overlap={},
+        hole_share=0.0,
+        center=None,
+        half_extents=None,
+    )
+
+
+def _rays(views: Views, mask: Tensor, pixels: Tensor) -> Rays:
+    """Return the rays of some pixels, and which of them show the object."""
+    return Rays(*flat_rays(views, pixels), mask[pixels].numpy())
+
+
+def _box(views: Views, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of the box that holds nearly all surface points seen of the object."""
+    core = shrink(mask, 1)
+    points = views.points[core if int(core.sum()) > 100 else mask].double()
+    limits = torch.tensor([BOX_QUANTILE, 1.0 - BOX_QUANTILE], dtype=torch.float64)
+    low, high = torch.quantile(points, limits, dim=0)
+    return low.numpy(), high.numpy()
+
+
+def _outline(views: Views, fit: ShapeFit) -> Tensor:
+    """Return the silhouettes of a fitted primitive in all views, [V, H, W] bool."""
+    origins, directions = flat_rays(views)
+    hits = silhouette(fit, Rays(origins, directions, np.zeros(len(origins), np.bool_)))
+    return torch.from_numpy(hits).reshape(views.alpha.shape)
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return float(part.sum()) / max(float(whole.sum()), 1.0)
+
+
+def _rounded(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    return (round(values[0], 4), round(values[1], 4), round(values[2], 4))

@@ -1,0 +1,45 @@
+"""Regions of masks: connected components, growing and shrinking. Masks are [V, H, W] bool."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vlm3d_gs.evaluate.kernels import fill_from, fill_sizes
+
+
+def grow(masks: Tensor, radius_px: int) -> Tensor:
+    """Return the masks grown by a square of this radius."""
+    side = 2 * radius_px + 1
+    grown = functional.max_pool2d(masks[:, None].float(), side, stride=1, padding=radius_px)
+    return grown[:, 0] > 0.5
+
+
+def shrink(masks: Tensor, radius_px: int) -> Tensor:
+    """Return the masks shrunk by a square of this radius, but not at the picture's edge."""
+    return ~grow(~masks, radius_px)
+
+
+def component_sizes(masks: Tensor) -> Tensor:
+    """Return, for every pixel of a mask, how many pixels its connected component has.
+
+    Args:
+        masks: [V, H, W] bool; neighbours touch by edge or corner, views apart.
+
+    Returns:
+        [V, H, W] int64, 0 outside the masks.
+    """
+    host = np.ascontiguousarray(masks.cpu().numpy())
+    sizes = np.zeros(host.shape, np.int64)
+    fill_sizes(host, sizes)
+    return torch.from_numpy(sizes).to(masks.device)
+
+
+def touching(masks: Tensor, seeds: Tensor) -> Tensor:
+    """Return the components of `masks` that hold at least one pixel of `seeds`; both [V, H, W]."""
+    host = np.ascontiguousarray(masks.cpu().numpy())
+    reached = np.zeros(host.shape, np.bool_)
+    fill_from(host, np.ascontiguousarray((seeds & masks).cpu().numpy()), reached)
+    return torch.from_numpy(reached).to(masks.device)

@@ -1,0 +1,124 @@
+"""Which primitive an object is: its silhouettes against those of the five, each fitted first.
+
+A candidate has a centre, a horizontal and a vertical scale (their ratio held near the primitive's
+own proportions) and, for the cube, a turn about z. It is fitted by a pattern search that maximises
+the intersection over union of its ray-cast silhouettes with the observed masks over many views.
+Rays that the other object hides say nothing and are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm3d_gs.evaluate.kernels import MAX_STRETCH, cast_silhouette, search, silhouette_iou
+from vlm3d_gs.mini.world import HALF_HEIGHT, HALF_WIDTH
+from vlm3d_gs.prompts import SHAPES
+
+F64 = NDArray[np.float64]
+
+REACH = 1.4
+"""Candidates stay within this many radii of the observed box's outer ball."""
+THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rays:
+    """Pixels of many views, and whether they show the object."""
+
+    origins: F64
+    """[R, 3] camera positions, world units."""
+    directions: F64
+    """[R, 3] unit vectors."""
+    inside: NDArray[np.bool_]
+    """[R] the pixel shows the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeFit:
+    """One primitive fitted to an object's masks."""
+
+    shape: str
+    """One of `prompts.SHAPES`."""
+    iou: float
+    """Intersection over union of silhouettes, summed over all views, 0 to 1."""
+    center: tuple[float, float, float]
+    """World units."""
+    half_width: float
+    """Half extent along x and y (before the turn), world units."""
+    half_height: float
+    """Half extent along z, world units."""
+    turn_rad: float
+    """Turn about z; 0 for all but the cube."""
+
+
+def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, ...]:
+    """Fit all five primitives; best first.
+
+    Args:
+        rough: fewer rays, for the search.
+        fine: all rays, for the scores.
+        low: [3] lower corner of the object's box, world units: where the search starts.
+        high: [3] upper corner.
+
+    Returns:
+        One fit per shape, by falling intersection over union.
+    """
+    center = (low + high) / 2.0
+    radius = REACH * float(np.linalg.norm(high - low)) / 2.0
+    rough, fine = _near(rough, center, radius), _near(fine, center, radius)
+
+    def fit(index: int) -> ShapeFit:
+        return _fit(index, rough, fine, low, high)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        fits = list(pool.map(fit, range(len(SHAPES))))
+    return tuple(sorted(fits, key=lambda item: -item.iou))
+
+
+def silhouette(fit: ShapeFit, rays: Rays) -> NDArray[np.bool_]:
+    """Return which rays hit a fitted primitive, [R] bool."""
+    hits = np.empty(len(rays.inside), np.bool_)
+    cast_silhouette(SHAPES.index(fit.shape), _to_params(fit), rays.origins, rays.directions, hits)
+    return hits
+
+
+def _near(rays: Rays, center: F64, radius: float) -> Rays:
+    """Leave out rays that miss the object and the ball in which candidates are sought."""
+    offsets = center - rays.origins
+    along = np.einsum("ri,ri->r", offsets, rays.directions)
+    keep = (np.einsum("ri,ri->r", offsets, offsets) - along**2 < radius**2) | rays.inside
+    return Rays(rays.origins[keep], rays.directions[keep], rays.inside[keep])
+
+
+def _fit(index: int, rough: Rays, fine: Rays, low: F64, high: F64) -> ShapeFit:
+    name = SHAPES[index]
+    half = np.maximum((high - low) / 2.0, 1e-3)
+    wide, tall = HALF_WIDTH[name], HALF_HEIGHT[name]
+    across, up = math.log((half[0] + half[1]) / 2.0 / wide), math.log(half[2] / tall)
+    limit = math.log(MAX_STRETCH)
+    up = min(max(up, across - limit), across + limit)
+    start = np.array([*((low + high) / 2.0), across, up, 0.0])
+    reach = float(half.mean())
+    free = 6 if name == "cube" else 5
+    steps = np.array([reach, reach, reach, 1.0, 1.0, 2.0])
+    params = search(index, start, steps, free, rough.origins, rough.directions, rough.inside)
+    score = silhouette_iou(index, params, fine.origins, fine.directions, fine.inside)
+    return ShapeFit(
+        shape=name,
+        iou=float(score),
+        center=(float(params[0]), float(params[1]), float(params[2])),
+        half_width=math.exp(params[3]) * wide,
+        half_height=math.exp(params[4]) * tall,
+        turn_rad=float(params[5]),
+    )
+
+
+def _to_params(fit: ShapeFit) -> F64:
+    across = math.log(fit.half_width / HALF_WIDTH[fit.shape])
+    up = math.log(fit.half_height / HALF_HEIGHT[fit.shape])
+    return np.array([*fit.center, across, up, fit.turn_rad])

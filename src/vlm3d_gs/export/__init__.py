@@ -1,0 +1,41 @@
+"""Products: what a run leaves for other programs and for eyes. One file per format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlm3d_gs.errors import ExportError
+from vlm3d_gs.export.ply import write_ply
+from vlm3d_gs.export.sheet import write_sheet
+from vlm3d_gs.export.turntable import render_turntable
+from vlm3d_gs.scene import Gaussians
+
+__all__ = ["SUFFIXES", "export"]
+
+SUFFIXES = (".ply", ".mp4", ".gif", ".png")
+
+
+def export(gaussians: Gaussians, path: str | Path) -> None:
+    """Write one product with its default settings; the suffix chooses the format.
+
+    `.ply` is the splat itself, `.mp4` and `.gif` are turntables, `.png` is a labelled sheet.
+
+    Args:
+        gaussians: the scene.
+        path: the file; replaced if it exists.
+
+    Raises:
+        ExportError: unknown suffix (the known ones are listed), or the scene cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".ply":
+        write_ply(gaussians, path)
+    elif suffix in (".mp4", ".gif"):
+        render_turntable(gaussians, path)
+    elif suffix == ".png":
+        write_sheet(gaussians, path)
+    else:
+        raise ExportError(
+            f"Cannot export to {Path(path).name!r}: unknown suffix {suffix!r}. "
+            f"Known: {', '.join(SUFFIXES)}."
+        )

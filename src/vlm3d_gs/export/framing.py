@@ -1,0 +1,63 @@
+"""Bringing any splat before the product cameras, and rendering many frames in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.images import Color
+from vlm3d_gs.render import Backend, render
+from vlm3d_gs.scene import Gaussians
+
+DISTANCE, FOV_DEG = 3.1, 40.0
+"""Product cameras: the unit ball just fills the picture."""
+OWN_RADIUS = 1.1
+"""Scenes within this radius are ours and are shown as they stand, at true scale."""
+SEEN_OPACITY = 0.05
+FAR_QUANTILE = 0.99
+"""Share of the visible Gaussians that must be in the picture; fly-aways must not shrink it."""
+CHUNK_PIXELS = 2_000_000
+"""Pixels rendered in one call."""
+
+
+def framed(gaussians: Gaussians) -> Gaussians:
+    """Return the scene moved and scaled into the unit ball, if it is not there already.
+
+    Args:
+        gaussians: any scene; splats of other programs have any place and size.
+
+    Returns:
+        The same Gaussians if nearly all visible ones are within `OWN_RADIUS` of the origin, else
+        a copy whose median is the origin and whose 99 % radius is 1.
+    """
+    means = gaussians.means.detach()
+    seen = means[gaussians.opacities.detach() > SEEN_OPACITY]
+    if len(seen) == 0 or _radius(seen) <= OWN_RADIUS:
+        return gaussians
+    center = seen.median(dim=0).values
+    radius = max(_radius(seen - center), 1e-9)
+    moved = {
+        "means": (gaussians.means - center) / radius,
+        "log_scales": gaussians.log_scales - torch.tensor(radius, dtype=means.dtype).log(),
+    }
+    return Gaussians.from_parameters({**gaussians.parameters(), **moved})
+
+
+def render_frames(
+    gaussians: Gaussians, cameras: Cameras, background: Color, backend: Backend
+) -> Iterator[Tensor]:
+    """Yield the frames of many cameras one by one, [H, W, 3] on the host, rendered in chunks."""
+    chunk = max(1, CHUNK_PIXELS // (cameras.width * cameras.height))
+    for start in range(0, len(cameras), chunk):
+        some = cameras.select(slice(start, start + chunk)).to(gaussians.device)
+        with torch.no_grad():
+            rendering = render(gaussians, some, backend=backend, background=background)
+        yield from rendering.color.cpu()
+
+
+def _radius(points: Tensor) -> float:
+    distances = points.norm(dim=-1).sort().values
+    return float(distances[int(FAR_QUANTILE * (len(distances) - 1))])
