@@ -155,8 +155,8 @@ def orbit(
         ConfigError: a value outside its range.
 
     Example:
-        >>> orbit([0.0, 90.0], 0.0, 2.0, 40.0, 64, 64).positions.round(decimals=3)
-        tensor([[2., -0., 0.],
+        >>> orbit([0.0, 90.0], 0.0, 2.0, 40.0, 64, 64).positions.round(decimals=3) + 0.0
+        tensor([[2., 0., 0.],
                 [0., 2., 0.]])
     """
     given = (azimuths_deg, elevations_deg, distance, fov_deg)
