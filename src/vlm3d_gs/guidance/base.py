@@ -1,0 +1,51 @@
+"""What the trainer asks of everything that says how the scene should look: one protocol, two records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from vlm3d_gs.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Views:
+    """Renders of one step, in groups."""
+
+    color: Tensor
+    """[G * V, H, W, 3] float32, sRGB with the background composited, on the graph."""
+    cameras: Cameras
+    """G * V cameras, the V views of a group adjacent."""
+    n_views: int
+    """V."""
+
+
+@dataclass(frozen=True)
+class GuidanceOutput:
+    """What one guidance says about the views."""
+
+    loss: Tensor
+    """Scalar, differentiable in the views; smaller is better."""
+    scalars: dict[str, float]
+    """For the log."""
+    relative_strength: float | None = None
+    """None: the gradient of `loss` counts as it is. A number: only its direction counts; the trainer scales it to this
+    multiple of the norm that the other guidances' gradients have on the renders, so that it means the same beside
+    every prior."""
+
+
+class Guidance(Protocol):
+    """Anything that pulls the renders somewhere. The trainer knows no more than this."""
+
+    name: str
+    """Prefix of its scalars in the log."""
+    azimuth_offset_deg: tuple[float, float] | None
+    """Range of azimuth offsets of a view group that it can judge; None for any."""
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether it wants to see this step's views."""
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        """Judge the views of a step; `fraction` of the run is done."""

@@ -1,0 +1,41 @@
+"""The chat message that shows a critic several named views and asks one question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+IMAGE_TOKEN = "<|image_pad|>"
+LAST_OF_PREFIX = "<|vision_end|>"
+
+
+def split_message(
+    tokenizer: PreTrainedTokenizerBase, view_names: Sequence[str], tokens: Sequence[int], questions: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Return the token ids of the views, and those of each question with the turn that ends it.
+
+    One user message holds "NAME: image" for each view and then the question. Everything up to the last image is the
+    same for all questions; prefix and question together are what the chat template makes of the whole message.
+
+    Args:
+        tokenizer: of a Qwen-VL model, with its chat template.
+        view_names: name of each view.
+        tokens: number of image tokens of each view.
+        questions: one sentence each.
+    """
+    content: list[dict[str, str]] = []
+    for name in view_names:
+        content += [{"type": "text", "text": f"{name}: "}, {"type": "image"}]
+    prefix_ids: list[int] = []
+    question_ids = []
+    for question in questions:
+        message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+        text = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        prefix, mark, rest = str(text).rpartition(LAST_OF_PREFIX)
+        question_ids.append(tokenizer(rest, add_special_tokens=False).input_ids)
+        if not prefix_ids:
+            first, *others = (prefix + mark).split(IMAGE_TOKEN)
+            expanded = first + "".join(IMAGE_TOKEN * count + part for count, part in zip(tokens, others, strict=True))
+            prefix_ids = tokenizer(expanded, add_special_tokens=False).input_ids
+    return prefix_ids, question_ids

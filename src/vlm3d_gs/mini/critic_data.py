@@ -1,0 +1,173 @@
+"""Batches for the critic: views, questions, and dense labels of what each image token shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm3d_gs.cameras import Cameras, orbit
+from vlm3d_gs.mini.critic_model import LAYOUT
+from vlm3d_gs.mini.damage_images import DAMAGES, blurred, damaged, with_floaters
+from vlm3d_gs.mini.data import sample_background
+from vlm3d_gs.mini.examples import Example, geometry_example, sample_examples
+from vlm3d_gs.mini.world import (
+    DISTANCE,
+    ELEVATION_DEG,
+    FOV_DEG,
+    IMAGE_PX,
+    N_VIEWS,
+    SceneSpec,
+    render_rgba,
+    sample_scene,
+)
+from vlm3d_gs.prompts import COLORS, SHAPES
+
+DAMAGE_CLASSES = ("none", *DAMAGES)
+JITTER_DEG = 20.0
+MIN_VISIBLE_PX = 24
+"""Objects that the chosen views show less of are not asked about."""
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """What each image token shows; T tokens a view."""
+
+    shape: Tensor
+    """[S * V, T] int64: 0 for background, else 1 + index into `prompts.SHAPES`."""
+    color: Tensor
+    """[S * V, T] int64: likewise for `prompts.COLORS`."""
+    other_shape: Tensor
+    """[S * V, T] int64: shape of the scene's other object, 0 for none."""
+    other_color: Tensor
+    """[S * V, T] int64."""
+    offset: Tensor
+    """[S * V, T, 3]: from this object to the other: right and down in half pictures, and nearness in world units."""
+    damage: Tensor
+    """[S * V] int64 index into `DAMAGE_CLASSES`."""
+
+
+@dataclass(frozen=True)
+class CriticBatch:
+    """S scenes from V named views with their questions."""
+
+    images: Tensor
+    """[S, V, H, W, 3], 0 to 1."""
+    view_indices: tuple[int, ...]
+    """V indices into `questions.VIEW_NAMES`."""
+    captions: list[str]
+    """S descriptions."""
+    examples: list[list[Example]]
+    """Questions of each scene."""
+    labels: TokenLabels
+
+    def to(self, device: str) -> CriticBatch:
+        """Move the tensors."""
+        names = ("shape", "color", "other_shape", "other_color", "offset", "damage")
+        labels = TokenLabels(**{name: getattr(self.labels, name).to(device) for name in names})
+        return replace(self, images=self.images.to(device), labels=labels)
+
+
+def sample_critic_batch(
+    rng: np.random.Generator,
+    n_scenes: int,
+    n_questions: int,
+    *,
+    held_out: bool | None = False,
+    n_views: int | None = None,
+) -> CriticBatch:
+    """Draw scenes, damage half of them, render named views, and ask.
+
+    Args:
+        rng: source of all randomness.
+        n_scenes: S.
+        n_questions: questions a scene; the first is about geometric quality.
+        held_out: as in `world.sample_composition`.
+        n_views: V; None for four in 7 of 10 batches, else one to three.
+    """
+    chosen = _choose_views(rng, n_views)
+    scenes = [sample_scene(rng, held_out=held_out) for _ in range(n_scenes)]
+    kinds = [str(rng.choice(DAMAGES)) if rng.random() < 0.5 else "none" for _ in scenes]
+    shown = [with_floaters(s, rng) if kind == "floaters" else s for s, kind in zip(scenes, kinds, strict=True)]
+    cameras = _named_cameras(rng, n_scenes)
+    rgba_all, ids_all = render_rgba(shown, cameras)
+    rgba, ids = torch.from_numpy(rgba_all[:, chosen]), torch.from_numpy(ids_all[:, chosen])
+    ids = torch.where(ids >= torch.tensor([len(s.objects) for s in scenes])[:, None, None, None], -1, ids)
+    pictures = []
+    for s, kind in enumerate(kinds):
+        views = rgba[s]
+        if kind == "mismatch" and (n_scenes == 1 or len(chosen) == 1):
+            kind = kinds[s] = "noise"
+        if kind == "mismatch":
+            views = views.clone()
+            swapped = rng.permutation(len(chosen))[: int(rng.integers(1, max(2, len(chosen) // 2 + 1)))]
+            views[swapped] = rgba[(s + 1) % n_scenes][swapped]
+        elif kind in ("holes", "noise", "blur", "haze"):
+            views = damaged(views, kind, rng)
+        elif rng.random() < 0.5:
+            views = blurred(views, float(rng.uniform(0.3, 0.7)))
+        background = torch.from_numpy(sample_background(rng))
+        pictures.append((views[..., :3] + (1.0 - views[..., 3:]) * background).clamp(0.0, 1.0))
+    examples = [
+        _ask(rng, scene, kind, n_questions, ids[s]) for s, (scene, kind) in enumerate(zip(scenes, kinds, strict=True))
+    ]
+    labels = _labels(scenes, kinds, ids, cameras, chosen)
+    captions = [str(scene.composition) for scene in scenes]
+    return CriticBatch(torch.stack(pictures), tuple(chosen), captions, examples, labels)
+
+
+def _choose_views(rng: np.random.Generator, n_views: int | None) -> list[int]:
+    count = n_views or (N_VIEWS if rng.random() < 0.7 else int(rng.integers(1, N_VIEWS)))
+    return sorted(rng.permutation(N_VIEWS)[:count].tolist())
+
+
+def _named_cameras(rng: np.random.Generator, n_scenes: int) -> Cameras:
+    azimuths = np.arange(N_VIEWS) * 90.0 + rng.uniform(-JITTER_DEG, JITTER_DEG, (n_scenes, 1))
+    elevations, distances = (
+        np.repeat(rng.uniform(low, high, (n_scenes, 1)), N_VIEWS, 1) for low, high in (ELEVATION_DEG, DISTANCE)
+    )
+    flat = (torch.from_numpy(values).flatten() for values in (azimuths, elevations, distances))
+    return orbit(*flat, FOV_DEG, IMAGE_PX, IMAGE_PX)
+
+
+def _ask(rng: np.random.Generator, scene: SceneSpec, kind: str, count: int, ids: Tensor) -> list[Example]:
+    geometry = geometry_example(kind == "none")
+    hidden = any(int((ids == index).sum()) < MIN_VISIBLE_PX for index in range(len(scene.objects)))
+    if kind == "mismatch" or hidden:
+        return [geometry]
+    return [geometry, *sample_examples(scene.composition, rng, count - 1)]
+
+
+def _labels(
+    scenes: list[SceneSpec], kinds: list[str], ids: Tensor, cameras: Cameras, chosen: list[int]
+) -> TokenLabels:
+    n_scenes, n_views, size = ids.shape[:3]
+    side = size // LAYOUT.factor
+    cells = ids.reshape(n_scenes, n_views, side, LAYOUT.factor, side, LAYOUT.factor)
+    counts = torch.stack([(cells == index).float().mean((3, 5)) for index in (0, 1)], -1).flatten(2, 3)
+    share, which = counts.max(-1)
+    which = torch.where(share > 0.2, which, -1)
+    names = ["shape", "color", "other_shape", "other_color"]
+    fields = {name: torch.zeros(which.shape, dtype=torch.long) for name in names}
+    offset = torch.zeros(*which.shape, 3)
+    viewmats = cameras.viewmats.reshape(n_scenes, N_VIEWS, 4, 4)[:, chosen]
+    focal = cameras.Ks.reshape(n_scenes, N_VIEWS, 3, 3)[:, chosen, 1, 1] * 2.0 / size
+    for s, scene in enumerate(scenes):
+        centers = torch.tensor([item.center for item in scene.objects], dtype=viewmats.dtype)
+        inside = centers @ viewmats[s, :, :3, :3].transpose(1, 2) + viewmats[s, :, None, :3, 3]
+        seen = torch.cat([inside[..., :2] / inside[..., 2:] * focal[s, :, None, None], -inside[..., 2:]], -1)
+        for k, item in enumerate(scene.objects):
+            mine = which[s] == k
+            fields["shape"][s][mine] = 1 + SHAPES.index(item.shape)
+            fields["color"][s][mine] = 1 + COLORS.index(item.color)
+            if len(scene.objects) == 2:
+                other = scene.objects[1 - k]
+                fields["other_shape"][s][mine] = 1 + SHAPES.index(other.shape)
+                fields["other_color"][s][mine] = 1 + COLORS.index(other.color)
+                apart = (seen[:, 1 - k] - seen[:, k]).float()
+                offset[s] = torch.where(mine[..., None], apart[:, None], offset[s])
+    flat = {name: value.flatten(0, 1) for name, value in fields.items()}
+    damage = torch.tensor([DAMAGE_CLASSES.index(kind) for kind in kinds]).repeat_interleave(n_views)
+    return TokenLabels(**flat, offset=offset.flatten(0, 1), damage=damage)

@@ -1,0 +1,111 @@
+"""The embedded critic: a very small Qwen2.5-VL with its tokenizer and chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from vlm3d_gs.guidance.preprocess import PatchLayout
+from vlm3d_gs.guidance.questions import CAPTION_REQUEST, GEOMETRY_QUESTION, VIEW_NAMES
+from vlm3d_gs.mini.language import word_tokenizer
+from vlm3d_gs.prompts import known_words, words_of
+
+LAYOUT = PatchLayout(patch_size=8, merge_size=1, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = (
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QUESTION_WORDS = "do these views show is there seen from the front answer yes or no"
+
+
+def critic_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the critic's tokenizer: one token a word or punctuation mark, Qwen's special tokens and chat form."""
+    texts = [GEOMETRY_QUESTION, CAPTION_REQUEST, QUESTION_WORDS, "system user assistant you are a helpful assistant"]
+    words = {*known_words(), *(word for text in (*texts, *VIEW_NAMES) for word in words_of(text))}
+    tokenizer = word_tokenizer(["<unk>", *sorted(words), *".,:?"])
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(SPECIAL),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
+    """Return the untrained critic, 4.0 M parameters, and its tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = critic_tokenizer()
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_heads": 3,
+        "patch_size": LAYOUT.patch_size,
+        "spatial_merge_size": LAYOUT.merge_size,
+        "temporal_patch_size": LAYOUT.temporal_patch_size,
+        "window_size": 64,
+        "out_hidden_size": 192,
+        "fullatt_block_indexes": [0, 1, 2, 3],
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), tokenizer
+
+
+def save_processor(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write tokenizer, chat template and `preprocessor_config.json` in the published layout."""
+    tokenizer.save_pretrained(folder)
+    values = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "patch_size": LAYOUT.patch_size,
+        "merge_size": LAYOUT.merge_size,
+        "temporal_patch_size": LAYOUT.temporal_patch_size,
+        "image_mean": LAYOUT.mean,
+        "image_std": LAYOUT.std,
+        "min_pixels": 64,
+        "max_pixels": 65536,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")

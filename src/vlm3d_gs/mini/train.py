@@ -1,0 +1,67 @@
+"""Train the embedded models: `python -m vlm3d_gs.mini.train --what vae|prior|critic --out DIR`.
+
+Order: `vae` prepares the codec's encoder and trains its decoder; `prior` needs only the encoder, so the two can run
+side by side; `critic` needs neither. Each goes on from its last checkpoint when started again.
+`--publish` writes what is trained so far into the package's weights folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import AutoencoderTiny
+from rich.console import Console
+
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.mini.train_critic import PLAN as CRITIC_PLAN
+from vlm3d_gs.mini.train_critic import train_critic
+from vlm3d_gs.mini.train_prior import PLAN as PRIOR_PLAN
+from vlm3d_gs.mini.train_prior import train_prior
+from vlm3d_gs.mini.train_vae import PLAN as VAE_PLAN
+from vlm3d_gs.mini.train_vae import prepared_codec, train_vae
+from vlm3d_gs.mini.training import TrainingPlan
+
+
+def codec_of(out: Path, seed: int) -> AutoencoderTiny:
+    """Load the prepared codec of a training folder, or prepare and save it."""
+    folder = out / "codec"
+    if not folder.exists():
+        prepared_codec(seed).save_pretrained(folder)
+    return AutoencoderTiny.from_pretrained(folder)
+
+
+def main(
+    what: Annotated[str, typer.Option(help="vae, prior or critic")],
+    out: Annotated[Path, typer.Option(help="folder of checkpoints")],
+    steps: Annotated[int, typer.Option(help="steps in all; 0 takes the model's own plan")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of weights and data")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice")] = 0,
+) -> None:
+    """Train one of the embedded models."""
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console()
+
+    def log(line: str) -> None:
+        console.print(f"{what} {line}", highlight=False, soft_wrap=True)
+
+    def plan(default: TrainingPlan) -> TrainingPlan:
+        return TrainingPlan(steps=steps or default.steps, lr=default.lr, warmup_steps=default.warmup_steps,
+                            ema_decay=default.ema_decay, weight_decay=default.weight_decay)
+
+    if what == "vae":
+        train_vae(out / "vae", device, seed, log, codec_of(out, seed), plan(VAE_PLAN))
+    elif what == "prior":
+        train_prior(out / "prior", device, seed, log, codec_of(out, seed), plan(PRIOR_PLAN))
+    elif what == "critic":
+        train_critic(out / "critic", device, seed, log, plan(CRITIC_PLAN))
+    else:
+        raise ConfigError(f"--what must be vae, prior or critic, got {what!r}.")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,130 @@
+"""Training of the embedded multi-view diffusion prior, as MVDream is trained, at toy size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from vlm3d_gs.guidance.multiview import join_views
+from vlm3d_gs.mini.codec import LATENT_CHANNELS
+from vlm3d_gs.mini.data import sample_batch, step_rng
+from vlm3d_gs.mini.language import PROMPT_TOKENS, prior_tokenizer
+from vlm3d_gs.mini.train_vae import channels_first
+from vlm3d_gs.mini.training import TrainingPlan, fit
+from vlm3d_gs.mini.world import IMAGE_PX, N_VIEWS
+
+PLAN = TrainingPlan(steps=7_000, lr=6e-4, warmup_steps=300)
+SCENES_A_STEP = 8
+TEXT_WIDTH = 192
+DROP_TEXT = 0.1
+"""Share of scenes trained without their prompt, for classifier-free guidance."""
+CAMERALESS_EVERY = 6
+"""Each so-many-th step trains single views without cameras, as MVDream's two-dimensional batches."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The trained parts of the diffusion pipeline."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerFast
+    scheduler: DDIMScheduler
+
+
+def new_prior(seed: int) -> Prior:
+    """Return the untrained prior; 9.6 M parameters."""
+    torch.manual_seed(seed)
+    tokenizer = prior_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=IMAGE_PX // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=3,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=16,
+        use_linear_projection=True,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=PROMPT_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    nn.init.zeros_(unet.conv_out.weight)
+    return Prior(unet, text_encoder, tokenizer, new_scheduler())
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Return the noise schedule: Stable Diffusion's, with zero terminal signal, and v-prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+
+
+def train_prior(
+    folder: Path,
+    device: str,
+    seed: int,
+    log: Callable[[str], None],
+    codec: AutoencoderTiny,
+    plan: TrainingPlan = PLAN,
+) -> Prior:
+    """Train the denoiser and its text encoder together; return them with averaged weights."""
+    prior = new_prior(seed)
+    unet, text_encoder, codec = prior.unet.to(device), prior.text_encoder.to(device), codec.to(device).eval()
+    scheduler = prior.scheduler
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = step_rng(seed, step)
+        batch = sample_batch(rng, SCENES_A_STEP)
+        n_views = 1 if step % CAMERALESS_EVERY == 0 else N_VIEWS
+        n_groups = SCENES_A_STEP * N_VIEWS // n_views
+        prompts = ["" if rng.random() < DROP_TEXT else prompt for prompt in batch.prompts]
+        cameras = batch.camera_matrices.to(device) * (n_views == N_VIEWS)
+        fractions = torch.from_numpy(rng.random(n_groups)).sqrt()  # towards high noise, where the layout is decided
+        timesteps = (fractions * 1000).long().clamp_max(999).repeat_interleave(n_views).to(device)
+        with torch.no_grad():
+            latents = codec.encode(channels_first(batch.color).to(device)).latents * codec.config.scaling_factor
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        target = scheduler.get_velocity(latents, noise, timesteps)
+        tokens = prior.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        join_views(unet, n_views)
+        with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            embeddings = text_encoder(tokens.to(device)).last_hidden_state.repeat_interleave(N_VIEWS, 0)
+            predicted = unet(noisy, timesteps, embeddings, class_labels=cameras).sample
+        errors = (predicted.float() - target).square().mean((1, 2, 3))
+        high = timesteps > 700
+        return errors.mean(), {"loss_high_noise": float(errors.detach()[high].mean()) if high.any() else 0.0}
+
+    fit({"unet": unet, "text_encoder": text_encoder}, loss, plan, folder, log)
+    return prior

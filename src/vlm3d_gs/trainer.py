@@ -1,0 +1,206 @@
+"""The loop: cameras, render, guidance, regularise, step, densify. Knows the `Guidance` protocol and never a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.cameras import CameraRanges, Cameras, sample_view_groups
+from vlm3d_gs.checkpoint import Checkpoint, save_checkpoint
+from vlm3d_gs.config import CameraConfig, Config
+from vlm3d_gs.densify import ScreenGradients, densify, is_round, kept
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.guidance.base import Guidance, GuidanceOutput, Views
+from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.regularizers import regularize
+from vlm3d_gs.render import render
+from vlm3d_gs.runlog import RunLog
+from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.seeding import capture_states, restore_states
+
+NORM_MEMORY = 0.9
+"""Decay of the running gradient norm to which relative guidances are scaled."""
+
+
+@dataclass
+class TrainState:
+    """What changes during a run."""
+
+    optimizer: SceneOptimizer
+    """Owns the scene."""
+    streams: dict[str, torch.Generator]
+    """Named sources of randomness, saved with checkpoints."""
+    step: int = 0
+    """Steps done."""
+    reference_norm: float = 0.0
+    """Running norm of the guidances' gradient on the renders."""
+    gradients: ScreenGradients = field(init=False)
+    """Densification statistics since the last round."""
+
+    def __post_init__(self) -> None:
+        scene = self.optimizer.gaussians
+        self.gradients = ScreenGradients.empty(len(scene), scene.device)
+
+
+def train(
+    state: TrainState, config: Config, guidances: Sequence[Guidance], log: RunLog, checkpoint: Path | None = None
+) -> bool:
+    """Run to the end of the config's steps.
+
+    Args:
+        state: where to start; changed in place.
+        config: the run.
+        guidances: what pulls on the renders, asked in order.
+        log: takes scalars and progress.
+        checkpoint: file to write now and then; None for none.
+
+    Returns:
+        True when all steps were done, False when Ctrl-C stopped the run after a whole step.
+    """
+    steps = config.train.steps
+    try:
+        while state.step < steps:
+            scalars = train_step(state, config, guidances)
+            log.scalars(state.step, scalars)
+            log.progress(state.step, steps, scalars)
+            if checkpoint is not None and _is_mark(state.step, steps, config.train.checkpoint_every):
+                save_state(checkpoint, state)
+            if _is_mark(state.step, steps, config.train.preview_every):
+                log.image(f"step_{state.step:06d}.png", preview(state.optimizer.gaussians.detach(), config))
+    except KeyboardInterrupt:
+        log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
+        return False
+    if config.densify.enabled:
+        scene = state.optimizer.gaussians.detach()
+        source = kept(scene, config.densify).nonzero()[:, 0]
+        state.optimizer.replace(scene.select(source), source, torch.zeros_like(source, dtype=torch.bool))
+    return True
+
+
+def train_step(state: TrainState, config: Config, guidances: Sequence[Guidance]) -> dict[str, float]:
+    """Do one step and return its scalars."""
+    steps, fraction = config.train.steps, state.step / config.train.steps
+    due = [guidance for guidance in guidances if guidance.is_due(state.step)]
+    cameras = draw_cameras(config.camera, due, fraction, state.streams["cameras"])
+    scene = state.optimizer.gaussians
+    background = draw_backgrounds(config.camera, state.streams["backgrounds"])
+    rendering = render(scene, cameras.to(scene.device), backend=config.render.backend, background=background)
+    state.optimizer.zero_grad()
+    views = Views(rendering.color, cameras, config.camera.n_views)
+    outputs = {guidance.name: guidance(views, fraction) for guidance in due}
+    pull = image_gradient(rendering.color, list(outputs.values()), state)
+    penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
+    torch.autograd.backward([rendering.color, penalty], [pull, torch.ones_like(penalty)])
+    state.gradients.add(rendering)
+    state.optimizer.step(fraction)
+    state.step += 1
+    if is_round(state.step - 1, steps, config.densify):
+        _densify(state, config)
+    scalars = {f"{name}/{key}": value for name, output in outputs.items() for key, value in output.scalars.items()}
+    scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
+    return scalars | {"gaussians": float(len(state.optimizer.gaussians)), "coverage": float(rendering.alpha.detach().mean())}
+
+
+def image_gradient(color: Tensor, outputs: Sequence[GuidanceOutput], state: TrainState) -> Tensor:
+    """Add up the guidances' gradients on the renders; see `GuidanceOutput.relative_strength`.
+
+    Args:
+        color: [C, H, W, 3] renders that the losses were computed from.
+        outputs: what the guidances said.
+        state: keeps the running norm of the gradients that count as they are.
+
+    Returns:
+        Gradient with the shape of `color`.
+    """
+    total = torch.zeros_like(color)
+    relative = []
+    for output in outputs:
+        (gradient,) = torch.autograd.grad(output.loss, color)
+        if output.relative_strength is None:
+            total += gradient
+        else:
+            relative.append((gradient, output.relative_strength))
+    norm = float(total.norm())
+    if norm > 0.0:
+        memory = NORM_MEMORY if state.reference_norm else 0.0
+        state.reference_norm = memory * state.reference_norm + (1.0 - memory) * norm
+    for gradient, strength in relative:
+        target = state.reference_norm or float(gradient.norm())
+        total += gradient * (strength * target / gradient.norm().clamp_min(1e-12))
+    return total
+
+
+def draw_cameras(
+    config: CameraConfig, due: Sequence[Guidance], fraction: float, generator: torch.Generator
+) -> Cameras:
+    """Draw the view groups of a step, within what all guidances of this step can judge."""
+    offset = config.azimuth_offset_deg
+    for guidance in due:
+        if guidance.azimuth_offset_deg is not None:
+            offset = guidance.azimuth_offset_deg
+    side = round(config.resolution_px(fraction))
+    ranges = CameraRanges(offset, config.elevation_deg, config.distance, config.fov_deg, side, side)
+    return sample_view_groups(config.n_groups, config.n_views, generator, ranges)
+
+
+def draw_backgrounds(config: CameraConfig, generator: torch.Generator) -> Tensor:
+    """Return [C, 3] background colours, one a group; random ones are any colour, or in 3 of 10 a grey."""
+    fixed = {"white": 1.0, "grey": 0.5, "black": 0.0}
+    if config.background in fixed:
+        colors = torch.full((config.n_groups, 3), fixed[config.background])
+    elif config.background == "random":
+        draws = torch.rand(config.n_groups, 4, generator=generator)
+        colors = torch.where(draws[:, 3:] < 0.3, draws[:, :1], draws[:, :3])
+    else:
+        raise ConfigError(f"camera.background must be random, white, grey or black, got {config.background!r}.")
+    return colors.repeat_interleave(config.n_views, 0)
+
+
+def preview(gaussians: Gaussians, config: Config) -> Tensor:
+    """Return the four named views side by side, [H, 4 W, 3]."""
+    side = 2 * round(config.camera.resolution_px(1.0))
+    middle = [sum(pair) / 2.0 for pair in (config.camera.elevation_deg, config.camera.distance, config.camera.fov_deg)]
+    ranges = CameraRanges((0.0, 0.0), *((value, value) for value in middle), side, side)
+    cameras = sample_view_groups(1, 4, torch.Generator(), ranges).to(gaussians.device)
+    picture = render(gaussians, cameras, backend=config.render.backend, background=(0.5, 0.5, 0.5)).color
+    return torch.cat(list(picture), 1).clamp(0.0, 1.0).cpu()
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Write a checkpoint from which `restore_state` goes on exactly."""
+    tensors = state.optimizer.state_tensors()
+    tensors |= {f"stream.{name}": value for name, value in capture_states(state.streams).items()}
+    tensors |= {"gradients.total": state.gradients.total, "gradients.count": state.gradients.count}
+    save_checkpoint(path, step=state.step, tensors=tensors, meta={"reference_norm": state.reference_norm})
+
+
+def restore_state(checkpoint: Checkpoint, state: TrainState) -> None:
+    """Put a checkpoint's content into `state`."""
+    state.optimizer.load_state_tensors(checkpoint.tensors)
+    streams = {
+        name.removeprefix("stream."): value for name, value in checkpoint.tensors.items() if name.startswith("stream.")
+    }
+    restore_states(state.streams, streams)
+    device = state.optimizer.gaussians.device
+    state.gradients = ScreenGradients(
+        checkpoint.tensors["gradients.total"].to(device), checkpoint.tensors["gradients.count"].to(device)
+    )
+    state.step, state.reference_norm = checkpoint.step, float(checkpoint.meta["reference_norm"])
+
+
+def _densify(state: TrainState, config: Config) -> None:
+    scene = state.optimizer.gaussians
+    result = densify(scene, state.gradients, config.densify, config.scene.max_gaussians, state.streams["densify"])
+    state.optimizer.replace(result.gaussians, result.source, result.fresh)
+    state.gradients = ScreenGradients.empty(len(result.source), scene.device)
+
+
+def _is_mark(step: int, steps: int, every: float) -> bool:
+    """Tell whether a multiple of `every` of the run was just passed, before its end."""
+    if every <= 0.0 or step >= steps:
+        return False
+    return int(step / (every * steps) + 1e-9) > int((step - 1) / (every * steps) + 1e-9)
