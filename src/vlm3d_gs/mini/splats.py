@@ -19,8 +19,10 @@ from vlm3d_gs.mini.world import PALETTE, SceneSpec
 from vlm3d_gs.scene import Gaussians, concatenate
 
 DAMAGES = ("floaters", "holes", "noise", "blur", "haze", "inconsistent")
-COVER = 0.8
+COVER = 0.6
 """Standard deviation along the surface, in units of the mean distance between samples."""
+INSET = 1.2
+"""How far samples are drawn in, in standard deviations: a splat reaches beyond its centre."""
 THICKNESS = 0.3
 """Standard deviation across the surface over that along it."""
 GREY = 0.5
@@ -55,7 +57,10 @@ def scene_to_gaussians(
     for item, area in zip(scene.objects, areas, strict=True):
         count = max(1, round(n * area / sum(areas)))
         points, normals = sample_surface(item.shape, count, generator)
-        means = points * item.size + torch.tensor(item.center, dtype=torch.float64)
+        # Smooth surfaces are drawn in along their normals, those with edges towards the middle.
+        inward = normals if item.shape in ("sphere", "torus") else points
+        means = points * item.size - inward * (INSET * COVER * spacing)
+        means += torch.tensor(item.center, dtype=torch.float64)
         shade = rc.AMBIENT + rc.DIFFUSE * (normals @ torch.from_numpy(rc.LIGHT))
         colors = shade[:, None] * torch.tensor(PALETTE[item.color], dtype=torch.float64)
         scales = means.new_tensor([1.0, 1.0, THICKNESS]).expand(count, 3) * (COVER * spacing)

@@ -83,7 +83,7 @@ def _ring(turn: Tensor, radius: Tensor, height: Tensor) -> Tensor:
 def _cube(u: Tensor, v: Tensor) -> Samples:
     face = (6.0 * u).long().clamp_max(5)
     a, b = 2.0 * (6.0 * u - face) - 1.0, 2.0 * v - 1.0
-    axis, sign = face // 2, 1.0 - 2.0 * (face % 2)
+    axis, sign = face // 2, 1.0 - 2.0 * (face % 2).double()
     rows = torch.arange(len(u))
     points = torch.empty(len(u), 3, dtype=torch.float64)
     points[rows, axis], points[rows, (axis + 1) % 3], points[rows, (axis + 2) % 3] = sign, a, b
