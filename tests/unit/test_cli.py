@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import vlm3d_gs
@@ -126,7 +128,7 @@ def test_doctor_reports_and_its_exit_code_says_whether_a_run_can_start() -> None
 def test_judging_a_folder_without_a_splat_is_told(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["evaluate", "composition", str(tmp_path)])
     assert result.exit_code == 2
-    assert "holds no splat" in result.stderr
+    assert "holds no finished run" in result.stderr
 
 
 def test_judging_a_splat_without_a_prompt_is_told(tmp_path: Path) -> None:
@@ -134,3 +136,51 @@ def test_judging_a_splat_without_a_prompt_is_told(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["evaluate", "composition", str(tmp_path / "scene.ply")])
     assert result.exit_code == 2
     assert "--prompt" in result.stderr
+
+
+@pytest.fixture
+def perfect(tmp_path: Path, generator: torch.Generator) -> Path:
+    """A splat file that shows a red cube on top of a blue sphere."""
+    from vlm3d_gs.export.ply import write_ply
+    from vlm3d_gs.mini.splats import scene_to_gaussians
+    from vlm3d_gs.mini.world import build_scene
+    from vlm3d_gs.prompts import parse_composition
+
+    scene = build_scene(parse_composition("a red cube on top of a blue sphere"))
+    write_ply(scene_to_gaussians(scene, 6000, generator), tmp_path / "scene.ply")
+    return tmp_path / "scene.ply"
+
+
+def test_a_perfect_scene_is_judged_right_and_another_prompt_wrong(perfect: Path) -> None:
+    command = ["evaluate", "composition", str(perfect), "--prompt"]
+    reports = perfect.parent / "reports.json"
+    prompt = "a red cube on top of a blue sphere"
+    right = RUNNER.invoke(app, [*command, prompt, "--json", str(reports), "--table"])
+    assert right.exit_code == 0, right.output
+    assert "right  scene.ply" in right.stdout
+    assert "| group |" in right.stdout
+    assert json.loads(reports.read_text())[0]["report"]["ok"] is True
+    wrong = RUNNER.invoke(app, [*command, "a blue cube on top of a red sphere"])
+    assert wrong.exit_code == 1
+    assert "WRONG" in wrong.stdout
+
+
+def test_render_writes_a_turntable(perfect: Path) -> None:
+    turn = perfect.parent / "turn.gif"
+    arguments = [str(perfect), "--out", str(turn), "--seconds", "0.2", "--size-px", "32"]
+    result = RUNNER.invoke(app, ["render", *arguments])
+    assert result.exit_code == 0, result.output
+    assert turn.read_bytes().startswith(b"GIF8")
+
+
+def test_render_says_what_it_can_write(perfect: Path) -> None:
+    result = RUNNER.invoke(app, ["render", str(perfect), "--out", "turn.avi"])
+    assert result.exit_code == 2
+    assert ".mp4, .gif, .png" in result.stderr
+
+
+def test_render_refuses_what_is_no_splat(tmp_path: Path) -> None:
+    (tmp_path / "notes.ply").write_text("hello")
+    result = RUNNER.invoke(app, ["render", str(tmp_path / "notes.ply"), "--out", "turn.gif"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")

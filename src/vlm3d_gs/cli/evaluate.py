@@ -17,24 +17,25 @@ def _group() -> None:
 
 @app.command("composition")
 def composition(
-    targets: Annotated[list[Path], typer.Argument(help="Run folders or splat files (.ply).")],
+    targets: Annotated[list[Path], typer.Argument(help="Runs, folders of runs, or .ply files.")],
     prompt: Annotated[
-        str | None, typer.Option(help="What they should show. Default: the run's own prompt.")
+        str | None, typer.Option(help="What they should show. Default: each run's own prompt.")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the full reports here.")
     ] = None,
+    table: Annotated[bool, typer.Option("--table", help="End with Markdown tables.")] = False,
 ) -> None:
     """Check colours, shapes and relation on the splat itself, without any neural network.
 
     Exit code 1 says that at least one scene is not right.
     """
-    from vlm3d_gs.evaluate.runs import describe, judge, write_reports
+    from vlm3d_gs.evaluate.runs import markdown_table
+    from vlm3d_gs.evaluate.targets import describe, judge, write_rows
 
-    reports = {}
-    for target in targets:
-        reports[str(target)] = report = judge(target, prompt)
-        typer.echo(describe(str(target), report))
+    rows = judge(targets, prompt, on_row=lambda row: typer.echo(describe(row)))
     if json_file is not None:
-        write_reports(json_file, reports)
-    raise typer.Exit(0 if all(report.ok for report in reports.values()) else 1)
+        write_rows(json_file, rows)
+    if table:
+        typer.echo(f"\n{markdown_table(rows)}")
+    raise typer.Exit(0 if all(row.report.ok for row in rows) else 1)

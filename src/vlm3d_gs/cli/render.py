@@ -10,10 +10,18 @@ import typer
 
 def render(
     splat: Annotated[Path, typer.Argument(help="A splat file (.ply).")],
-    out: Annotated[Path, typer.Option(help="What to write: .mp4, .gif, or .png for a sheet.")],
+    out: Annotated[
+        Path, typer.Option(help="What to write: .mp4, .gif, or .png for a grid of stills.")
+    ],
+    seconds: Annotated[float, typer.Option(help="Length of the turn.")] = 4.0,
+    size_px: Annotated[int, typer.Option(help="Side of the square frames.")] = 256,
+    elevation_deg: Annotated[float, typer.Option(help="Height of the camera.")] = 15.0,
 ) -> None:
-    """Turn a splat before the camera: video, animation or picture sheet."""
+    """Turn a splat before the camera: video, animation or stills."""
     from vlm3d_gs.export.ply import read_ply
     from vlm3d_gs.export.turntable import render_turntable
 
-    render_turntable(read_ply(splat), out)
+    render_turntable(
+        read_ply(splat), out, seconds=seconds, size_px=size_px, elevation_deg=elevation_deg
+    )
+    typer.echo(f"written to {out}")
