@@ -59,8 +59,8 @@ def render_reference(
     color, alpha, depth = (torch.stack(parts) for parts in zip(*pictures, strict=True))
     color = color + (1.0 - alpha) * background.to(color)[:, None, :]
     size = (len(views), views.height, views.width, -1)
-    images = [image.reshape(size).to(gaussians.dtype) for image in (color, alpha, depth)]
-    return Rendering(*images, radii.to(gaussians.dtype), means2d)
+    color, alpha, depth = (part.reshape(size).to(gaussians.dtype) for part in (color, alpha, depth))
+    return Rendering(color, alpha, depth, radii.to(gaussians.dtype), means2d)
 
 
 def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
