@@ -131,8 +131,8 @@ class RunLog:
         out: the run's folder, as `prepare_run_folder` left it.
         config: the resolved config.
         quiet: nothing on the screen.
-        resume_step: when going on: rows of this step and later (left by an interrupted run) are
-            dropped, the earlier ones kept. None starts metrics.jsonl anew.
+        resume_step: when going on, the steps done at the checkpoint: rows after it (left by an
+            interrupted run) are dropped. None starts metrics.jsonl anew.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class RunLog:
     ) -> None:
         self.out = out
         self._progress = Progress(quiet=quiet)
-        kept = _rows_before(out / "metrics.jsonl", resume_step) if resume_step is not None else []
+        kept = _rows_up_to(out / "metrics.jsonl", resume_step) if resume_step is not None else []
         write_json(
             out / "config.json",
             {"config": to_dict(config), "seed": config.train.seed, **provenance()},
@@ -166,7 +166,7 @@ class RunLog:
         """Append one row to metrics.jsonl.
 
         Args:
-            step: steps done before this one.
+            step: steps done, this one included.
             values: name -> number, text, or one-element tensor (read here, which waits for its
                 device). A number that is not finite becomes null, since JSON has none.
         """
@@ -220,8 +220,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _rows_before(path: Path, step: int) -> list[str]:
-    """Return the whole rows before a step; a row torn by a crash ends the record."""
+def _rows_up_to(path: Path, step: int) -> list[str]:
+    """Return the whole rows up to a step; a row torn by a crash ends the record."""
     rows: list[str] = []
     if not path.is_file():
         return rows
@@ -230,6 +230,6 @@ def _rows_before(path: Path, step: int) -> list[str]:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
-        if row["step"] < step:
+        if row["step"] <= step:
             rows.append(line)
     return rows

@@ -38,4 +38,4 @@ def test_the_command_line_is_frozen(golden: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(surface(), end="")  # noqa: T201
+    print(surface(), end="")

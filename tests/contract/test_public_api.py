@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -34,7 +35,14 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Splat'"):
-        vlm3d_gs.Splat  # noqa: B018
+        vlm3d_gs.Splat
+
+
+def test_the_config_offers_the_renderers_that_exist() -> None:
+    from vlm3d_gs.config import Backend
+    from vlm3d_gs.render import BACKENDS
+
+    assert get_args(Backend) == BACKENDS
 
 
 def test_the_version_is_the_same_everywhere(repo_root: Path) -> None:

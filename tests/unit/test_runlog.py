@@ -57,7 +57,7 @@ def test_going_on_keeps_earlier_rows_and_drops_later_and_torn_ones(tmp_path: Pat
             log.scalars(step, {"loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
-    with RunLog(tmp_path, CONFIG, quiet=True, resume_step=3) as log:
+    with RunLog(tmp_path, CONFIG, quiet=True, resume_step=2) as log:
         log.scalars(3, {"loss": 30.0})
     assert [row["loss"] for row in rows(tmp_path)] == [0.0, 1.0, 2.0, 30.0]
 
