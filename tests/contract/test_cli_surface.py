@@ -5,6 +5,7 @@ Run this file to print them anew (`make golden`), and look at the difference bef
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import typer
@@ -38,4 +39,4 @@ def test_the_command_line_is_frozen(golden: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(surface(), end="")
+    sys.stdout.write(surface())

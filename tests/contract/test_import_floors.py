@@ -194,3 +194,10 @@ def test_pairs_that_must_not_meet_do_not() -> None:
 
 def test_the_floor_table_names_each_area_once() -> None:
     assert max(Counter(name for floor in FLOORS for name in floor).values()) == 1
+
+
+def test_the_architecture_page_names_every_area(repo_root: Path) -> None:
+    page = (repo_root / "docs" / "ARCHITECTURE.md").read_text()
+    table = page.partition("| floor |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert named == {name or "__init__" for floor in FLOORS for name in floor}

@@ -35,7 +35,7 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Splat'"):
-        vlm3d_gs.Splat
+        _ = vlm3d_gs.Splat
 
 
 def test_the_config_offers_the_renderers_that_exist() -> None:

@@ -147,7 +147,7 @@ def perfect(tmp_path: Path, generator: torch.Generator) -> Path:
     from vlm3d_gs.prompts import parse_composition
 
     scene = build_scene(parse_composition("a red cube on top of a blue sphere"))
-    write_ply(scene_to_gaussians(scene, 6000, generator), tmp_path / "scene.ply")
+    write_ply(scene_to_gaussians(scene, 3000, generator), tmp_path / "scene.ply")
     return tmp_path / "scene.ply"
 
 
