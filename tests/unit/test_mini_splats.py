@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from scenes import scene_for, splats_for
 
+from scenes import scene_for, splats_for
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.mini import raycast as rc
 from vlm3d_gs.mini.splats import DAMAGES, damage, scene_to_gaussians
@@ -92,11 +92,12 @@ def test_damage_is_seeded_and_leaves_the_original_alone(kind: str) -> None:
     original = splats_for("a green torus")
     before = {name: tensor.clone() for name, tensor in original.parameters().items()}
     first, second = (
-        damage(original, kind, 0.6, torch.Generator().manual_seed(4)).parameters()
-        for _ in range(2)
+        damage(original, kind, 0.6, torch.Generator().manual_seed(4)).parameters() for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert any(first[n].shape != before[n].shape or not torch.equal(first[n], before[n]) for n in first)
+    assert any(
+        first[n].shape != before[n].shape or not torch.equal(first[n], before[n]) for n in first
+    )
     assert all(torch.equal(tensor, before[n]) for n, tensor in original.parameters().items())
     assert all(bool(tensor.isfinite().all()) for tensor in first.values())
     assert damage(original, kind, 0.0, torch.Generator()) is original
@@ -112,9 +113,7 @@ def test_damage_refuses_unknown_kinds_and_strengths() -> None:
 
 def test_damages_do_what_they_are_called() -> None:
     scene = splats_for("a green cube")
-    spoiled = {
-        kind: damage(scene, kind, 1.0, torch.Generator().manual_seed(2)) for kind in DAMAGES
-    }
+    spoiled = {kind: damage(scene, kind, 1.0, torch.Generator().manual_seed(2)) for kind in DAMAGES}
     assert len(spoiled["holes"]) < 0.95 * len(scene)
     floaters = spoiled["floaters"].means[len(scene) :]
     assert float(torch.cdist(floaters, scene.means).amin(dim=1).median()) > 0.1
