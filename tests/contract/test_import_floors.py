@@ -23,6 +23,7 @@ FLOORS: list[list[str]] = [
     ["guidance", "regularizers"],
     # 5: the run, the products, the embedded models, the measure
     [
+        "models",
         "optimizer",
         "densify",
         "checkpoint",
@@ -35,7 +36,7 @@ FLOORS: list[list[str]] = [
         "evaluate",
     ],
     # 6: doors
-    ["models", "doctor", "pipeline", "batch", "viewer", "cli", "__main__"],
+    ["doctor", "pipeline", "batch", "viewer", "cli", "__main__"],
 ]
 """Areas (files or folders of the package), in the order in which they may import each other."""
 
@@ -53,8 +54,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "imageio_ffmpeg": ("export", "doctor"),
     "PIL": ("images", "export"),
     "safetensors": ("checkpoint", "mini"),
-    "rich": ("progress", "mini.train", "mini.publish"),
-    "typer": ("cli", "mini.train", "mini.publish"),
+    "rich": ("progress", "mini"),
+    "typer": ("cli", "mini"),
 }
 """Library -> the only files or folders of the package that may import it."""
 
