@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "vlm3d_gs"
@@ -36,9 +37,10 @@ def modules() -> dict[str, Path]:
     return {module_name(path): path for path in files()}
 
 
-def imports(known: dict[str, Path] | None = None) -> list[Import]:
+@cache
+def imports() -> list[Import]:
     """All imports of the package, without those only made for type checkers."""
-    known = known or modules()
+    known = modules()
     found: list[Import] = []
     for module, path in known.items():
         tree = ast.parse(path.read_text())

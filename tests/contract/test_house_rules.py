@@ -1,0 +1,83 @@
+"""Rules that a parser can check: our own errors, no environment variables, no pickle, no print."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from contract.source_tree import SOURCE, files
+from vlm3d_gs import errors
+
+OURS = {name for name, value in vars(errors).items() if isinstance(value, type)}
+MAY_RAISE = {
+    "AttributeError": {"__init__.py"},  # what __getattr__ must raise
+    "ValueError": {"records.py"},  # caught in the same function
+    "typer.Exit": {
+        "cli/__init__.py",
+        "cli/doctor.py",
+        "cli/evaluate.py",
+    },
+}
+"""Other exceptions, and the files that may raise them."""
+
+MAY_READ_ENVIRONMENT = {"doctor.py"}
+"""It reports where caches lie; nobody else may let a variable change a result."""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+@cache
+def trees() -> list[tuple[str, ast.Module]]:
+    return [(name(path), ast.parse(path.read_text())) for path in files()]
+
+
+def test_only_our_own_errors_are_raised() -> None:
+    wrong = []
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Raise) or node.exc is None:
+                continue
+            made = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            raised = ast.unparse(made)
+            if raised not in OURS and file not in MAY_RAISE.get(raised, set()):
+                wrong.append(f"{file}:{node.lineno} raises {raised}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_environment_variable_changes_a_result() -> None:
+    wrong = [
+        f"{file}:{node.lineno}"
+        for file, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "getenv")
+        and file not in MAY_READ_ENVIRONMENT
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("library", ["pickle", "dill", "joblib", "cloudpickle", "shelve"])
+def test_nothing_is_pickled(library: str) -> None:
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert library not in ast.unparse(node), f"{file}:{node.lineno}"
+
+
+def test_no_remote_code_and_no_unsafe_load() -> None:
+    wrong = [
+        f"{file}:{node.lineno} {ast.unparse(node.func)}"
+        for file, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (
+            ast.unparse(node.func) in ("torch.load", "torch.save", "eval", "exec", "print")
+            or any(keyword.arg == "trust_remote_code" for keyword in node.keywords)
+        )
+    ]
+    assert not wrong, "\n".join(wrong)
