@@ -156,19 +156,23 @@ class _Blending(torch.autograd.Function):
         order, counts = np.empty((views, count), np.int32), np.zeros(views, np.int64)
         packed = np.empty((views, count, cpu_tiles.PACKED_COLUMNS), np.float32)
         inputs = [value.detach().numpy() for value in (means2d, shapes, radii)]
-        run_tasks(cpu_tiles.order_views, views, *inputs, order, counts, packed)
+        reach = np.empty((views, count, 2), np.int32)
+        run_tasks(
+            cpu_tiles.order_views, views, *inputs, height, order, counts, packed, reach
+        )
 
         bands = band_rows(views, height)
         tasks = views * (len(bands) - 1)
         tiles = -(-width // cpu_tiles.TILE) * -(-height // cpu_tiles.TILE)
         cursors = np.zeros((views, tiles), np.int64)
         none = np.empty(0, np.int32)
-        run_tasks(cpu_tiles.list_tiles, tasks, packed, counts, bands, size, cursors, none)
+        lists = (packed, reach, counts, bands, width)
+        run_tasks(cpu_tiles.list_tiles, tasks, *lists, cursors, none)
         ends = list_ends(cursors)
         entries = np.empty(ends[-1, -1] if views else 0, np.int32)
         cursors = ends[:, :-1].copy()
         if len(entries) > 0:
-            run_tasks(cpu_tiles.list_tiles, tasks, packed, counts, bands, size, cursors, entries)
+            run_tasks(cpu_tiles.list_tiles, tasks, *lists, cursors, entries)
 
         color = torch.empty(views, height, width, 3)
         alpha, depth = torch.empty(views, height, width), torch.empty(views, height, width)

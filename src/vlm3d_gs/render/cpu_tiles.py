@@ -39,6 +39,13 @@ _RADIX, _RADIX_BITS = 2048, 11
 
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
+def clamped_index(value: Any, low: int, high: int) -> int:
+    """Return floor(value) limited to low..high, for any finite float32."""
+    limited = min(max(value, np.float32(low - 1)), np.float32(high + 1))
+    return min(max(int(math.floor(limited)), low), high)
+
+
+@njit(**kernel_options)  # type: ignore[untyped-decorator]
 def sort_by_depth(radii: Any, shapes: Any, order: Any) -> int:
     """Write the indices of the seen Gaussians of one view in ascending depth, equal depths by index.
 
@@ -102,12 +109,21 @@ def pack_row(mean: Any, shape: Any, row: Any) -> None:
 
 
 @njit(  # type: ignore[untyped-decorator]
-    "void(int64[::1], int64, float32[:,:,::1], float32[:,:,::1], float32[:,::1], int32[:,::1], int64[::1],"
-    " float32[:,:,::1])",
+    "void(int64[::1], int64, float32[:,:,::1], float32[:,:,::1], float32[:,::1], int64, int32[:,::1],"
+    " int64[::1], float32[:,:,::1], int32[:,:,::1])",
     **kernel_options,
 )
 def order_views(
-    counter: Any, tasks: int, means2d: Any, shapes: Any, radii: Any, order: Any, counts: Any, packed: Any
+    counter: Any,
+    tasks: int,
+    means2d: Any,
+    shapes: Any,
+    radii: Any,
+    height: int,
+    order: Any,
+    counts: Any,
+    packed: Any,
+    reach: Any,
 ) -> None:
     """Sort every view by depth and pack its seen Gaussians; one task a view.
 
@@ -117,9 +133,11 @@ def order_views(
         means2d: [C, N, 2] px.
         shapes: [C, N, 8].
         radii: [C, N] px.
+        height: picture height, px.
         order: [C, N] int32, written.
         counts: [C] int64, V of each view, written.
         packed: [C, N, 16], the first V rows of each view written.
+        reach: [C, N, 2] int32, first tile row that a Gaussian reaches and one past the last; likewise.
     """
     view = next_task(counter)
     while view < tasks:
@@ -127,15 +145,14 @@ def order_views(
         counts[view] = seen
         for i in range(seen):
             n = order[view, i]
-            pack_row(means2d[view, n], shapes[view, n], packed[view, i])
+            row = packed[view, i]
+            pack_row(means2d[view, n], shapes[view, n], row)
+            upper = clamped_index(row[Y] - row[HALF_HEIGHT] + HALF, 0, height)
+            lower = clamped_index(row[Y] + row[HALF_HEIGHT] - HALF, -1, height - 1)
+            empty = upper > lower
+            reach[view, i, 0] = 0 if empty else upper // TILE
+            reach[view, i, 1] = 0 if empty else lower // TILE + 1
         view = next_task(counter)
-
-
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
-def clamped_index(value: Any, low: int, high: int) -> int:
-    """Return floor(value) limited to low..high, for any finite float32."""
-    limited = min(max(value, np.float32(low - 1)), np.float32(high + 1))
-    return min(max(int(math.floor(limited)), low), high)
 
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
@@ -169,30 +186,23 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
 def walk_band(
-    packed: Any, seen: int, first_row: int, last_row: int, size: tuple[int, int], cursors: Any, entries: Any
+    packed: Any, reach: Any, band: tuple[int, int], width: int, cursors: Any, entries: Any
 ) -> None:
     """Go through a band's (Gaussian, tile) pairs in depth order: count them, or write them.
 
     Args:
-        packed: [N, 16] of one view.
-        seen: V.
-        first_row: first tile row of the band.
-        last_row: one past its last.
-        size: picture width and height, px.
+        packed: [V, 16] of one view.
+        reach: [V, 2] tile rows of each.
+        band: first tile row and one past the last.
+        width: picture width, px.
         cursors: [tiles] of the view; grows by one with every pair.
         entries: [E] int32; the pair is written at its cursor. Empty: only count.
     """
-    width, height = size
     columns = (width + TILE - 1) // TILE
     writing = len(entries) > 0
-    for i in range(seen):
-        row = packed[i]
-        upper = clamped_index(row[Y] - row[HALF_HEIGHT] + HALF, 0, height)
-        lower = clamped_index(row[Y] + row[HALF_HEIGHT] - HALF, -1, height - 1)
-        if upper > lower:
-            continue
-        for tile_row in range(max(upper // TILE, first_row), min(lower // TILE + 1, last_row)):
-            first, last = tile_span(row, np.float32(tile_row * TILE), width)
+    for i in range(len(reach)):
+        for tile_row in range(max(reach[i, 0], band[0]), min(reach[i, 1], band[1])):
+            first, last = tile_span(packed[i], np.float32(tile_row * TILE), width)
             for tile in range(tile_row * columns + first, tile_row * columns + last + 1):
                 if writing:
                     entries[cursors[tile]] = i
@@ -200,12 +210,20 @@ def walk_band(
 
 
 @njit(  # type: ignore[untyped-decorator]
-    "void(int64[::1], int64, float32[:,:,::1], int64[::1], int64[::1], UniTuple(int64, 2), int64[:,::1],"
+    "void(int64[::1], int64, float32[:,:,::1], int32[:,:,::1], int64[::1], int64[::1], int64, int64[:,::1],"
     " int32[::1])",
     **kernel_options,
 )
 def list_tiles(
-    counter: Any, tasks: int, packed: Any, counts: Any, bands: Any, size: Any, cursors: Any, entries: Any
+    counter: Any,
+    tasks: int,
+    packed: Any,
+    reach: Any,
+    counts: Any,
+    bands: Any,
+    width: int,
+    cursors: Any,
+    entries: Any,
 ) -> None:
     """Count the pairs of every tile, or write them; one task a view and band.
 
@@ -213,17 +231,18 @@ def list_tiles(
         counter: shared task counter, starts at 0.
         tasks: C times the number of bands.
         packed: [C, N, 16].
+        reach: [C, N, 2].
         counts: [C] V of each view.
         bands: [number + 1] first tile row of each band, and the end.
-        size: picture width and height, px.
+        width: picture width, px.
         cursors: [C, tiles] int64; zeros to count, the lists' first positions to write. Grows.
         entries: [E] int32, or empty to count.
     """
     number = len(bands) - 1
     task = next_task(counter)
     while task < tasks:
-        view, band = task // number, task % number
-        walk_band(
-            packed[view], counts[view], bands[band], bands[band + 1], size, cursors[view], entries
-        )
+        view, index = task // number, task % number
+        seen = counts[view]
+        band = (bands[index], bands[index + 1])
+        walk_band(packed[view, :seen], reach[view, :seen], band, width, cursors[view], entries)
         task = next_task(counter)
