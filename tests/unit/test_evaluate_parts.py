@@ -91,7 +91,7 @@ def exact_views(scene: SceneSpec) -> Views:
     """Views with the ray caster's coverage in place of a rendering."""
     cameras = checker_cameras()
     nothing = Gaussians(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (1, 3))))
-    views = observe(nothing, cameras, "reference")
+    views = observe(nothing, cameras, "cpu")
     return Views(
         cameras=cameras,
         alpha=render_scene(scene, cameras).alpha[..., 0],
@@ -143,7 +143,7 @@ def test_a_turned_cube_is_still_a_cube() -> None:
 def test_rays_go_through_the_pixels_that_cameras_project_to() -> None:
     cameras = checker_cameras(8)
     nothing = Gaussians(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (1, 3))))
-    views = observe(nothing, cameras, "reference")
+    views = observe(nothing, cameras, "cpu")
     points = views.origins[:, None, None] + 2.0 * views.directions
     local = torch.einsum("vij,vhwj->vhwi", cameras.viewmats[:, :3, :3], points)
     local = local + cameras.viewmats[:, None, None, :3, 3]

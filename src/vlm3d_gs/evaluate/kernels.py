@@ -1,7 +1,6 @@
 """Compiled loops of the checker: rays against primitives, and connected components."""
 
-# A kernel's arguments are its data; numba's decorators carry no types.
-# ruff: noqa: PLR0917
+# Numba's decorators carry no types.
 # mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ Mask = NDArray[np.bool_]
 MAX_STRETCH = 1.4
 """Largest ratio of vertical to horizontal scale, and of horizontal to vertical."""
 LOG_STRETCH = math.log(MAX_STRETCH) + 1e-9
-FIRST_STEP, LAST_STEP = 0.16, 0.01
-"""Steps of the search, in units of each parameter's natural size."""
 
 
 @njit(cache=True, nogil=True)
@@ -94,7 +91,15 @@ def cast_silhouette(shape: int, params: F64, origins: F64, directions: F64, hits
 
 @njit(cache=True, nogil=True)
 def search(
-    shape: int, start: F64, steps: F64, free: int, origins: F64, directions: F64, inside: Mask
+    shape: int,
+    start: F64,
+    sizes: F64,
+    free: int,
+    step: float,
+    last_step: float,
+    origins: F64,
+    directions: F64,
+    inside: Mask,
 ) -> F64:
     """Maximise `silhouette_iou` by a pattern search.
 
@@ -103,8 +108,10 @@ def search(
     Args:
         shape: index into `prompts.SHAPES`.
         start: [6] first parameters.
-        steps: [6] natural size of each parameter.
+        sizes: [6] natural size of each parameter.
         free: the first so many parameters are searched, the others kept.
+        step: first step, in units of the sizes.
+        last_step: the search ends when it would go below this one.
         origins: [R, 3] camera positions.
         directions: [R, 3] unit rays.
         inside: [R] the masks.
@@ -114,13 +121,12 @@ def search(
     """
     best = start.copy()
     score = silhouette_iou(shape, best, origins, directions, inside)
-    step = FIRST_STEP
-    while step >= LAST_STEP:
+    while step >= last_step:
         better = False
         for k in range(free):
             for sign in (-1.0, 1.0):
                 trial = best.copy()
-                trial[k] += sign * step * steps[k]
+                trial[k] += sign * step * sizes[k]
                 value = silhouette_iou(shape, trial, origins, directions, inside)
                 if value > score:
                     best, score, better = trial, value, True

@@ -23,6 +23,8 @@ MIN_COLOR_SHARE = 0.85
 """Share of the fitted silhouette's covered pixels that must have the named colour."""
 MIN_IOU = 0.80
 """Overlap that the best primitive's silhouettes must have with the object's."""
+REACH = 1.15
+"""Candidates stay within this many radii of the observed box's outer ball."""
 BOX_QUANTILE = 0.01
 """Share of the surface points cut off at each end of an axis when the box is taken."""
 
@@ -82,13 +84,13 @@ def judge_object(views: Views, phrase: ObjectPhrase, others: list[ObjectPhrase])
     in_views = float((shown >= 0.25 * MIN_VIEW_SHARE).float().mean())
     if float(shown.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
         return _absent(phrase)
+    low, high = _box(views, mask)
+    near = (_near(views, low, high) | mask) & ~hidden
     fits = fit_shapes(
-        _rays(views, mask, ~hidden & search_pixels(views)),
-        _rays(views, mask, ~hidden),
-        *_box(views, mask),
+        _rays(views, mask, near & search_pixels(views)), _rays(views, mask, near), low, high
     )
     best = fits[0]
-    outline = _outline(views, best) & ~hidden
+    outline = _outline(views, best, near)
     color_share = _share(mine & outline, views.covered & outline)
     inside = shrink(outline, 2)
     extents = (best.half_width, best.half_width, best.half_height)
@@ -137,11 +139,20 @@ def _box(views: Views, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return low.numpy(), high.numpy()
 
 
-def _outline(views: Views, fit: ShapeFit) -> Tensor:
-    """Return the silhouettes of a fitted primitive in all views, [V, H, W] bool."""
-    origins, directions = flat_rays(views)
-    hits = silhouette(fit, Rays(origins, directions, np.zeros(len(origins), np.bool_)))
-    return torch.from_numpy(hits).reshape(views.alpha.shape)
+def _near(views: Views, low: np.ndarray, high: np.ndarray) -> Tensor:
+    """Return the pixels whose rays meet the ball in which candidates are sought."""
+    center = torch.from_numpy((low + high) / 2.0).float()
+    radius = REACH * float(np.linalg.norm(high - low)) / 2.0
+    offsets = center - views.origins
+    along = torch.einsum("vi,vhwi->vhw", offsets, views.directions)
+    return (offsets**2).sum(dim=-1)[:, None, None] - along**2 < radius**2
+
+
+def _outline(views: Views, fit: ShapeFit, near: Tensor) -> Tensor:
+    """Return the silhouettes of a fitted primitive among some pixels, [V, H, W] bool."""
+    outline = torch.zeros_like(near)
+    outline[near] = torch.from_numpy(silhouette(fit, _rays(views, near, near)))
+    return outline
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

@@ -21,8 +21,10 @@ from vlm3d_gs.prompts import SHAPES
 
 F64 = NDArray[np.float64]
 
-REACH = 1.4
-"""Candidates stay within this many radii of the observed box's outer ball."""
+STEPS = (0.16, 0.04, 0.01)
+"""First step of the search, first step on all rays, last step; in units of the half extent."""
+SKIP = 3
+"""The search begins on every third ray."""
 THREADS = 2
 
 
@@ -68,12 +70,12 @@ def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, 
     Returns:
         One fit per shape, by falling intersection over union.
     """
-    center = (low + high) / 2.0
-    radius = REACH * float(np.linalg.norm(high - low)) / 2.0
-    rough, fine = _near(rough, center, radius), _near(fine, center, radius)
+    coarse = Rays(
+        rough.origins[::SKIP].copy(), rough.directions[::SKIP].copy(), rough.inside[::SKIP].copy()
+    )
 
     def fit(index: int) -> ShapeFit:
-        return _fit(index, rough, fine, low, high)
+        return _fit(index, (coarse, rough, fine), low, high)
 
     with ThreadPoolExecutor(THREADS) as pool:
         fits = list(pool.map(fit, range(len(SHAPES))))
@@ -87,27 +89,22 @@ def silhouette(fit: ShapeFit, rays: Rays) -> NDArray[np.bool_]:
     return hits
 
 
-def _near(rays: Rays, center: F64, radius: float) -> Rays:
-    """Leave out rays that miss the object and the ball in which candidates are sought."""
-    offsets = center - rays.origins
-    along = np.einsum("ri,ri->r", offsets, rays.directions)
-    keep = (np.einsum("ri,ri->r", offsets, offsets) - along**2 < radius**2) | rays.inside
-    return Rays(rays.origins[keep], rays.directions[keep], rays.inside[keep])
-
-
-def _fit(index: int, rough: Rays, fine: Rays, low: F64, high: F64) -> ShapeFit:
+def _fit(index: int, rays: tuple[Rays, Rays, Rays], low: F64, high: F64) -> ShapeFit:
+    """Fit one shape: on few rays, then on more; scored on all."""
     name = SHAPES[index]
     half = np.maximum((high - low) / 2.0, 1e-3)
     wide, tall = HALF_WIDTH[name], HALF_HEIGHT[name]
     across, up = math.log((half[0] + half[1]) / 2.0 / wide), math.log(half[2] / tall)
     limit = math.log(MAX_STRETCH)
     up = min(max(up, across - limit), across + limit)
-    start = np.array([*((low + high) / 2.0), across, up, 0.0])
+    params = np.array([*((low + high) / 2.0), across, up, 0.0])
     reach = float(half.mean())
     free = 6 if name == "cube" else 5
-    steps = np.array([reach, reach, reach, 1.0, 1.0, 2.0])
-    params = search(index, start, steps, free, rough.origins, rough.directions, rough.inside)
-    score = silhouette_iou(index, params, fine.origins, fine.directions, fine.inside)
+    sizes = np.array([reach, reach, reach, 1.0, 1.0, 2.0])
+    for some, first, last in zip(rays[:2], STEPS[:2], STEPS[1:], strict=True):
+        seen = (some.origins, some.directions, some.inside)
+        params = search(index, params, sizes, free, first, last, *seen)
+    score = silhouette_iou(index, params, rays[2].origins, rays[2].directions, rays[2].inside)
     return ShapeFit(
         shape=name,
         iou=float(score),
