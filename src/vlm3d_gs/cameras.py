@@ -1,8 +1,9 @@
 """Cameras: pinhole views of the object at the origin.
 
-Axes are OpenCV's (x right, y down, z forward), matrices map world to camera, intrinsics are in pixels with pixel centres at
-+0.5. Azimuth 0 stands on +x and sees the object's front; azimuth grows counter-clockwise seen from above, so the
-camera at 90 degrees stands on +y; elevation grows upwards. Letters: C cameras.
+Axes are OpenCV's (x right, y down, z forward), matrices map world to camera, intrinsics are in
+pixels with pixel centres at +0.5. Azimuth 0 stands on +x and sees the object's front; azimuth grows
+counter-clockwise seen from above, so the camera at 90 degrees stands on +y; elevation grows
+upwards. Letters: C cameras.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def look_at(
 ) -> Tensor:
     """Return world-to-camera matrices of cameras that look at points.
 
-    Where the line of sight is parallel to `up`, the picture's top points away from +x seen from above (the limit of
-    an orbit at azimuth 0).
+    Where the line of sight is parallel to `up`, the picture's top points away from +x seen from
+    above (the limit of an orbit at azimuth 0).
 
     Args:
         positions: [C, 3] camera centres.
@@ -224,7 +225,8 @@ def sample_view_groups(
     Args:
         n_groups: at least 1.
         n_views: views a group, at least 1; neighbours are 360 / n_views degrees apart.
-        generator: source of the random numbers (a CPU generator); it advances by four numbers a group.
+        generator: source of the random numbers (a CPU generator); it advances by four numbers a
+            group.
         ranges: the intervals.
 
     Returns:
@@ -253,7 +255,8 @@ def sample_view_groups(
 def mvdream_camera_matrices(cameras: Cameras) -> Tensor:
     """Return camera matrices as MVDream's camera embedding expects them.
 
-    Camera to world, OpenGL axes (x right, y up, z backward), translation normalised to length 1. MVDream's world is ours.
+    Camera to world, OpenGL axes (x right, y up, z backward), translation normalised to length 1.
+    MVDream's world is ours.
 
     Args:
         cameras: C cameras, none at the origin.

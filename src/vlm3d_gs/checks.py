@@ -1,6 +1,7 @@
 """Checks of tensors that enter the package: shape, finiteness, dtype, device.
 
-Each raises an error that names the argument, what was given and what is allowed. None of them copies data.
+Each raises an error that names the argument, what was given and what is allowed. None of them
+copies data.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ def expect_shape(name: str, tensor: Tensor, shape: tuple[int | str | None, ...])
     Args:
         name: the argument's name as the user knows it, e.g. `gaussians.means`.
         tensor: what was given.
-        shape: one entry a dimension: an int is required exactly, None is free, a letter is free but must stand for
-            the same size wherever it is repeated.
+        shape: one entry a dimension: an int is required exactly, None is free, a letter is free but
+            must stand for the same size wherever it is repeated.
 
     Returns:
         The size that each letter stands for.

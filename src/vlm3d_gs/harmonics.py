@@ -1,7 +1,7 @@
 """Real spherical harmonics up to degree 3, in the basis that 3D Gaussian files and gsplat use.
 
-Letters: K = (degree + 1)^2 coefficients a channel, ordered by degree. Colours are `max(eval_sh(...) + 0.5, 0)`; the offset
-and the clamp belong to the renderer, not here.
+Letters: K = (degree + 1)^2 coefficients a channel, ordered by degree. Colours are `max(eval_sh(...)
++ 0.5, 0)`; the offset and the clamp belong to the renderer, not here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def sh_basis(dirs: Tensor, degree: int) -> Tensor:
 
     Differentiable in the directions.
 
-    Source: the polynomials of Sloan 2008 (Stupid spherical harmonics tricks, appendix A2), with the signs of Kerbl et al. 2023.
+    Source: the polynomials of Sloan 2008 (Stupid spherical harmonics tricks, appendix A2), with the
+    signs of Kerbl et al. 2023.
     """
     coefficient_count(degree)
     if dirs.shape[-1:] != (3,):

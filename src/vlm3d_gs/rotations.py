@@ -70,7 +70,8 @@ def quat_to_rotmat(quats: Tensor) -> Tensor:
 def rotmat_to_quat(rotmats: Tensor) -> Tensor:
     """Return unit quaternions of rotation matrices, with w >= 0.
 
-    Of the four components the largest is taken from the diagonal and the others from it, so nothing small divides.
+    Of the four components the largest is taken from the diagonal and the others from it, so nothing
+    small divides.
 
     Args:
         rotmats: [..., 3, 3] orthonormal, determinant +1.

@@ -1,7 +1,8 @@
 """Gaussians: the scene as raw parameters, with the activated views of them.
 
-Letters: N Gaussians, K spherical-harmonics coefficients a channel. World frame: z up, the front towards +x, the object
-inside the unit ball (docs/CONVENTIONS.md). Knows nothing of cameras or rendering.
+Letters: N Gaussians, K spherical-harmonics coefficients a channel. World frame: z up, the front
+towards +x, the object inside the unit ball (docs/CONVENTIONS.md). Knows nothing of cameras or
+rendering.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")
 class Gaussians:
     """N anisotropic 3D Gaussians, held as the raw numbers that an optimiser moves.
 
-    Construction checks shapes, dtypes and devices (`ShapeError`), not values; see `validate`. Every property is
-    differentiable in the parameters it is made of.
+    Construction checks shapes, dtypes and devices (`ShapeError`), not values; see `validate`. Every
+    property is differentiable in the parameters it is made of.
     """
 
     means: Tensor
@@ -198,7 +199,8 @@ def validate(gaussians: Gaussians) -> None:
     """Require that every parameter is finite.
 
     Raises:
-        ConfigError: a value is NaN or infinite; the message names the parameter and the first Gaussian concerned.
+        ConfigError: a value is NaN or infinite; the message names the parameter and the first
+            Gaussian concerned.
     """
     for name, value in gaussians.parameters().items():
         expect_finite(f"gaussians.{name}", value)

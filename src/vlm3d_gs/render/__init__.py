@@ -1,7 +1,7 @@
 """Pictures of Gaussians: one function, three backends that agree.
 
-`reference` is the definition (float64, slow), `cpu` the compiled rasteriser for machines without a GPU, `gsplat` the CUDA
-one. docs/CONVENTIONS.md says what is drawn.
+`reference` is the definition (float64, slow), `cpu` the compiled rasteriser for machines without a
+GPU, `gsplat` the CUDA one. docs/CONVENTIONS.md says what is drawn.
 """
 
 from __future__ import annotations
@@ -38,19 +38,22 @@ def render(
         cameras: C cameras, on the device of the Gaussians (moved there if not).
         backend: "auto" takes gsplat for Gaussians on a CUDA device and cpu otherwise.
         background: colour behind everything, [3] or one a view [C, 3], sRGB; black if not given.
-        sh_degree: highest spherical-harmonics degree used; all that the Gaussians have if not given.
+        sh_degree: highest spherical-harmonics degree used; all that the Gaussians have if not
+            given.
 
     Returns:
         Colour, alpha, depth, and radii and projected centres for densification.
 
     Raises:
-        ConfigError: unknown backend, a parameter that is NaN or infinite, or a degree that the Gaussians do not have.
+        ConfigError: unknown backend, a parameter that is NaN or infinite, or a degree that the
+            Gaussians do not have.
         ShapeError: the background's shape does not fit.
         DeviceError: the backend cannot run on the device of the Gaussians.
         MissingDependencyError: gsplat is asked for and not installed.
 
-    Differentiable in the Gaussians' parameters; not in cameras and background. After backward, `means2d.grad` of the
-    result holds the gradient of the loss with respect to the projected centres.
+    Differentiable in the Gaussians' parameters; not in cameras and background. After backward,
+    `means2d.grad` of the result holds the gradient of the loss with respect to the projected
+    centres.
     """
     chosen = choose_backend(backend, gaussians.device)
     validate(gaussians)

@@ -1,6 +1,7 @@
 """The numbers that define the picture, shared by every backend. They are gsplat's.
 
-docs/CONVENTIONS.md says what each does. gsplat 1.5.3 caps alpha at 0.999, gsplat 1.6.0 at 0.99; all else is equal.
+docs/CONVENTIONS.md says what each does. gsplat 1.5.3 caps alpha at 0.999, gsplat 1.6.0 at 0.99; all
+else is equal.
 """
 
 from __future__ import annotations

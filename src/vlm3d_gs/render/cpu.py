@@ -1,8 +1,9 @@
 """The compiled rasteriser for CPUs: torch on the outside, Numba kernels inside.
 
-Two autograd functions, projection and blending, joined by the projected centres, so that densification can read their
-gradient. float32 throughout. Sums are taken in an order that depends on the sizes alone: the same input gives the same bytes,
-with any number of threads. Letters: C views, N Gaussians.
+Two autograd functions, projection and blending, joined by the projected centres, so that
+densification can read their gradient. float32 throughout. Sums are taken in an order that depends
+on the sizes alone: the same input gives the same bytes, with any number of threads. Letters: C
+views, N Gaussians.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def render_cpu(
     Raises:
         DeviceError: the Gaussians are not on the CPU.
 
-    Differentiable in every parameter. The result has the same bytes in every run and with any number of threads.
+    Differentiable in every parameter. The result has the same bytes in every run and with any
+    number of threads.
     """
     if gaussians.device.type != "cpu":
         raise DeviceError(
@@ -69,14 +71,21 @@ def render_cpu(
     )
     dtype = gaussians.dtype
     return Rendering(
-        color.to(dtype), alpha[..., None].to(dtype), depth[..., None].to(dtype), radii.to(dtype), means2d
+        color.to(dtype),
+        alpha[..., None].to(dtype),
+        depth[..., None].to(dtype),
+        radii.to(dtype),
+        means2d,
     )
 
 
 def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return the cameras as the [C, 24] float32 rows that the kernels read (see cpu_project)."""
     rows = torch.zeros(len(cameras), cpu_project.CAMERA_COLUMNS, dtype=torch.float64)
-    views, Ks = cameras.viewmats.detach().to("cpu", torch.float64), cameras.Ks.detach().to("cpu", torch.float64)
+    views, Ks = (
+        cameras.viewmats.detach().to("cpu", torch.float64),
+        cameras.Ks.detach().to("cpu", torch.float64),
+    )
     rotation, translation = views[:, :3, :3], views[:, :3, 3]
     focal, principal = Ks.diagonal(dim1=-2, dim2=-1)[:, :2], Ks[:, :2, 2]
     size = torch.tensor([cameras.width, cameras.height], dtype=torch.float64)
@@ -84,7 +93,10 @@ def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
     rows[:, 0:9] = rotation.flatten(1)
     rows[:, 9:12] = translation
     rows[:, 12:14], rows[:, 14:16] = focal, principal
-    rows[:, 16:20:2], rows[:, 17:20:2] = -(principal / focal + margin), (size - principal) / focal + margin
+    rows[:, 16:20:2], rows[:, 17:20:2] = (
+        -(principal / focal + margin),
+        (size - principal) / focal + margin,
+    )
     rows[:, 20:23] = -(rotation.mT @ translation[:, :, None])[:, :, 0]
     return rows.float().numpy()
 
@@ -100,7 +112,7 @@ class _Projection(torch.autograd.Function):
     """Parameters to centres [C, N, 2], shapes [C, N, 8] and radii [C, N]."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         means: Tensor,
         log_scales: Tensor,
@@ -114,7 +126,9 @@ class _Projection(torch.autograd.Function):
         views, count = len(cameras), len(means)
         means2d, shapes = torch.zeros(views, count, 2), torch.zeros(views, count, 8)
         radii = torch.zeros(views, count)
-        inputs = [value.detach().numpy() for value in (means, log_scales, quats, opacity_logits, sh)]
+        inputs = [
+            value.detach().numpy() for value in (means, log_scales, quats, opacity_logits, sh)
+        ]
         outputs = [value.numpy() for value in (means2d, shapes, radii)]
         tasks = -(-count // cpu_project.GAUSSIANS_PER_TASK)
         run_tasks(cpu_project.project_forward, tasks, *inputs, cameras, sizes, *outputs)
@@ -125,13 +139,15 @@ class _Projection(torch.autograd.Function):
         return means2d, shapes, radii
 
     @staticmethod
-    def backward(ctx: Any, d_means2d: Tensor | None, d_shapes: Tensor | None, _: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, d_means2d: Tensor | None, d_shapes: Tensor | None, _: Any) -> Any:
         """Run the projection's derivative."""
         means, log_scales, quats, sh, shapes, radii = ctx.saved_tensors
         views, count = radii.shape
         d_means2d = torch.zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
         d_shapes = torch.zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
-        gradients = [torch.zeros_like(value) for value in (means, log_scales, quats, means[:, 0], sh)]
+        gradients = [
+            torch.zeros_like(value) for value in (means, log_scales, quats, means[:, 0], sh)
+        ]
         run_tasks(
             cpu_project_backward.project_backward,
             -(-count // cpu_project.GAUSSIANS_PER_TASK),
@@ -148,8 +164,13 @@ class _Blending(torch.autograd.Function):
     """Centres and shapes to colour [C, H, W, 3], alpha [C, H, W] and depth [C, H, W]."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, means2d: Tensor, shapes: Tensor, radii: Tensor, background: Tensor, size: tuple[int, int]
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        shapes: Tensor,
+        radii: Tensor,
+        background: Tensor,
+        size: tuple[int, int],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sort, list and blend."""
         (width, height), (views, count) = size, radii.shape
@@ -157,9 +178,7 @@ class _Blending(torch.autograd.Function):
         packed = np.empty((views, count, cpu_tiles.PACKED_COLUMNS), np.float32)
         inputs = [value.detach().numpy() for value in (means2d, shapes, radii)]
         reach = np.empty((views, count, 2), np.int32)
-        run_tasks(
-            cpu_tiles.order_views, views, *inputs, height, order, counts, packed, reach
-        )
+        run_tasks(cpu_tiles.order_views, views, *inputs, height, order, counts, packed, reach)
 
         bands = band_rows(views, height)
         tasks = views * (len(bands) - 1)
@@ -185,7 +204,7 @@ class _Blending(torch.autograd.Function):
         return color, alpha, depth
 
     @staticmethod
-    def backward(ctx: Any, d_color: Tensor, d_alpha: Tensor, d_depth: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, d_color: Tensor, d_alpha: Tensor, d_depth: Tensor) -> Any:
         """Run the blending's derivative and add up the bands."""
         color, alpha, depth, background = ctx.saved_tensors
         packed, order, counts, bands, ends, entries = ctx.lists
@@ -200,7 +219,14 @@ class _Blending(torch.autograd.Function):
         )  # fmt: skip
         d_means2d, d_shapes = torch.zeros(views, count, 2), torch.zeros(views, count, 8)
         run_tasks(
-            cpu_blend_backward.reduce_bands, views, packed, order, counts, sums, d_means2d.numpy(), d_shapes.numpy()
+            cpu_blend_backward.reduce_bands,
+            views,
+            packed,
+            order,
+            counts,
+            sums,
+            d_means2d.numpy(),
+            d_shapes.numpy(),
         )
         return d_means2d, d_shapes, None, None, None
 

@@ -1,6 +1,8 @@
 """Blending of the CPU rasteriser, forward and backward, one 16 x 16 px tile at a time.
 
-Both passes walk a tile's list front to back with the same arithmetic and so take the same decisions. A tile's planes of 256 pixels lie in one buffer; every loop over its pixels is one SIMD loop over whole rows of 16.
+Both passes walk a tile's list front to back with the same arithmetic and so take the same
+decisions. A tile's planes of 256 pixels lie in one buffer; every loop over its pixels is one SIMD
+loop over whole rows of 16.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ PLANE_4, PLANE_5, PLANE_6 = np.uintp(1024), np.uintp(1280), np.uintp(1536)
 CENTRE_X, CENTRE_Y = np.uintp(1792), np.uintp(2048)
 BUFFER = 2304
 
+
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
 def write_centres(buffer: Any) -> None:
     """Fill the planes of pixel centres, relative to the tile's corner."""
@@ -55,7 +58,7 @@ def any_open(buffer: Any) -> bool:
     most = ZERO
     for p in range(PIXELS):
         most = max(most, buffer[p])
-    return most > ZERO
+    return bool(most > ZERO)
 
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
@@ -155,5 +158,7 @@ def blend_forward(
                 if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
                     break
                 blend_one(buffer, packed[view, entries[e]], np.float32(left), np.float32(top))
-            finish_tile(buffer, (left, top), background[view], color[view], alpha[view], depth[view])
+            finish_tile(
+                buffer, (left, top), background[view], color[view], alpha[view], depth[view]
+            )
         task = next_task(counter)

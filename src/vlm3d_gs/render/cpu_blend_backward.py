@@ -1,8 +1,9 @@
 """Derivative of the CPU rasteriser's blending.
 
-The lists are walked front to back again, with the forward pass's arithmetic and so with its decisions. With weights w_i,
-transmittance T_i and the loss's slope q_i along Gaussian i's contribution, a pixel needs what is still behind Gaussian i; that
-is its total of w * q, known from the finished picture, less what has been passed:
+The lists are walked front to back again, with the forward pass's arithmetic and so with its
+decisions. With weights w_i, transmittance T_i and the loss's slope q_i along Gaussian i's
+contribution, a pixel needs what is still behind Gaussian i; that is its total of w * q, known from
+the finished picture, less what has been passed:
 
     dL/dalpha_i = T_i q_i - (sum over j > i of w_j q_j) / (1 - alpha_i)
 """
@@ -84,10 +85,21 @@ def load_slopes(
         red, green, blue = d_color[y, x, 0], d_color[y, x, 1], d_color[y, x, 2]
         per_depth = d_depth[y, x] / max(total, DEPTH_EPS)
         behind = red * background[0] + green * background[1] + blue * background[2]
-        per_weight = d_alpha[y, x] - behind - (per_depth * depth[y, x] if total > DEPTH_EPS else ZERO)
-        drawn = red * color[y, x, 0] + green * color[y, x, 1] + blue * color[y, x, 2] - (ONE - total) * behind
+        per_weight = (
+            d_alpha[y, x] - behind - (per_depth * depth[y, x] if total > DEPTH_EPS else ZERO)
+        )
+        drawn = (
+            red * color[y, x, 0]
+            + green * color[y, x, 1]
+            + blue * color[y, x, 2]
+            - (ONE - total) * behind
+        )
         buffer[p] = ONE
-        buffer[p + int(PLANE_1)], buffer[p + int(PLANE_2)], buffer[p + int(PLANE_3)] = red, green, blue
+        buffer[p + int(PLANE_1)], buffer[p + int(PLANE_2)], buffer[p + int(PLANE_3)] = (
+            red,
+            green,
+            blue,
+        )
         buffer[p + int(PLANE_4)], buffer[p + int(PLANE_5)] = per_depth, per_weight
         buffer[p + int(PLANE_6)] = drawn + total * (per_depth * depth[y, x] + per_weight)
         sloped = sloped or red != ZERO or green != ZERO or blue != ZERO
@@ -117,8 +129,15 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any) -> None:
         weight = alpha * before if (covers and goes_on) else ZERO
         buffer[p] = (after if goes_on else ZERO) if covers else before
 
-        d_red, d_green, d_blue, d_depth = buffer[p + PLANE_1], buffer[p + PLANE_2], buffer[p + PLANE_3], buffer[p + PLANE_4]
-        slope = buffer[p + PLANE_5] + red * d_red + green * d_green + blue * d_blue + depth * d_depth
+        d_red, d_green, d_blue, d_depth = (
+            buffer[p + PLANE_1],
+            buffer[p + PLANE_2],
+            buffer[p + PLANE_3],
+            buffer[p + PLANE_4],
+        )
+        slope = (
+            buffer[p + PLANE_5] + red * d_red + green * d_green + blue * d_blue + depth * d_depth
+        )
         behind = buffer[p + PLANE_6] - weight * slope
         buffer[p + PLANE_6] = behind
         h = behind * alpha / (ONE - alpha) - weight * slope
@@ -191,7 +210,9 @@ def blend_backward(
         for tile in range(bands[band] * columns, bands[band + 1] * columns):
             left, top = (tile % columns) * TILE, (tile // columns) * TILE
             start, stop = ends[view, tile], ends[view, tile + 1]
-            if start == stop or not load_slopes(buffer, (left, top), background[view], drawn, wanted):
+            if start == stop or not load_slopes(
+                buffer, (left, top), background[view], drawn, wanted
+            ):
                 continue
             for e in range(start, stop):
                 if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
@@ -252,5 +273,3 @@ def reduce_bands(
             for column in range(4):
                 gradient[4 + column] = total[column]
         view = next_task(counter)
-
-

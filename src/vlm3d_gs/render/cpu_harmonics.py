@@ -39,7 +39,7 @@ def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
     basis[1, 6], basis[2, 6], basis[3, 6] = -TWO * _B2 * x, -TWO * _B2 * y, _FOUR * _B2 * z
     basis[0, 7], basis[1, 7], basis[3, 7] = -_A2 * x * z, -_A2 * z, -_A2 * x
     basis[0, 8], basis[1, 8], basis[2, 8] = _C2 * (xx - yy), TWO * _C2 * x, -TWO * _C2 * y
-    if degree == 2:  # noqa: PLR2004
+    if degree == 2:
         return
     basis[0, 9] = -_D3 * y * (_THREE * xx - yy)
     basis[1, 9], basis[2, 9] = -_SIX * _D3 * x * y, -_THREE * _D3 * (xx - yy)
@@ -55,7 +55,11 @@ def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
     basis[1, 13], basis[2, 13] = -_F3 * (_FOUR * zz - _THREE * xx - yy), TWO * _F3 * x * y
     basis[3, 13] = -_EIGHT * _F3 * x * z
     basis[0, 14] = _H3 * z * (xx - yy)
-    basis[1, 14], basis[2, 14], basis[3, 14] = TWO * _H3 * x * z, -TWO * _H3 * y * z, _H3 * (xx - yy)
+    basis[1, 14], basis[2, 14], basis[3, 14] = (
+        TWO * _H3 * x * z,
+        -TWO * _H3 * y * z,
+        _H3 * (xx - yy),
+    )
     basis[0, 15] = -_D3 * x * (xx - _THREE * yy)
     basis[1, 15], basis[2, 15] = -_THREE * _D3 * (xx - yy), _SIX * _D3 * x * y
 
@@ -86,7 +90,15 @@ def harmonic_color(sh: Any, mean: Any, position: Any, degree: int, basis: Any, c
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
 def harmonic_color_gradient(
-    sh: Any, mean: Any, position: Any, degree: int, basis: Any, color: Any, d_color: Any, d_sh: Any, d_mean: Any
+    sh: Any,
+    mean: Any,
+    position: Any,
+    degree: int,
+    basis: Any,
+    color: Any,
+    d_color: Any,
+    d_sh: Any,
+    d_mean: Any,
 ) -> None:
     """Add to dL/dsh [K, 3] and dL/dmean [3]; a channel that was clamped to zero passes nothing on."""
     if degree == 0:

@@ -1,7 +1,8 @@
 """What the compiled CPU kernels share: compiler options, bit casts, a fast exponential, a task counter.
 
-The kernels are plain loops that LLVM turns into SIMD code. Three habits make it do so: all pixel planes of a tile lie in
-one buffer, indices are unsigned, and the exponential is a polynomial with an integer-to-float bit cast.
+The kernels are plain loops that LLVM turns into SIMD code. Three habits make it do so: all pixel
+planes of a tile lie in one buffer, indices are unsigned, and the exponential is a polynomial with
+an integer-to-float bit cast.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic

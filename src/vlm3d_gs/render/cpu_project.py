@@ -1,12 +1,13 @@
 """Projection of the CPU rasteriser: covariance, perspective and spherical harmonics.
 
-Letters: C views, N Gaussians. A Gaussian's factor L = R diag(scale) has the covariance L L^T; its image in a view is
-M = J W L (two rows r1, r2), with covariance
+Letters: C views, N Gaussians. A Gaussian's factor L = R diag(scale) has the covariance L L^T; its
+image in a view is M = J W L (two rows r1, r2), with covariance
 
     [a b; b c] = M M^T + dilation.
 
-A shape [8] holds slant = b / c, 1 / sqrt(a - b^2 / c), 1 / sqrt(c), opacity, red, green, blue, depth. The second entry is made
-from |r1 x r2|^2, which equals the undilated determinant: nothing cancels, however thin the ellipse.
+A shape [8] holds slant = b / c, 1 / sqrt(a - b^2 / c), 1 / sqrt(c), opacity, red, green, blue,
+depth. The second entry is made from |r1 x r2|^2, which equals the undilated determinant: nothing
+cancels, however thin the ellipse.
 """
 
 from __future__ import annotations
@@ -133,9 +134,7 @@ def project_forward(
     basis = np.empty((4, 16), np.float32)
     task = next_task(counter)
     while task < tasks:
-        for n in range(
-            task * GAUSSIANS_PER_TASK, min((task + 1) * GAUSSIANS_PER_TASK, len(means))
-        ):
+        for n in range(task * GAUSSIANS_PER_TASK, min((task + 1) * GAUSSIANS_PER_TASK, len(means))):
             opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
             if opacity <= _FLOOR:
                 continue
@@ -160,7 +159,9 @@ def project_forward(
                 shape = shapes[view, n]
                 rest = (a - _DILATION) + (c - _DILATION) + _DILATION
                 shape[0] = b / c
-                shape[1] = ONE / math.sqrt((d0 * d0 + d1 * d1 + d2 * d2) / c + _DILATION * (rest / c))
+                shape[1] = ONE / math.sqrt(
+                    (d0 * d0 + d1 * d1 + d2 * d2) / c + _DILATION * (rest / c)
+                )
                 shape[2] = ONE / math.sqrt(c)
                 shape[3] = opacity
                 shape[4], shape[5], shape[6], shape[7] = color[0], color[1], color[2], z

@@ -26,15 +26,17 @@ _DILATION = np.float32(conventions.DILATION_PX2)
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
 def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
     """Write dL/d(r1, r2) [6] from the gradients of the shape's first three entries."""
-    a, b, c, d0, d1, d2 = second_moments(rows)
+    _, _, c, d0, d1, d2 = second_moments(rows)
     slant, inv_u, inv_v = shape[0], shape[1], shape[2]
-    rest = (a - _DILATION) + (c - _DILATION) + _DILATION
     # inv_u = variance^-1/2 with variance = (|cross|^2 + dilation * rest) / c
     d_variance = -HALF * inv_u * inv_u * inv_u * d_shape[1]
     d_b = d_shape[0] / c
     d_rest = _DILATION / c * d_variance
     # variance falls with c at fixed cross and rest by variance / c
-    d_c = -(slant * d_shape[0] + d_variance / (inv_u * inv_u)) / c - HALF * inv_v * inv_v * inv_v * d_shape[2]
+    d_c = (
+        -(slant * d_shape[0] + d_variance / (inv_u * inv_u)) / c
+        - HALF * inv_v * inv_v * inv_v * d_shape[2]
+    )
     scale = TWO * d_variance / c
     d0, d1, d2 = d0 * scale, d1 * scale, d2 * scale
     x1, y1, z1, x2, y2, z2 = rows[6], rows[7], rows[8], rows[9], rows[10], rows[11]
@@ -49,7 +51,11 @@ def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
 def point_gradient(
-    camera: Any, point: tuple[Any, Any, Any], d_jacobian: tuple[Any, Any, Any, Any], d_mean2d: Any, d_depth: Any
+    camera: Any,
+    point: tuple[Any, Any, Any],
+    d_jacobian: tuple[Any, Any, Any, Any],
+    d_mean2d: Any,
+    d_depth: Any,
 ) -> tuple[Any, Any, Any]:
     """Return dL/d(point in camera axes).
 
@@ -77,12 +83,16 @@ def point_gradient(
 
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
-def factor_gradient(quat: Any, factor: Any, d_factor: Any, log_scale: Any, d_quat: Any, d_log_scale: Any) -> None:
+def factor_gradient(
+    quat: Any, factor: Any, d_factor: Any, log_scale: Any, d_quat: Any, d_log_scale: Any
+) -> None:
     """Write dL/dquat [4] and dL/dlog_scale [3] from dL/dL."""
     w, x, y, z, norm = unit_quat(quat)
     for j in range(3):
         d_log_scale[j] = (
-            d_factor[j] * factor[j] + d_factor[3 + j] * factor[3 + j] + d_factor[6 + j] * factor[6 + j]
+            d_factor[j] * factor[j]
+            + d_factor[3 + j] * factor[3 + j]
+            + d_factor[6 + j] * factor[6 + j]
         )
     s0, s1, s2 = math.exp(log_scale[0]), math.exp(log_scale[1]), math.exp(log_scale[2])
     r00, r01, r02 = d_factor[0] * s0, d_factor[1] * s1, d_factor[2] * s2
@@ -126,7 +136,8 @@ def project_backward(
     Args:
         counter: shared task counter, starts at 0.
         tasks: N / 512, rounded up.
-        means: [N, 3], likewise log_scales, quats, sh, cameras and degree as given to `project_forward`.
+        means: [N, 3], likewise log_scales, quats, sh, cameras and degree as given to
+            `project_forward`.
         log_scales: see there.
         quats: see there.
         sh: see there.
@@ -144,9 +155,7 @@ def project_backward(
     basis = np.empty((4, 16), np.float32)
     task = next_task(counter)
     while task < tasks:
-        for n in range(
-            task * GAUSSIANS_PER_TASK, min((task + 1) * GAUSSIANS_PER_TASK, len(means))
-        ):
+        for n in range(task * GAUSSIANS_PER_TASK, min((task + 1) * GAUSSIANS_PER_TASK, len(means))):
             d_factor[:] = ZERO
             seen, opacity, d_opacity = False, ZERO, ZERO
             for view in range(len(cameras)):
@@ -182,6 +191,8 @@ def project_backward(
                     d_sh[n], d_means[n],
                 )  # fmt: skip
             if seen:
-                factor_gradient(quats[n], factor, d_factor, log_scales[n], d_quats[n], d_log_scales[n])
+                factor_gradient(
+                    quats[n], factor, d_factor, log_scales[n], d_quats[n], d_log_scales[n]
+                )
                 d_logits[n] = d_opacity * opacity * (ONE - opacity)
         task = next_task(counter)

@@ -1,7 +1,8 @@
 """Our own worker threads for kernels that release the interpreter lock.
 
-Numba's threading layer aborts on concurrent calls and torch's belongs to torch; a pool of plain threads that pull numbered
-tasks from a shared counter has neither problem. Which thread runs a task never changes what the task computes.
+Numba's threading layer aborts on concurrent calls and torch's belongs to torch; a pool of plain
+threads that pull numbered tasks from a shared counter has neither problem. Which thread runs a task
+never changes what the task computes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 def run_tasks(kernel: Callable[..., Any], tasks: int, *arguments: Any) -> None:
     """Run `kernel(counter, tasks, *arguments)` on all threads until the counter has reached the number of tasks.
 
-    Uses as many threads as `torch.get_num_threads()`, the caller's own among them, and at most one a task.
+    Uses as many threads as `torch.get_num_threads()`, the caller's own among them, and at most one
+    a task.
 
     Args:
         kernel: a compiled function that releases the lock and takes tasks by `next_task(counter)`.

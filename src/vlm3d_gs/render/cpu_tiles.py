@@ -1,10 +1,11 @@
 """Depth order and tile lists of the CPU rasteriser.
 
-Letters: C views, N Gaussians, V of them seen by a view, tiles of 16 x 16 px numbered row by row. A band is a run of tile
-rows; it is the unit of work from here on. Lists hold positions in the view's depth order, nearest first.
+Letters: C views, N Gaussians, V of them seen by a view, tiles of 16 x 16 px numbered row by row. A
+band is a run of tile rows; it is the unit of work from here on. Lists hold positions in the view's
+depth order, nearest first.
 
-A packed row has the columns named below. (u, v) whiten the offset (dx, dy) from the centre to a pixel:
-u = (dx - slant * dy) * inv_u, v = dy * inv_v, and alpha = 2^(log2_opacity - u^2 - v^2).
+A packed row has the columns named below. (u, v) whiten the offset (dx, dy) from the centre to a
+pixel: u = (dx - slant * dy) * inv_u, v = dy * inv_v, and alpha = 2^(log2_opacity - u^2 - v^2).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ PACKED_COLUMNS = 16
 WHITEN = np.float32(math.sqrt(0.5 * math.log2(math.e)))
 """Turns standard deviations into units in which alpha falls as 2^-(u^2 + v^2)."""
 _LOG2_FLOOR = np.float32(math.log2(ALPHA_FLOOR))
-_SLACK = np.float32(0.01)  # lists are cut a little outside the floor; the kernels decide on alpha itself
+_SLACK = np.float32(
+    0.01
+)  # lists are cut a little outside the floor; the kernels decide on alpha itself
 _RADIX, _RADIX_BITS = 2048, 11
 
 
@@ -42,7 +45,7 @@ _RADIX, _RADIX_BITS = 2048, 11
 def clamped_index(value: Any, low: int, high: int) -> int:
     """Return floor(value) limited to low..high, for any finite float32."""
     limited = min(max(value, np.float32(low - 1)), np.float32(high + 1))
-    return min(max(int(math.floor(limited)), low), high)
+    return min(max(math.floor(limited), low), high)
 
 
 @njit(**kernel_options)  # type: ignore[untyped-decorator]
@@ -137,7 +140,8 @@ def order_views(
         order: [C, N] int32, written.
         counts: [C] int64, V of each view, written.
         packed: [C, N, 16], the first V rows of each view written.
-        reach: [C, N, 2] int32, first tile row that a Gaussian reaches and one past the last; likewise.
+        reach: [C, N, 2] int32, first tile row that a Gaussian reaches and one past the last;
+            likewise.
     """
     view = next_task(counter)
     while view < tasks:
@@ -177,7 +181,9 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
     dy = min(max(-widest, low), high)
     v = dy * row[INV_V]
     left = row[X] + row[SLANT] * dy - math.sqrt(max(row[RANGE] - v * v, ZERO)) / row[INV_U]
-    first = clamped_index(left + HALF, 0, width)  # first pixel centre at or right of `left`, within rounding
+    first = clamped_index(
+        left + HALF, 0, width
+    )  # first pixel centre at or right of `left`, within rounding
     last = clamped_index(right - HALF, -1, width - 1)
     if first > last:
         return 1, 0

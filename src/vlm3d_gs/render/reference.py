@@ -1,7 +1,8 @@
 """The definition of the picture: dense, in float64, differentiated by autograd. Slow on purpose.
 
-Every Gaussian is evaluated at every pixel; there are no tiles and no cuts but those of the definition. The other
-backends are tested against this file. Letters: C views, N Gaussians, P = H * W pixels.
+Every Gaussian is evaluated at every pixel; there are no tiles and no cuts but those of the
+definition. The other backends are tested against this file. Letters: C views, N Gaussians, P = H *
+W pixels.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def render_reference(
 
     Differentiable in every parameter. Memory grows as N * H * W for each view.
 
-    Source: Kerbl et al. 2023 (3D Gaussian Splatting), section 4 to 6; Zwicker et al. 2001 (EWA splatting), eq. 26 to 31.
+    Source: Kerbl et al. 2023 (3D Gaussian Splatting), section 4 to 6; Zwicker et al. 2001 (EWA
+    splatting), eq. 26 to 31.
     """
     scene, views = gaussians.to(dtype=torch.float64), cameras.to(gaussians.device, torch.float64)
     means2d, conics, depths, radii = project(scene, views)
@@ -120,7 +122,7 @@ def alphas(means2d: Tensor, conics: Tensor, opacities: Tensor, pixels: Tensor) -
 
 
 def composite(alpha: Tensor, depths: Tensor, colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return colour [P, 3] on black, alpha [P, 1] and expected depth [P, 1] of coverages [P, N] of Gaussians in any order."""
+    """Return colour [P, 3] on black, alpha [P, 1] and expected depth [P, 1] of coverages [P, N] in any order."""
     order = depths.argsort(stable=True)
     alpha = alpha[:, order]
     after = torch.cumprod(1.0 - alpha, dim=1)

@@ -1,0 +1,146 @@
+"""gsplat behind our interface, for Gaussians on a CUDA device. Written for gsplat 1.5.3 and 1.6.
+
+gsplat is imported inside a function, after CUDA was found: newer versions start to compile at
+import wherever they find a compiler. Between the two versions only the cap of alpha differs (see
+`alpha_cap`). Letters: C views, N Gaussians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.errors import DeviceError, MissingDependencyError
+from vlm3d_gs.harmonics import coefficient_count
+from vlm3d_gs.render.conventions import DILATION_PX2, NEAR
+from vlm3d_gs.render.result import Rendering
+from vlm3d_gs.rotations import normalize_quats
+from vlm3d_gs.scene import Gaussians
+
+OLDEST = (1, 5)
+"""The oldest version whose `rasterization` takes and returns what `rasterize` expects."""
+
+
+def render_gsplat(
+    gaussians: Gaussians, cameras: Cameras, background: Tensor, sh_degree: int
+) -> Rendering:
+    """Render all views with gsplat's CUDA kernels.
+
+    Args:
+        gaussians: N Gaussians on a CUDA device; computed in float32.
+        cameras: C cameras; moved to that device.
+        background: [C, 3] colours.
+        sh_degree: highest degree used, at most that of the Gaussians.
+
+    Returns:
+        The rendering. Centres of Gaussians that are not seen are as gsplat leaves them.
+
+    Raises:
+        DeviceError: no CUDA device, or the Gaussians are not on one.
+        MissingDependencyError: gsplat is not installed, or too old.
+
+    Differentiable in every parameter.
+    """
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "The gsplat renderer needs a CUDA device and torch sees none. "
+            "Take backend='cpu', or install a torch build with CUDA on a machine with a GPU."
+        )
+    if gaussians.device.type != "cuda":
+        raise DeviceError(
+            f"The gsplat renderer needs Gaussians on a CUDA device, got {gaussians.device}. "
+            "Move them with .to('cuda') or take backend='cpu'."
+        )
+    return rasterize(load_rasterization(), gaussians, cameras, background, sh_degree)
+
+
+def load_rasterization() -> Callable[..., Any]:
+    """Return gsplat's `rasterization`. Call only where torch sees a CUDA device.
+
+    Raises:
+        MissingDependencyError: gsplat is not installed, or too old.
+    """
+    try:
+        import gsplat
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The gsplat renderer needs gsplat 1.5.3 or newer (not installed). "
+            "Run: pip install 'vlm3d-gs[gpu]'."
+        ) from error
+    if parse_version(gsplat.__version__) < OLDEST:
+        raise MissingDependencyError(
+            f"The gsplat renderer needs gsplat 1.5.3 or newer, got {gsplat.__version__}. "
+            "Run: pip install -U 'vlm3d-gs[gpu]'."
+        )
+    rasterization: Callable[..., Any] = gsplat.rasterization
+    return rasterization
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version, e.g. (1, 6, 0) of 1.6.0+cu128."""
+    numbers: list[int] = []
+    for part in text.split("+", 1)[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def alpha_cap(version: str) -> float:
+    """Return the largest alpha that this version of gsplat lets a Gaussian have at a pixel."""
+    return 0.99 if parse_version(version) >= (1, 6) else 0.999
+
+
+def rasterize(
+    rasterization: Callable[..., Any],
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Tensor,
+    sh_degree: int,
+) -> Rendering:
+    """Call gsplat's `rasterization` and bring what it returns into our form; arguments as for `render_gsplat`.
+
+    The background is composited here, and quaternions are normalised here, because gsplat makes NaN
+    of a zero one.
+    """
+    views, count = len(cameras), len(gaussians)
+    device, dtype = gaussians.device, gaussians.dtype
+    size = (views, cameras.height, cameras.width)
+    if count == 0 or views == 0:  # gsplat launches no empty kernels
+        nothing = torch.zeros(*size, 1, device=device, dtype=dtype)
+        color = (nothing + background[:, None, None, :]).to(dtype)
+        flat = torch.zeros(views, count, 2, device=device, dtype=dtype)
+        return Rendering(color, nothing, nothing.clone(), flat[..., 0], flat)
+    scene, seen_by = gaussians.to(dtype=torch.float32), cameras.to(device, torch.float32)
+    pictures, alpha, meta = rasterization(
+        means=scene.means,
+        quats=normalize_quats(scene.quats),
+        scales=scene.scales,
+        opacities=scene.opacities,
+        colors=scene.sh[:, : coefficient_count(sh_degree)].contiguous(),
+        viewmats=seen_by.viewmats,
+        Ks=seen_by.Ks,
+        width=cameras.width,
+        height=cameras.height,
+        near_plane=NEAR,
+        eps2d=DILATION_PX2,
+        radius_clip=0.0,
+        sh_degree=sh_degree,
+        packed=False,  # one small object that every camera sees: the packed form only costs time
+        render_mode="RGB+ED",
+        rasterize_mode="classic",
+    )
+    means2d, radii = meta["means2d"], meta["radii"]
+    if means2d.requires_grad:
+        means2d.retain_grad()
+    if radii.ndim == 3:  # [C, N, 2]: half width and half height
+        radii = radii.amax(-1)
+    color = pictures[..., :3] + (1.0 - alpha) * background.to(pictures)[:, None, None, :]
+    depth = pictures[..., 3:4]
+    return Rendering(
+        color.to(dtype), alpha.to(dtype), depth.to(dtype), radii.clamp(min=0).to(dtype), means2d
+    )
