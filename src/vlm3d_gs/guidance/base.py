@@ -39,10 +39,13 @@ class GuidanceOutput:
 class Guidance(Protocol):
     """Anything that pulls the renders somewhere. The trainer knows no more than this."""
 
-    name: str
-    """Prefix of its scalars in the log."""
-    azimuth_offset_deg: tuple[float, float] | None
-    """Range of azimuth offsets of a view group that it can judge; None for any."""
+    @property
+    def name(self) -> str:
+        """Prefix of its scalars in the log."""
+
+    @property
+    def azimuth_offset_deg(self) -> tuple[float, float] | None:
+        """Range of azimuth offsets of a view group that it can judge; None for any."""
 
     def is_due(self, step: int) -> bool:
         """Tell whether it wants to see this step's views."""

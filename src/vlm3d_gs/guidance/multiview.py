@@ -16,7 +16,12 @@ from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.errors import ConfigError, ShapeError
 from vlm3d_gs.guidance.base import GuidanceOutput, Views
 from vlm3d_gs.guidance.denoiser import Denoiser, embed_text, encode_pictures, predict
-from vlm3d_gs.guidance.distillation import draw_timesteps, reconstruction_loss, rescale_clean, sds_loss
+from vlm3d_gs.guidance.distillation import (
+    draw_timesteps,
+    reconstruction_loss,
+    rescale_clean,
+    sds_loss,
+)
 
 
 class JointViewAttention:
@@ -53,8 +58,12 @@ class JointViewAttention:
             context = hidden_states
         heads: int = attn.heads  # type: ignore[assignment]
         query, key, value = (
-            project(source).unflatten(-1, (heads, -1)).transpose(1, 2)
-            for project, source in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+            project(source).unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[operator]
+            for project, source in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, context),
+                (attn.to_v, context),
+            )
         )
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         mixed = attn.to_out[0](mixed)  # type: ignore[index, operator]
@@ -72,7 +81,9 @@ class MultiViewPrior:
     name = "prior"
     azimuth_offset_deg = None
 
-    def __init__(self, denoiser: Denoiser, prompt: str, config: PriorConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, denoiser: Denoiser, prompt: str, config: PriorConfig, generator: torch.Generator
+    ) -> None:
         """Embed the prompt once and join the views in the network's attention.
 
         Args:
@@ -120,5 +131,6 @@ class MultiViewPrior:
         else:
             raise ConfigError(f"prior.loss must be 'recon' or 'sds', got {config.loss!r}.")
         return GuidanceOutput(
-            config.weight(fraction) * loss, {"loss": float(loss.detach()), "t": float(timesteps.float().mean())}
+            config.weight(fraction) * loss,
+            {"loss": float(loss.detach()), "t": float(timesteps.float().mean())},
         )

@@ -60,12 +60,15 @@ def view_name(azimuth_deg: float) -> str:
     if abs(azimuth_deg - 90.0 * index) > VIEW_REACH_DEG + 1e-3:
         raise ConfigError(
             f"A critic view at azimuth {azimuth_deg:.1f} degrees has no name. "
-            f"Views must stand within {VIEW_REACH_DEG:.0f} degrees of 0 (front), 90 (right side), 180 (back) or 270 (left side)."
+            f"Views must stand within {VIEW_REACH_DEG:.0f} degrees of 0 (front), 90 (right side), "
+            f"180 (back) or 270 (left side)."
         )
     return VIEW_NAMES[index % 4]
 
 
-def questions_for(prompt: str, semantic_weight: float, geometric_weight: float) -> tuple[Question, ...]:
+def questions_for(
+    prompt: str, semantic_weight: float, geometric_weight: float
+) -> tuple[Question, ...]:
     """Return the semantic and the geometric query of a prompt.
 
     A prompt in the language of the embedded models also gets a question for its relation; it shares the semantic
@@ -76,7 +79,9 @@ def questions_for(prompt: str, semantic_weight: float, geometric_weight: float) 
     except PromptError:
         composition = None
     if composition is None or composition.relation is None:
-        semantic = (Question("semantic", content_question(prompt), semantic_weight),)
+        semantic: tuple[Question, ...] = (
+            Question("semantic", content_question(prompt), semantic_weight),
+        )
     else:
         first, second = composition.objects
         relation = relation_question(first, composition.relation, second)

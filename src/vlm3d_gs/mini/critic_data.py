@@ -90,19 +90,26 @@ def sample_critic_batch(
     chosen = _choose_views(rng, n_views)
     scenes = [sample_scene(rng, held_out=held_out) for _ in range(n_scenes)]
     kinds = [str(rng.choice(DAMAGES)) if rng.random() < 0.5 else "none" for _ in scenes]
-    shown = [with_floaters(s, rng) if kind == "floaters" else s for s, kind in zip(scenes, kinds, strict=True)]
+    shown = [
+        with_floaters(s, rng) if kind == "floaters" else s
+        for s, kind in zip(scenes, kinds, strict=True)
+    ]
     cameras = _named_cameras(rng, n_scenes)
     rgba_all, ids_all = render_rgba(shown, cameras)
     rgba, ids = torch.from_numpy(rgba_all[:, chosen]), torch.from_numpy(ids_all[:, chosen])
-    ids = torch.where(ids >= torch.tensor([len(s.objects) for s in scenes])[:, None, None, None], -1, ids)
+    ids = torch.where(
+        ids >= torch.tensor([len(s.objects) for s in scenes])[:, None, None, None], -1, ids
+    )
     pictures = []
+    if n_scenes == 1 or len(chosen) == 1:  # nothing to mix with
+        kinds = ["noise" if kind == "mismatch" else kind for kind in kinds]
     for s, kind in enumerate(kinds):
         views = rgba[s]
-        if kind == "mismatch" and (n_scenes == 1 or len(chosen) == 1):
-            kind = kinds[s] = "noise"
         if kind == "mismatch":
             views = views.clone()
-            swapped = rng.permutation(len(chosen))[: int(rng.integers(1, max(2, len(chosen) // 2 + 1)))]
+            swapped = rng.permutation(len(chosen))[
+                : int(rng.integers(1, max(2, len(chosen) // 2 + 1)))
+            ]
             views[swapped] = rgba[(s + 1) % n_scenes][swapped]
         elif kind in ("holes", "noise", "blur", "haze"):
             views = damaged(views, kind, rng)
@@ -111,7 +118,8 @@ def sample_critic_batch(
         background = torch.from_numpy(sample_background(rng))
         pictures.append((views[..., :3] + (1.0 - views[..., 3:]) * background).clamp(0.0, 1.0))
     examples = [
-        _ask(rng, scene, kind, n_questions, ids[s]) for s, (scene, kind) in enumerate(zip(scenes, kinds, strict=True))
+        _ask(rng, scene, kind, n_questions, ids[s])
+        for s, (scene, kind) in enumerate(zip(scenes, kinds, strict=True))
     ]
     labels = _labels(scenes, kinds, ids, cameras, chosen)
     captions = [str(scene.composition) for scene in scenes]
@@ -126,13 +134,16 @@ def _choose_views(rng: np.random.Generator, n_views: int | None) -> list[int]:
 def _named_cameras(rng: np.random.Generator, n_scenes: int) -> Cameras:
     azimuths = np.arange(N_VIEWS) * 90.0 + rng.uniform(-JITTER_DEG, JITTER_DEG, (n_scenes, 1))
     elevations, distances = (
-        np.repeat(rng.uniform(low, high, (n_scenes, 1)), N_VIEWS, 1) for low, high in (ELEVATION_DEG, DISTANCE)
+        np.repeat(rng.uniform(low, high, (n_scenes, 1)), N_VIEWS, 1)
+        for low, high in (ELEVATION_DEG, DISTANCE)
     )
-    flat = (torch.from_numpy(values).flatten() for values in (azimuths, elevations, distances))
-    return orbit(*flat, FOV_DEG, IMAGE_PX, IMAGE_PX)
+    flat = [torch.from_numpy(values).flatten() for values in (azimuths, elevations, distances)]
+    return orbit(flat[0], flat[1], flat[2], FOV_DEG, IMAGE_PX, IMAGE_PX)
 
 
-def _ask(rng: np.random.Generator, scene: SceneSpec, kind: str, count: int, ids: Tensor) -> list[Example]:
+def _ask(
+    rng: np.random.Generator, scene: SceneSpec, kind: str, count: int, ids: Tensor
+) -> list[Example]:
     geometry = geometry_example(kind == "none")
     hidden = any(int((ids == index).sum()) < MIN_VISIBLE_PX for index in range(len(scene.objects)))
     if kind == "mismatch" or hidden:
@@ -146,7 +157,9 @@ def _labels(
     n_scenes, n_views, size = ids.shape[:3]
     side = size // LAYOUT.factor
     cells = ids.reshape(n_scenes, n_views, side, LAYOUT.factor, side, LAYOUT.factor)
-    counts = torch.stack([(cells == index).float().mean((3, 5)) for index in (0, 1)], -1).flatten(2, 3)
+    counts = torch.stack([(cells == index).float().mean((3, 5)) for index in (0, 1)], -1).flatten(
+        2, 3
+    )
     share, which = counts.max(-1)
     which = torch.where(share > 0.2, which, -1)
     names = ["shape", "color", "other_shape", "other_color"]
@@ -157,7 +170,9 @@ def _labels(
     for s, scene in enumerate(scenes):
         centers = torch.tensor([item.center for item in scene.objects], dtype=viewmats.dtype)
         inside = centers @ viewmats[s, :, :3, :3].transpose(1, 2) + viewmats[s, :, None, :3, 3]
-        seen = torch.cat([inside[..., :2] / inside[..., 2:] * focal[s, :, None, None], -inside[..., 2:]], -1)
+        seen = torch.cat(
+            [inside[..., :2] / inside[..., 2:] * focal[s, :, None, None], -inside[..., 2:]], -1
+        )
         for k, item in enumerate(scene.objects):
             mine = which[s] == k
             fields["shape"][s][mine] = 1 + SHAPES.index(item.shape)

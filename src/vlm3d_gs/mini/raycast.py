@@ -26,10 +26,12 @@ LIGHT = np.array([0.35, 0.20, 0.915], dtype=np.float64) / math.sqrt(0.35**2 + 0.
 AMBIENT, DIFFUSE = 0.72, 0.28
 LIGHT_X, LIGHT_Y, LIGHT_Z = (float(value) for value in LIGHT)
 FAR = 1.0e9
+Hit = tuple[float, float, float, float]
+"""Distance along the ray, and the normal there."""
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _sphere(ox, oy, oz, dx, dy, dz):
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Return distance and normal of a ray's first hit with the unit sphere; FAR for none."""
     b = ox * dx + oy * dy + oz * dz
     disc = b * b - (ox * ox + oy * oy + oz * oz - 1.0)
@@ -41,8 +43,8 @@ def _sphere(ox, oy, oz, dx, dy, dz):
     return t, ox + t * dx, oy + t * dy, oz + t * dz
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _cube(ox, oy, oz, dx, dy, dz):
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _cube(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     near, far, axis = -FAR, FAR, 0
     for k in range(3):
         o = ox if k == 0 else (oy if k == 1 else oz)
@@ -64,8 +66,8 @@ def _cube(ox, oy, oz, dx, dy, dz):
     return near, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _cylinder(ox, oy, oz, dx, dy, dz):
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
     a = dx * dx + dy * dy
     if a > 1e-12:
@@ -74,7 +76,12 @@ def _cylinder(ox, oy, oz, dx, dy, dz):
         if disc > 0.0:
             t = (-b - math.sqrt(disc)) / a
             if t > 0.0 and abs(oz + t * dz) <= CYLINDER_HALF:
-                best, nx, ny, nz = t, (ox + t * dx) / CYLINDER_RADIUS, (oy + t * dy) / CYLINDER_RADIUS, 0.0
+                best, nx, ny, nz = (
+                    t,
+                    (ox + t * dx) / CYLINDER_RADIUS,
+                    (oy + t * dy) / CYLINDER_RADIUS,
+                    0.0,
+                )
     if abs(dz) > 1e-12:
         cap = -math.copysign(CYLINDER_HALF, dz)
         t = (cap - oz) / dz
@@ -84,8 +91,8 @@ def _cylinder(ox, oy, oz, dx, dy, dz):
     return best, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _cone(ox, oy, oz, dx, dy, dz):
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _cone(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
     slope = CONE_RADIUS / (2.0 * CONE_HALF)
     k2 = slope * slope
@@ -113,8 +120,8 @@ def _cone(ox, oy, oz, dx, dy, dz):
     return best, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _torus(ox, oy, oz, dx, dy, dz):
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Sphere tracing on the torus' distance, inside its bounding sphere."""
     reach = TORUS_MAJOR + TORUS_MINOR
     b = ox * dx + oy * dy + oz * dz
@@ -136,8 +143,8 @@ def _torus(ox, oy, oz, dx, dy, dz):
     return FAR, 0.0, 0.0, 1.0
 
 
-@njit(cache=True, nogil=True)
-def hit(shape, ox, oy, oz, dx, dy, dz):
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def hit(shape: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Return distance and normal of a ray's first hit with a primitive of size 1 at the origin; FAR for none."""
     if shape == 0:
         return _sphere(ox, oy, oz, dx, dy, dz)
@@ -150,8 +157,20 @@ def hit(shape, ox, oy, oz, dx, dy, dz):
     return _torus(ox, oy, oz, dx, dy, dz)
 
 
-@njit(cache=True, nogil=True)
-def raycast(shapes, centers, sizes, colors, positions, rotations, tan_half_fov, size_px, supersample, rgba, ids):
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def raycast(
+    shapes: NDArray[np.int64],
+    centers: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    colors: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    rotations: NDArray[np.float64],
+    tan_half_fov: NDArray[np.float64],
+    size_px: int,
+    supersample: int,
+    rgba: NDArray[np.float32],
+    ids: NDArray[np.int8],
+) -> None:
     """Draw S scenes of up to K objects from V cameras each, into `rgba` and `ids`.
 
     Args:
@@ -177,8 +196,12 @@ def raycast(shapes, centers, sizes, colors, positions, rotations, tan_half_fov, 
                 for col in range(size_px):
                     red, green, blue, alpha, seen = 0.0, 0.0, 0.0, 0.0, -1
                     for sub in range(supersample * supersample):
-                        u = (2.0 * (col + (sub % supersample + 0.5) / supersample) / size_px - 1.0) * tan
-                        w = (2.0 * (row + (sub // supersample + 0.5) / supersample) / size_px - 1.0) * tan
+                        u = (
+                            2.0 * (col + (sub % supersample + 0.5) / supersample) / size_px - 1.0
+                        ) * tan
+                        w = (
+                            2.0 * (row + (sub // supersample + 0.5) / supersample) / size_px - 1.0
+                        ) * tan
                         norm = 1.0 / math.sqrt(u * u + w * w + 1.0)
                         dx = (rot[0, 0] * u + rot[1, 0] * w + rot[2, 0]) * norm
                         dy = (rot[0, 1] * u + rot[1, 1] * w + rot[2, 1]) * norm
@@ -197,7 +220,9 @@ def raycast(shapes, centers, sizes, colors, positions, rotations, tan_half_fov, 
                             t, nx, ny, nz = hit(shapes[s, k], ox, oy, oz, dx, dy, dz)
                             if t < FAR and t * r < best:
                                 best, which = t * r, k
-                                shade = AMBIENT + DIFFUSE * (nx * LIGHT_X + ny * LIGHT_Y + nz * LIGHT_Z)
+                                shade = AMBIENT + DIFFUSE * (
+                                    nx * LIGHT_X + ny * LIGHT_Y + nz * LIGHT_Z
+                                )
                         if which >= 0:
                             red += weight * shade * colors[s, which, 0]
                             green += weight * shade * colors[s, which, 1]

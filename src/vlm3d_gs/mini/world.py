@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlm3d_gs.cameras import CameraRanges, Cameras
@@ -44,9 +45,21 @@ ELEVATION_DEG = (0.0, 30.0)
 IMAGE_PX = 64
 N_VIEWS = 4
 
-HALF_HEIGHT = {"sphere": 1.0, "cube": rc.CUBE_HALF, "cylinder": rc.CYLINDER_HALF, "cone": rc.CONE_HALF, "torus": 0.30}
+HALF_HEIGHT = {
+    "sphere": 1.0,
+    "cube": rc.CUBE_HALF,
+    "cylinder": rc.CYLINDER_HALF,
+    "cone": rc.CONE_HALF,
+    "torus": 0.30,
+}
 """Half extent along z of an object of size 1."""
-HALF_WIDTH = {"sphere": 1.0, "cube": rc.CUBE_HALF, "cylinder": 0.75, "cone": rc.CONE_RADIUS, "torus": 0.98}
+HALF_WIDTH = {
+    "sphere": 1.0,
+    "cube": rc.CUBE_HALF,
+    "cylinder": 0.75,
+    "cone": rc.CONE_RADIUS,
+    "torus": 0.98,
+}
 """Half extent along x and along y of an object of size 1."""
 AXIS = {"on top of": 2, "to the left of": 1, "in front of": 0}
 SIGN = {"on top of": 1.0, "to the left of": -1.0, "in front of": 1.0}
@@ -80,7 +93,9 @@ class SceneSpec:
     @property
     def composition(self) -> Composition:
         """What a prompt for this scene says."""
-        return Composition(tuple(ObjectPhrase(item.color, item.shape) for item in self.objects), self.relation)
+        return Composition(
+            tuple(ObjectPhrase(item.color, item.shape) for item in self.objects), self.relation
+        )
 
 
 @dataclass(frozen=True)
@@ -163,23 +178,29 @@ def build_scene(composition: Composition, rng: np.random.Generator | None = None
     axis, sign = AXIS[stated.relation], SIGN[stated.relation]
     extents = HALF_HEIGHT if axis == 2 else HALF_WIDTH
     sizes = [0.42 + jitter(0.03), 0.42 + jitter(0.03)]
-    halves = [size * extents[phrase.shape] for size, phrase in zip(sizes, stated.objects, strict=True)]
+    halves = [
+        size * extents[phrase.shape] for size, phrase in zip(sizes, stated.objects, strict=True)
+    ]
     gap = 0.0 if axis == 2 else 0.08 + jitter(0.05)
     length = 2.0 * halves[0] + 2.0 * halves[1] + gap
-    centers = [np.zeros(3), np.zeros(3)]
-    centers[0][axis] = sign * (length / 2.0 - halves[0])
-    centers[1][axis] = -sign * (length / 2.0 - halves[1])
+    places = [np.zeros(3), np.zeros(3)]
+    places[0][axis] = sign * (length / 2.0 - halves[0])
+    places[1][axis] = -sign * (length / 2.0 - halves[1])
     if axis != 2:  # both stand on one floor
-        for center, size, phrase in zip(centers, sizes, stated.objects, strict=True):
-            center[2] = size * HALF_HEIGHT[phrase.shape] - 0.38
+        for place, size, phrase in zip(places, sizes, stated.objects, strict=True):
+            place[2] = size * HALF_HEIGHT[phrase.shape] - 0.38
     shift = np.array([jitter(0.03), jitter(0.03), jitter(0.03)])
     objects = tuple(
-        ObjectSpec(phrase.shape, phrase.color, tuple(float(x) for x in center + shift), size)
-        for phrase, center, size in zip(stated.objects, centers, sizes, strict=True)
+        ObjectSpec(phrase.shape, phrase.color, _point(place + shift), size)
+        for phrase, place, size in zip(stated.objects, places, sizes, strict=True)
     )
     if stated is not composition:
         objects = objects[::-1]
     return SceneSpec(objects, composition.relation)
+
+
+def _point(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def sample_scene(
@@ -199,11 +220,17 @@ def phrase_prompt(composition: Composition, rng: np.random.Generator | None = No
     for item in composition.objects:
         same = [word for word, shape in SHAPE_WORDS.items() if shape == item.shape]
         shape = item.shape if rng.random() < 0.6 else str(rng.choice(same))
-        lead = f"{article(item.color)} " if rng.random() < 0.8 else ("the " if rng.random() < 0.5 else "")
+        lead = (
+            f"{article(item.color)} "
+            if rng.random() < 0.8
+            else ("the " if rng.random() < 0.5 else "")
+        )
         names.append(f"{lead}{item.color} {shape}")
     if composition.relation is None:
         return names[0]
-    same = [phrase for phrase, relation in RELATION_PHRASES.items() if relation == composition.relation]
+    same = [
+        phrase for phrase, relation in RELATION_PHRASES.items() if relation == composition.relation
+    ]
     relation = composition.relation if rng.random() < 0.6 else str(rng.choice(same))
     return f"{names[0]} {relation} {names[1]}"
 
@@ -211,7 +238,11 @@ def phrase_prompt(composition: Composition, rng: np.random.Generator | None = No
 def camera_ranges(size_px: int = IMAGE_PX) -> CameraRanges:
     """Return the camera distribution that the embedded prior was trained on."""
     return CameraRanges(
-        elevation_deg=ELEVATION_DEG, distance=DISTANCE, fov_deg=(FOV_DEG, FOV_DEG), width=size_px, height=size_px
+        elevation_deg=ELEVATION_DEG,
+        distance=DISTANCE,
+        fov_deg=(FOV_DEG, FOV_DEG),
+        width=size_px,
+        height=size_px,
     )
 
 
@@ -245,7 +276,9 @@ def render_rgba(
     rgba = np.empty((n_scenes, n_views, size, size, 4), np.float32)
     ids = np.empty((n_scenes, n_views, size, size), np.int8)
     tan = size / (2.0 * focal)
-    rc.raycast(shapes, centers, sizes, colors, positions, rotations, tan, size, supersample, rgba, ids)
+    rc.raycast(
+        shapes, centers, sizes, colors, positions, rotations, tan, size, supersample, rgba, ids
+    )
     return rgba, ids
 
 
