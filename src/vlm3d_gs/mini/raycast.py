@@ -30,7 +30,7 @@ Hit = tuple[float, float, float, float]
 """Distance along the ray, and the normal there."""
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Return distance and normal of a ray's first hit with the unit sphere; FAR for none."""
     b = ox * dx + oy * dy + oz * dz
@@ -43,7 +43,7 @@ def _sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) ->
     return t, ox + t * dx, oy + t * dy, oz + t * dz
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _cube(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     near, far, axis = -FAR, FAR, 0
     for k in range(3):
@@ -66,7 +66,7 @@ def _cube(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> H
     return near, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
     a = dx * dx + dy * dy
@@ -91,7 +91,7 @@ def _cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) 
     return best, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _cone(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
     slope = CONE_RADIUS / (2.0 * CONE_HALF)
@@ -120,7 +120,7 @@ def _cone(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> H
     return best, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Sphere tracing on the torus' distance, inside its bounding sphere."""
     reach = TORUS_MAJOR + TORUS_MINOR
@@ -143,7 +143,7 @@ def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> 
     return FAR, 0.0, 0.0, 1.0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def hit(shape: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Return distance and normal of a ray's first hit with a primitive of size 1 at the origin; FAR for none."""
     if shape == 0:
@@ -157,7 +157,7 @@ def hit(shape: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: f
     return _torus(ox, oy, oz, dx, dy, dz)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def raycast(
     shapes: NDArray[np.int64],
     centers: NDArray[np.float64],
