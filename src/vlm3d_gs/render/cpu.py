@@ -132,7 +132,7 @@ class _Projection(torch.autograd.Function):
         outputs = [value.numpy() for value in (means2d, shapes, radii)]
         tasks = -(-count // cpu_project.GAUSSIANS_PER_TASK)
         run_tasks(cpu_project.project_forward, tasks, *inputs, cameras, sizes, *outputs)
-        ctx.save_for_backward(means, log_scales, quats, sh, shapes, radii)
+        ctx.save_for_backward(means, log_scales, quats, opacity_logits, sh, shapes, radii)
         ctx.cameras, ctx.degree = cameras, sizes[2]
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
@@ -141,17 +141,15 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_means2d: Tensor | None, d_shapes: Tensor | None, _: Any) -> Any:
         """Run the projection's derivative."""
-        means, log_scales, quats, sh, shapes, radii = ctx.saved_tensors
+        *parameters, shapes, radii = ctx.saved_tensors
         views, count = radii.shape
         d_means2d = torch.zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
         d_shapes = torch.zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
-        gradients = [
-            torch.zeros_like(value) for value in (means, log_scales, quats, means[:, 0], sh)
-        ]
+        gradients = [torch.zeros_like(value) for value in parameters]
         run_tasks(
             cpu_project_backward.project_backward,
             -(-count // cpu_project.GAUSSIANS_PER_TASK),
-            *(value.detach().numpy() for value in (means, log_scales, quats, sh)),
+            *(value.detach().numpy() for value in parameters),
             ctx.cameras,
             ctx.degree,
             *(value.detach().numpy() for value in (shapes, radii, d_means2d, d_shapes)),

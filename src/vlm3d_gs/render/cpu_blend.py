@@ -44,7 +44,7 @@ CENTRE_X, CENTRE_Y = np.uintp(1792), np.uintp(2048)
 BUFFER = 2304
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def write_centres(buffer: Any) -> None:
     """Fill the planes of pixel centres, relative to the tile's corner."""
     for p in range(TILE * TILE):
@@ -52,7 +52,7 @@ def write_centres(buffer: Any) -> None:
         buffer[int(CENTRE_Y) + p] = np.float32(p // TILE) + HALF
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def any_open(buffer: Any) -> bool:
     """Say whether a pixel of the tile still lets light through."""
     most = ZERO
@@ -61,7 +61,7 @@ def any_open(buffer: Any) -> bool:
     return bool(most > ZERO)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def blend_one(buffer: Any, row: Any, left: Any, top: Any) -> None:
     """Add one Gaussian to the tile whose corner is at (left, top)."""
     first = clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE)
@@ -87,7 +87,7 @@ def blend_one(buffer: Any, row: Any, left: Any, top: Any) -> None:
         buffer[p + PLANE_5] += weight
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def finish_tile(
     buffer: Any, corner: tuple[int, int], background: Any, color: Any, alpha: Any, depth: Any
 ) -> None:
@@ -106,7 +106,7 @@ def finish_tile(
             depth[y, x] = buffer[p + int(PLANE_4)] / max(total, DEPTH_EPS)
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(
     "void(int64[::1], int64, float32[:,:,::1], int64[::1], int64[:,::1], int32[::1], float32[:,::1],"
     " float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])",
     **kernel_options,

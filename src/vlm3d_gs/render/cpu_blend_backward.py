@@ -56,7 +56,7 @@ GRADIENT_COLUMNS = 12
 """Row of blend gradients: red, green, blue, depth, then the sums of h, hu, hv, huu, huv, hvv with h = dL/dsigma."""
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def load_slopes(
     buffer: Any, corner: tuple[int, int], background: Any, pictures: Any, slopes: Any
 ) -> bool:
@@ -107,7 +107,7 @@ def load_slopes(
     return sloped
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any) -> None:
     """Pass one Gaussian of the tile and add its gradients to `sums` [12]."""
     first = clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE)
@@ -165,7 +165,7 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any) -> None:
     sums[9] += s_hvv
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(
     "void(int64[::1], int64, float32[:,:,::1], int64[::1], int64[:,::1], int32[::1], float32[:,::1],"
     " Tuple((float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])),"
     " Tuple((float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])), float32[:,:,:,::1])",
@@ -222,7 +222,7 @@ def blend_backward(
         task = next_task(counter)
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(
     "void(int64[::1], int64, float32[:,:,::1], int32[:,::1], int64[::1], float32[:,:,:,::1],"
     " float32[:,:,::1], float32[:,:,::1])",
     **kernel_options,

@@ -20,7 +20,7 @@ _D3, _E3, _F3, _G3, _H3 = (np.float32(value) for value in SH_C3)
 _THREE, _FOUR, _SIX, _EIGHT = np.float32(3.0), np.float32(4.0), np.float32(6.0), np.float32(8.0)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
     """Write the basis functions [0] and their derivatives by x, y, z [1:4] at a unit vector; basis is [4, 16]."""
     count = (degree + 1) * (degree + 1)
@@ -64,7 +64,7 @@ def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
     basis[1, 15], basis[2, 15] = -_THREE * _D3 * (xx - yy), _SIX * _D3 * x * y
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def direction(mean: Any, position: Any) -> tuple[Any, Any, Any, Any]:
     """Return the unit vector from the camera's position to the centre, and the distance (at least 1e-12)."""
     x, y, z = mean[0] - position[0], mean[1] - position[1], mean[2] - position[2]
@@ -72,7 +72,7 @@ def direction(mean: Any, position: Any) -> tuple[Any, Any, Any, Any]:
     return x / length, y / length, z / length, length
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def harmonic_color(sh: Any, mean: Any, position: Any, degree: int, basis: Any, color: Any) -> None:
     """Write max(SH + 0.5, 0) [3] as seen from a camera position; `basis` [4, 16] is scratch."""
     if degree == 0:
@@ -88,7 +88,7 @@ def harmonic_color(sh: Any, mean: Any, position: Any, degree: int, basis: Any, c
         color[channel] = max(value, ZERO)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def harmonic_color_gradient(
     sh: Any,
     mean: Any,

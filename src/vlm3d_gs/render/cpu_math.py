@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -35,7 +35,7 @@ _E3, _E4, _E5 = np.float32(0.0552797228), np.float32(0.0091886118), np.float32(0
 _BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def bits_to_float(typing_context: Any, bits: Any) -> Any:
     """Reinterpret an int32 as the float32 of the same bits."""
 
@@ -45,7 +45,7 @@ def bits_to_float(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_to_bits(typing_context: Any, value: Any) -> Any:
     """Reinterpret a float32 as the uint32 of the same bits; for positive floats the order is kept."""
 
@@ -55,7 +55,7 @@ def float_to_bits(typing_context: Any, value: Any) -> Any:
     return types.uint32(types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def next_task(typing_context: Any, counter: Any) -> Any:
     """Return the first element of an int64 array and add one to it, atomically."""
 
@@ -67,7 +67,7 @@ def next_task(typing_context: Any, counter: Any) -> Any:
     return types.int64(counter), generate
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def exp2_negative(y: Any) -> Any:
     """Return 2^y for -126 <= y <= 0 (and a little above), float32, relative error below 4e-7."""
     whole = np.int32(y)

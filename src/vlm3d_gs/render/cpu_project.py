@@ -32,7 +32,7 @@ _LARGEST = np.float32(1e30)
 _ZERO_NORM_SQ = np.float32(1e-24)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def unit_quat(quat: Any) -> tuple[Any, Any, Any, Any, Any]:
     """Return w, x, y, z of norm 1 and the norm; the identity and norm 0 for a zero quaternion."""
     w, x, y, z = quat[0], quat[1], quat[2], quat[3]
@@ -43,7 +43,7 @@ def unit_quat(quat: Any) -> tuple[Any, Any, Any, Any, Any]:
     return w / norm, x / norm, y / norm, z / norm, norm
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def write_factor(quat: Any, log_scale: Any, factor: Any) -> None:
     """Write L = R diag(scale) [9], row by row."""
     w, x, y, z, _ = unit_quat(quat)
@@ -59,7 +59,7 @@ def write_factor(quat: Any, log_scale: Any, factor: Any) -> None:
     factor[8] = (ONE - TWO * (x * x + y * y)) * s2
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def to_view(camera: Any, mean: Any) -> tuple[Any, Any, Any]:
     """Return a point in camera axes."""
     x = camera[0] * mean[0] + camera[1] * mean[1] + camera[2] * mean[2] + camera[9]
@@ -68,7 +68,7 @@ def to_view(camera: Any, mean: Any) -> tuple[Any, Any, Any]:
     return x, y, z
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def image_rows(camera: Any, point: tuple[Any, Any, Any], factor: Any, rows: Any) -> None:
     """Write the Jacobian times the rotation [0:6] and that times the factor, the rows r1 and r2 [6:12]."""
     x, y, z = point
@@ -84,7 +84,7 @@ def image_rows(camera: Any, point: tuple[Any, Any, Any], factor: Any, rows: Any)
         rows[9 + j] = rows[3] * factor[j] + rows[4] * factor[3 + j] + rows[5] * factor[6 + j]
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def second_moments(rows: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     """Return a, b, c of the dilated 2D covariance and r1 x r2, from the rows r1 and r2 at [6:12]."""
     x1, y1, z1, x2, y2, z2 = rows[6], rows[7], rows[8], rows[9], rows[10], rows[11]
@@ -94,7 +94,7 @@ def second_moments(rows: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     return a, b, c, y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(
     "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
     " float32[:,::1], UniTuple(int64, 3), float32[:,:,::1], float32[:,:,::1], float32[:,::1])",
     **kernel_options,

@@ -23,7 +23,7 @@ from vlm3d_gs.render.cpu_project import (
 _DILATION = np.float32(conventions.DILATION_PX2)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
     """Write dL/d(r1, r2) [6] from the gradients of the shape's first three entries."""
     _, _, c, d0, d1, d2 = second_moments(rows)
@@ -49,7 +49,7 @@ def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
     d_rows[5] = d_b * z1 + along2 * z2 + (d0 * y1 - d1 * x1)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def point_gradient(
     camera: Any,
     point: tuple[Any, Any, Any],
@@ -82,7 +82,7 @@ def point_gradient(
     return d_tan_x * inv_z, d_tan_y * inv_z, d_depth - inv_z * inv_z * d_inv_z
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def factor_gradient(
     quat: Any, factor: Any, d_factor: Any, log_scale: Any, d_quat: Any, d_log_scale: Any
 ) -> None:
@@ -110,9 +110,9 @@ def factor_gradient(
     d_quat[2], d_quat[3] = (dy - y * along) / norm, (dz - z * along) / norm
 
 
-@njit(  # type: ignore[untyped-decorator]
-    "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[:,:,::1], float32[:,::1],"
-    " int64, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,:,::1],"
+@njit(
+    "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
+    " float32[:,::1], int64, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,:,::1],"
     " Tuple((float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1])))",
     **kernel_options,
 )
@@ -122,6 +122,7 @@ def project_backward(
     means: Any,
     log_scales: Any,
     quats: Any,
+    opacity_logits: Any,
     sh: Any,
     cameras: Any,
     degree: int,
@@ -136,10 +137,11 @@ def project_backward(
     Args:
         counter: shared task counter, starts at 0.
         tasks: N / 512, rounded up.
-        means: [N, 3], likewise log_scales, quats, sh, cameras and degree as given to
+        means: [N, 3], likewise log_scales, quats, opacity_logits, sh and cameras as given to
             `project_forward`.
         log_scales: see there.
         quats: see there.
+        opacity_logits: see there.
         sh: see there.
         cameras: see there.
         degree: spherical-harmonics degree.
@@ -194,5 +196,6 @@ def project_backward(
                 factor_gradient(
                     quats[n], factor, d_factor, log_scales[n], d_quats[n], d_log_scales[n]
                 )
-                d_logits[n] = d_opacity * opacity * (ONE - opacity)
+                # 1 - sigmoid(x) = sigmoid(x) * exp(-x), which keeps its digits near 1
+                d_logits[n] = d_opacity * opacity * opacity * math.exp(-opacity_logits[n])
         task = next_task(counter)

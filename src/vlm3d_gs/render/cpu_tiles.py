@@ -41,14 +41,14 @@ _SLACK = np.float32(
 _RADIX, _RADIX_BITS = 2048, 11
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def clamped_index(value: Any, low: int, high: int) -> int:
     """Return floor(value) limited to low..high, for any finite float32."""
     limited = min(max(value, np.float32(low - 1)), np.float32(high + 1))
     return min(max(math.floor(limited), low), high)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def sort_by_depth(radii: Any, shapes: Any, order: Any) -> int:
     """Write the indices of the seen Gaussians of one view in ascending depth, equal depths by index.
 
@@ -94,7 +94,7 @@ def sort_by_depth(radii: Any, shapes: Any, order: Any) -> int:
     return count
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def pack_row(mean: Any, shape: Any, row: Any) -> None:
     """Write the packed row of one Gaussian from its centre [2] and shape [8] (see cpu_project)."""
     slant, inv_u, inv_v = shape[0], shape[1] * WHITEN, shape[2] * WHITEN
@@ -111,7 +111,7 @@ def pack_row(mean: Any, shape: Any, row: Any) -> None:
     row[RANGE] = reach_sq
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(
     "void(int64[::1], int64, float32[:,:,::1], float32[:,:,::1], float32[:,::1], int64, int32[:,::1],"
     " int64[::1], float32[:,:,::1], int32[:,:,::1])",
     **kernel_options,
@@ -159,7 +159,7 @@ def order_views(
         view = next_task(counter)
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
     """Return the first and last tile column that a Gaussian reaches in one tile row (last < first: none).
 
@@ -190,7 +190,7 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
     return first // TILE, last // TILE
 
 
-@njit(**kernel_options)  # type: ignore[untyped-decorator]
+@njit(**kernel_options)
 def walk_band(
     packed: Any, reach: Any, band: tuple[int, int], width: int, cursors: Any, entries: Any
 ) -> None:
@@ -215,7 +215,7 @@ def walk_band(
                 cursors[tile] += 1
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(
     "void(int64[::1], int64, float32[:,:,::1], int32[:,:,::1], int64[::1], int64[::1], int64, int64[:,::1],"
     " int32[::1])",
     **kernel_options,
