@@ -21,8 +21,9 @@ from vlm3d_gs.prompts import OPPOSITE, Composition, parse_composition
 from vlm3d_gs.render import Backend
 from vlm3d_gs.scene import Gaussians
 
-MAX_FOREIGN, MAX_HAZE, MAX_FLOATERS, MAX_HOLES = 0.05, 0.05, 0.02, 0.05
-"""Shares of the covered pixels up to which a scene is clean; holes as a share of the silhouette."""
+MAX_FOREIGN, MAX_HAZE, MAX_FLOATERS, MAX_HOLES, MAX_DENTS = 0.05, 0.05, 0.02, 0.05, 0.10
+"""Shares of the covered pixels up to which a scene is clean; holes and dents as shares of the
+silhouette."""
 MIN_SEPARATION = 0.4
 """Distance of the centres along the relation's axis, over the sum of both half extents there."""
 
@@ -184,6 +185,8 @@ def _dirt_reasons(
     for item in objects:
         if item.hole_share > MAX_HOLES:
             reasons.append(f"{item.color} {item.shape}: {item.hole_share:.1%} of it is holes")
+        if item.dent_share > MAX_DENTS:
+            reasons.append(f"{item.color} {item.shape}: {item.dent_share:.1%} of it is dented")
     return reasons
 
 

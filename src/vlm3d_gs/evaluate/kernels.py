@@ -23,15 +23,18 @@ LOG_STRETCH = math.log(MAX_STRETCH) + 1e-9
 
 
 @njit(cache=True, nogil=True)
-def _hits(
+def _reach(
     shape: int,
     params: F64,
     scale: tuple[float, float],
     turn: tuple[float, float],
     origin: F64,
     direction: F64,
-) -> bool:
-    """Tell whether one ray meets the primitive, in the primitive's own turned and scaled frame."""
+) -> float:
+    """Return the distance to the primitive along one ray, world units; FAR if it is missed.
+
+    The ray is brought into the primitive's own turned and scaled frame.
+    """
     scale_xy, scale_z = scale
     cosine, sine = turn
     ox, oy, oz = origin[0] - params[0], origin[1] - params[1], origin[2] - params[2]
@@ -47,13 +50,15 @@ def _hits(
     dx, dy, dz = dx * norm, dy * norm, dz * norm
     b = x * dx + y * dy + z * dz
     if b * b - (x * x + y * y + z * z - 2.0) <= 0.0:  # misses the ball that holds every primitive
-        return False
+        return FAR
     t, _, _, _ = hit(shape, x, y, z, dx, dy, dz)
-    return t < FAR
+    return t * norm if t < FAR else FAR
 
 
 @njit(cache=True, nogil=True)
-def silhouette_iou(shape: int, params: F64, origins: F64, directions: F64, inside: Mask) -> float:
+def silhouette_iou(
+    shape: int, params: F64, origins: F64, directions: F64, inside: Mask, limits: F64
+) -> float:
     """Return the intersection over union of a primitive's silhouettes with masks.
 
     Args:
@@ -62,6 +67,7 @@ def silhouette_iou(shape: int, params: F64, origins: F64, directions: F64, insid
         origins: [R, 3] camera positions.
         directions: [R, 3] unit rays.
         inside: [R] the masks.
+        limits: [R] distance from which on something else would hide the primitive.
 
     Returns:
         0 to 1; -1 where the proportions are out of bounds.
@@ -72,7 +78,7 @@ def silhouette_iou(shape: int, params: F64, origins: F64, directions: F64, insid
     turn = (math.cos(params[5]), math.sin(params[5]))
     both, either = 0, 0
     for r in range(inside.shape[0]):
-        covered = _hits(shape, params, scale, turn, origins[r], directions[r])
+        covered = _reach(shape, params, scale, turn, origins[r], directions[r]) < limits[r]
         if covered and inside[r]:
             both += 1
         if covered or inside[r]:
@@ -81,12 +87,12 @@ def silhouette_iou(shape: int, params: F64, origins: F64, directions: F64, insid
 
 
 @njit(cache=True, nogil=True)
-def cast_silhouette(shape: int, params: F64, origins: F64, directions: F64, hits: Mask) -> None:
-    """Write which rays meet a primitive into `hits`; arguments as in `silhouette_iou`."""
+def cast_reach(shape: int, params: F64, origins: F64, directions: F64, reach: F64) -> None:
+    """Write the distance along each ray, FAR for a miss; arguments as in `silhouette_iou`."""
     scale = (math.exp(params[3]), math.exp(params[4]))
     turn = (math.cos(params[5]), math.sin(params[5]))
-    for r in range(hits.shape[0]):
-        hits[r] = _hits(shape, params, scale, turn, origins[r], directions[r])
+    for r in range(reach.shape[0]):
+        reach[r] = _reach(shape, params, scale, turn, origins[r], directions[r])
 
 
 @njit(cache=True, nogil=True)
@@ -95,11 +101,11 @@ def search(
     start: F64,
     sizes: F64,
     free: int,
-    step: float,
-    last_step: float,
+    steps: tuple[float, float],
     origins: F64,
     directions: F64,
     inside: Mask,
+    limits: F64,
 ) -> F64:
     """Maximise `silhouette_iou` by a pattern search.
 
@@ -110,24 +116,25 @@ def search(
         start: [6] first parameters.
         sizes: [6] natural size of each parameter.
         free: the first so many parameters are searched, the others kept.
-        step: first step, in units of the sizes.
-        last_step: the search ends when it would go below this one.
+        steps: first and last step, in units of the sizes.
         origins: [R, 3] camera positions.
         directions: [R, 3] unit rays.
         inside: [R] the masks.
+        limits: [R] as in `silhouette_iou`.
 
     Returns:
         [6] the best parameters found.
     """
     best = start.copy()
-    score = silhouette_iou(shape, best, origins, directions, inside)
-    while step >= last_step:
+    score = silhouette_iou(shape, best, origins, directions, inside, limits)
+    step = steps[0]
+    while step >= steps[1]:
         better = False
         for k in range(free):
             for sign in (-1.0, 1.0):
                 trial = best.copy()
                 trial[k] += sign * step * sizes[k]
-                value = silhouette_iou(shape, trial, origins, directions, inside)
+                value = silhouette_iou(shape, trial, origins, directions, inside, limits)
                 if value > score:
                     best, score, better = trial, value, True
                     break

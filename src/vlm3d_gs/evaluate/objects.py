@@ -11,8 +11,9 @@ from torch import Tensor
 from vlm3d_gs.evaluate.cleanliness import contact_zone, main_parts
 from vlm3d_gs.evaluate.palette import CLASS_NAMES
 from vlm3d_gs.evaluate.regions import shrink
-from vlm3d_gs.evaluate.shapes import Rays, ShapeFit, fit_shapes, silhouette
+from vlm3d_gs.evaluate.shapes import Rays, distances, fit_shapes
 from vlm3d_gs.evaluate.views import Views, flat_rays, search_pixels
+from vlm3d_gs.mini.raycast import FAR
 from vlm3d_gs.prompts import ObjectPhrase
 
 MIN_VIEW_SHARE = 0.01
@@ -25,6 +26,10 @@ MIN_IOU = 0.80
 """Overlap that the best primitive's silhouettes must have with the object's."""
 REACH = 1.15
 """Candidates stay within this many radii of the observed box's outer ball."""
+SLACK = 0.08
+"""How far a shape may stick out of the object that hides it, world units: depths are soft."""
+MAX_DENT = 0.35
+"""A surface this far off, in units of the mean half extent, is a dent or a bulge."""
 BOX_QUANTILE = 0.01
 """Share of the surface points cut off at each end of an axis when the box is taken."""
 
@@ -51,6 +56,8 @@ class ObjectReport:
     """Silhouette overlap of each fitted shape, 0 to 1; empty if not found."""
     hole_share: float
     """Share of its silhouette, edges left out, that one can see through."""
+    dent_share: float
+    """Share of its silhouette, edges left out, whose surface is far from the best shape's."""
     center: tuple[float, float, float] | None
     """World units; None if not found."""
     half_extents: tuple[float, float, float] | None
@@ -68,32 +75,39 @@ def judge_object(views: Views, phrase: ObjectPhrase, others: list[ObjectPhrase])
     Args:
         views: the rendered scene.
         phrase: the object; its colour differs from the others'.
-        others: the prompt's other objects; what they hide says nothing about this one.
+        others: the prompt's other objects; behind them this one may go on unseen.
 
     Returns:
         The report.
     """
     solid = views.solid
     mine = solid & (views.classes == CLASS_NAMES.index(phrase.color))
-    hidden = torch.zeros_like(solid)
+    seen, limits = views.distances, torch.full_like(views.alpha, FAR)
+    untold = torch.zeros_like(solid)
     for other in others:
         theirs = main_parts(solid & (views.classes == CLASS_NAMES.index(other.color)))
-        hidden |= theirs | (contact_zone(mine, theirs) & ~mine)
-    mask = main_parts(mine) & ~hidden
+        limits = torch.where(theirs, seen - SLACK, limits)
+        untold |= contact_zone(mine, theirs) & ~mine
+    mask = main_parts(mine)
     shown = mask.flatten(1).float().mean(dim=1)
     in_views = float((shown >= 0.25 * MIN_VIEW_SHARE).float().mean())
     if float(shown.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
         return _absent(phrase)
     low, high = _box(views, mask)
-    near = (_near(views, low, high) | mask) & ~hidden
-    fits = fit_shapes(
-        _rays(views, mask, near & search_pixels(views)), _rays(views, mask, near), low, high
+    near = (_near(views, low, high) | mask) & ~untold
+    some, all_rays = (
+        Rays(*flat_rays(views, pixels), mask[pixels].numpy(), limits[pixels].double().numpy())
+        for pixels in (near & search_pixels(views), near)
     )
+    fits = fit_shapes(some, all_rays, low, high)
     best = fits[0]
-    outline = _outline(views, best, near)
+    expected = torch.full_like(limits, FAR)
+    expected[near] = torch.from_numpy(distances(best, all_rays)).float()
+    outline = expected < limits
     color_share = _share(mine & outline, views.covered & outline)
     inside = shrink(outline, 2)
     extents = (best.half_width, best.half_width, best.half_height)
+    uneven = (seen - expected).abs() > MAX_DENT * sum(extents) / 3.0
     return ObjectReport(
         color=phrase.color,
         shape=phrase.shape,
@@ -104,6 +118,7 @@ def judge_object(views: Views, phrase: ObjectPhrase, others: list[ObjectPhrase])
         best_shape=best.shape,
         overlap={fit.shape: round(fit.iou, 4) for fit in fits},
         hole_share=round(_share(inside & ~solid, inside), 4),
+        dent_share=round(_share(uneven & inside & mask, inside), 4),
         center=_rounded(best.center),
         half_extents=_rounded(extents),
     )
@@ -120,14 +135,10 @@ def _absent(phrase: ObjectPhrase) -> ObjectReport:
         best_shape=None,
         overlap={},
         hole_share=0.0,
+        dent_share=0.0,
         center=None,
         half_extents=None,
     )
-
-
-def _rays(views: Views, mask: Tensor, pixels: Tensor) -> Rays:
-    """Return the rays of some pixels, and which of them show the object."""
-    return Rays(*flat_rays(views, pixels), mask[pixels].numpy())
 
 
 def _box(views: Views, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -146,13 +157,6 @@ def _near(views: Views, low: np.ndarray, high: np.ndarray) -> Tensor:
     offsets = center - views.origins
     along = torch.einsum("vi,vhwi->vhw", offsets, views.directions)
     return (offsets**2).sum(dim=-1)[:, None, None] - along**2 < radius**2
-
-
-def _outline(views: Views, fit: ShapeFit, near: Tensor) -> Tensor:
-    """Return the silhouettes of a fitted primitive among some pixels, [V, H, W] bool."""
-    outline = torch.zeros_like(near)
-    outline[near] = torch.from_numpy(silhouette(fit, _rays(views, near, near)))
-    return outline
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

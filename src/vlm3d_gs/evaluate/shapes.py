@@ -3,7 +3,7 @@
 A candidate has a centre, a horizontal and a vertical scale (their ratio held near the primitive's
 own proportions) and, for the cube, a turn about z. It is fitted by a pattern search that maximises
 the intersection over union of its ray-cast silhouettes with the observed masks over many views.
-Rays that the other object hides say nothing and are left out.
+Where the other object is in front, a candidate may go on behind it, but not stick out of it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm3d_gs.evaluate.kernels import MAX_STRETCH, cast_silhouette, search, silhouette_iou
+from vlm3d_gs.evaluate.kernels import MAX_STRETCH, cast_reach, search, silhouette_iou
 from vlm3d_gs.mini.world import HALF_HEIGHT, HALF_WIDTH
 from vlm3d_gs.prompts import SHAPES
 
 F64 = NDArray[np.float64]
 
-STEPS = (0.16, 0.04, 0.01)
-"""First step of the search, first step on all rays, last step; in units of the half extent."""
+COARSE_STEPS, FINE_STEPS = (0.16, 0.04), (0.08, 0.01)
+"""First and last step on few rays, then on more; in units of the half extent."""
 SKIP = 3
 """The search begins on every third ray."""
 THREADS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Rays:
+class Rays(NamedTuple):
     """Pixels of many views, and whether they show the object."""
 
     origins: F64
@@ -38,6 +38,8 @@ class Rays:
     """[R, 3] unit vectors."""
     inside: NDArray[np.bool_]
     """[R] the pixel shows the object."""
+    limits: F64
+    """[R] distance of what would hide the object there, `FAR` if nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,7 @@ def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, 
     Returns:
         One fit per shape, by falling intersection over union.
     """
-    coarse = Rays(
-        rough.origins[::SKIP].copy(), rough.directions[::SKIP].copy(), rough.inside[::SKIP].copy()
-    )
+    coarse = Rays._make(column[::SKIP].copy() for column in rough)
 
     def fit(index: int) -> ShapeFit:
         return _fit(index, (coarse, rough, fine), low, high)
@@ -82,11 +82,11 @@ def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, 
     return tuple(sorted(fits, key=lambda item: -item.iou))
 
 
-def silhouette(fit: ShapeFit, rays: Rays) -> NDArray[np.bool_]:
-    """Return which rays hit a fitted primitive, [R] bool."""
-    hits = np.empty(len(rays.inside), np.bool_)
-    cast_silhouette(SHAPES.index(fit.shape), _to_params(fit), rays.origins, rays.directions, hits)
-    return hits
+def distances(fit: ShapeFit, rays: Rays) -> F64:
+    """Return how far along each ray a fitted primitive lies, [R] world units, `FAR` for a miss."""
+    reach = np.empty(len(rays.inside))
+    cast_reach(SHAPES.index(fit.shape), _to_params(fit), rays.origins, rays.directions, reach)
+    return reach
 
 
 def _fit(index: int, rays: tuple[Rays, Rays, Rays], low: F64, high: F64) -> ShapeFit:
@@ -101,10 +101,9 @@ def _fit(index: int, rays: tuple[Rays, Rays, Rays], low: F64, high: F64) -> Shap
     reach = float(half.mean())
     free = 6 if name == "cube" else 5
     sizes = np.array([reach, reach, reach, 1.0, 1.0, 2.0])
-    for some, first, last in zip(rays[:2], STEPS[:2], STEPS[1:], strict=True):
-        seen = (some.origins, some.directions, some.inside)
-        params = search(index, params, sizes, free, first, last, *seen)
-    score = silhouette_iou(index, params, rays[2].origins, rays[2].directions, rays[2].inside)
+    for some, steps in zip(rays[:2], (COARSE_STEPS, FINE_STEPS), strict=True):
+        params = search(index, params, sizes, free, steps, *some)
+    score = silhouette_iou(index, params, *rays[2])
     return ShapeFit(
         shape=name,
         iou=float(score),

@@ -54,6 +54,11 @@ class Views:
     """[V, H, W, 3] unit rays through the pixels' centres."""
 
     @property
+    def distances(self) -> Tensor:
+        """[V, H, W] from the camera to the expected surface; meaningless where not covered."""
+        return (self.points - self.origins[:, None, None]).norm(dim=-1)
+
+    @property
     def covered(self) -> Tensor:
         """[V, H, W] bool, pixels that show anything."""
         return self.alpha >= COVERED_ALPHA
