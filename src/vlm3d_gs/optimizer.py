@@ -72,7 +72,7 @@ class SceneOptimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return parameters and moments by name, for a checkpoint."""
-        tensors = {f"parameter.{name}": leaf for name, leaf in self._leaves.items()}
+        tensors = {f"parameter.{name}": leaf.detach() for name, leaf in self._leaves.items()}
         for name, leaf in self._leaves.items():
             tensors |= {f"adam.{key}.{name}": value for key, value in self._adam.state.get(leaf, {}).items()}
         return tensors
@@ -83,7 +83,7 @@ class SceneOptimizer:
             name = group["name"]
             old = group["params"][0]
             self._adam.state.pop(old, None)
-            leaf = tensors[f"parameter.{name}"].to(old.device).clone().requires_grad_()
+            leaf = tensors[f"parameter.{name}"].to(old.device).detach().clone().requires_grad_()
             group["params"], self._leaves[name] = [leaf], leaf
             kept = {key: tensors[f"adam.{key}.{name}"] for key in ("step", *MOMENTS) if f"adam.{key}.{name}" in tensors}
             if kept:

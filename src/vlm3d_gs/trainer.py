@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +47,13 @@ class TrainState:
 
 
 def train(
-    state: TrainState, config: Config, guidances: Sequence[Guidance], log: RunLog, checkpoint: Path | None = None
+    state: TrainState,
+    config: Config,
+    guidances: Sequence[Guidance],
+    log: RunLog,
+    *,
+    checkpoint: Path | None = None,
+    show: Callable[[Gaussians, int], None] | None = None,
 ) -> bool:
     """Run to the end of the config's steps.
 
@@ -57,6 +63,7 @@ def train(
         guidances: what pulls on the renders, asked in order.
         log: takes scalars and progress.
         checkpoint: file to write now and then; None for none.
+        show: called now and then with the scene and the number of steps done.
 
     Returns:
         True when all steps were done, False when Ctrl-C stopped the run after a whole step.
@@ -69,8 +76,8 @@ def train(
             log.progress(state.step, steps, scalars)
             if checkpoint is not None and _is_mark(state.step, steps, config.train.checkpoint_every):
                 save_state(checkpoint, state)
-            if _is_mark(state.step, steps, config.train.preview_every):
-                log.image(f"step_{state.step:06d}.png", preview(state.optimizer.gaussians.detach(), config))
+            if show is not None and _is_mark(state.step, steps, config.train.preview_every):
+                show(state.optimizer.gaussians.detach(), state.step)
     except KeyboardInterrupt:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
         return False
@@ -94,7 +101,7 @@ def train_step(state: TrainState, config: Config, guidances: Sequence[Guidance])
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
     pull = image_gradient(rendering.color, list(outputs.values()), state)
     penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
-    torch.autograd.backward([rendering.color, penalty], [pull, torch.ones_like(penalty)])
+    ((rendering.color * pull).sum() + penalty).backward()
     state.gradients.add(rendering)
     state.optimizer.step(fraction)
     state.step += 1
@@ -158,16 +165,6 @@ def draw_backgrounds(config: CameraConfig, generator: torch.Generator) -> Tensor
     else:
         raise ConfigError(f"camera.background must be random, white, grey or black, got {config.background!r}.")
     return colors.repeat_interleave(config.n_views, 0)
-
-
-def preview(gaussians: Gaussians, config: Config) -> Tensor:
-    """Return the four named views side by side, [H, 4 W, 3]."""
-    side = 2 * round(config.camera.resolution_px(1.0))
-    middle = [sum(pair) / 2.0 for pair in (config.camera.elevation_deg, config.camera.distance, config.camera.fov_deg)]
-    ranges = CameraRanges((0.0, 0.0), *((value, value) for value in middle), side, side)
-    cameras = sample_view_groups(1, 4, torch.Generator(), ranges).to(gaussians.device)
-    picture = render(gaussians, cameras, backend=config.render.backend, background=(0.5, 0.5, 0.5)).color
-    return torch.cat(list(picture), 1).clamp(0.0, 1.0).cpu()
 
 
 def save_state(path: Path, state: TrainState) -> None:

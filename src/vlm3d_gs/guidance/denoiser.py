@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
@@ -59,16 +60,16 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
         raise ConfigError(
             f"{folder} is not a diffusion pipeline: it has no model_index.json. Give a folder in diffusers' layout."
         )
-    offline = {"local_files_only": True}
+    plain: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
     vae_class = AutoencoderTiny if "AutoencoderTiny" in (folder / "vae/config.json").read_text() else AutoencoderKL
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **offline)
-    vae = vae_class.from_pretrained(folder / "vae", **offline)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **offline)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **plain)
+    vae = vae_class.from_pretrained(folder / "vae", **plain)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
     for network in (unet, vae, text_encoder):
         network.requires_grad_(False).eval().to(device)
-    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", **offline)
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **offline)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     return Denoiser(unet, vae, scheduler, text_encoder, tokenizer, fast_dtype(device))
 
 

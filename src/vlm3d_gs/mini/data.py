@@ -51,9 +51,10 @@ def step_rng(seed: int, step: int) -> np.random.Generator:
 
 
 def sample_background(rng: np.random.Generator) -> np.ndarray:
-    """Draw a flat background colour [3]: any colour, or in 3 of 10 a grey."""
-    if rng.random() < 0.3:
-        return np.full(3, rng.random(), np.float32)
+    """Draw a flat background colour [3]: middle grey, any grey, or in 6 of 10 any colour."""
+    draw = rng.random()
+    if draw < 0.4:
+        return np.full(3, 0.5 if draw < 0.25 else rng.random(), np.float32)
     return rng.random(3, dtype=np.float32)
 
 
@@ -83,7 +84,8 @@ def sample_batch(
     shared = [
         np.repeat(rng.uniform(low, high, (n_scenes, 1)), n_views, 1) for low, high in (ELEVATION_DEG, DISTANCE)
     ]
-    views = orbit(*(torch.from_numpy(x).flatten() for x in (azimuths, *shared)), FOV_DEG, size_px, size_px)
+    flat = [torch.from_numpy(values).flatten() for values in (azimuths, *shared)]
+    views = orbit(flat[0], flat[1], flat[2], FOV_DEG, size_px, size_px)
     rgba, ids = render_rgba(scenes, views)
     pictures = torch.from_numpy(rgba)
     backgrounds = torch.from_numpy(np.stack([sample_background(rng) for _ in scenes])).float()

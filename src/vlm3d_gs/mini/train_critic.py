@@ -31,6 +31,8 @@ from vlm3d_gs.mini.world import IMAGE_PX
 from vlm3d_gs.prompts import COLORS, SHAPES
 
 PLAN = TrainingPlan(steps=16_000, lr=8e-4, warmup_steps=500)
+VISION_SHARE = 0.4
+"""First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
 SCENES_A_STEP = 8
 QUESTIONS_A_SCENE = 8
 TOKENS_A_VIEW = (IMAGE_PX // LAYOUT.factor) ** 2
@@ -48,8 +50,8 @@ class TokenHeads(nn.Module):
         self.offset = nn.Linear(width, 3)
         self.damage = nn.Linear(width, len(DAMAGE_CLASSES))
 
-    def forward(self, tokens: Tensor, batch: CriticBatch) -> Tensor:
-        """Return the summed loss of all read-outs; tokens [S * V, T, width]."""
+    def forward(self, tokens: Tensor, batch: CriticBatch) -> tuple[Tensor, dict[str, float]]:
+        """Return the summed loss of all read-outs and some accuracies; tokens [S * V, T, width]."""
         labels = batch.labels
         seen = labels.shape > 0
         weight = torch.where(seen, 1.0, 0.1)
@@ -60,7 +62,16 @@ class TokenHeads(nn.Module):
         apart = (self.offset(tokens).float() - labels.offset).abs().sum(-1)
         paired = (seen & (labels.other_shape > 0)).float()
         total = total + 2.0 * (apart * paired).sum() / paired.sum().clamp_min(1.0)
-        return total + F.cross_entropy(self.damage(tokens.mean(1)).float(), labels.damage)
+        damage = self.damage(tokens.mean(1)).float()
+        with torch.no_grad():
+            scalars = {
+                "token shape": float((self.shape(tokens).argmax(-1) == labels.shape)[seen].float().mean()),
+                "token color": float((self.color(tokens).argmax(-1) == labels.color)[seen].float().mean()),
+                "token other": float((self.other_shape(tokens).argmax(-1) == labels.other_shape)[seen].float().mean()),
+                "token offset": float((apart * paired).sum() / paired.sum().clamp_min(1.0)),
+                "view damage": float((damage.argmax(-1) == labels.damage).float().mean()),
+            }
+        return total + F.cross_entropy(damage, labels.damage), scalars
 
 
 def _weighted(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -90,10 +101,14 @@ def train_critic(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = step_rng(seed, step)
+        if step < VISION_SHARE * plan.steps:
+            batch = sample_critic_batch(rng, SCENES_A_STEP, 1, n_views=4).to(device)
+            with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                return heads(look(model, batch)[0], batch)
         batch = sample_critic_batch(rng, SCENES_A_STEP, QUESTIONS_A_SCENE).to(device)
         with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             tokens, logits, packed = forward(model, tokenizer, batch)
-            dense = heads(tokens, batch)
+            dense, read = heads(tokens, batch)
         chosen = packed.targets >= 0
         losses = F.cross_entropy(logits.float()[chosen], packed.targets[chosen], reduction="none")
         yes_no = packed.answers[chosen]
@@ -101,7 +116,7 @@ def train_critic(
         right = (logits.detach()[chosen][yes_no].argmax(-1) == packed.targets[chosen][yes_no]).float()
         scalars = {"answer": float(answer_loss.detach()), "caption": float(caption_loss.detach()),
                    "dense": float(dense.detach())}
-        scalars |= _accuracies(batch, right)
+        scalars |= read | _accuracies(batch, right)
         return answer_loss + 0.5 * caption_loss + 0.3 * dense, scalars
 
     fit({"critic": model, "heads": heads}, loss, plan, folder, log)
@@ -124,10 +139,8 @@ def forward(
     Returns:
         Vision tokens [S * V, T, width], logits [S, L, vocabulary], and the sequences they belong to.
     """
-    n_scenes, n_views = batch.images.shape[:2]
-    patches, grids = to_patches(batch.images.flatten(0, 1), LAYOUT)
-    tokens = model.model.visual(patches, grid_thw=grids).pooler_output
-    packed = _sequences(model, tokenizer, batch, grids[:n_views])
+    tokens, grids = look(model, batch)
+    packed = _sequences(model, tokenizer, batch, grids[: batch.images.shape[1]])
     embeddings = model.get_input_embeddings()(packed.input_ids)
     places = packed.input_ids == model.config.image_token_id
     embeddings = embeddings.masked_scatter(places[..., None], tokens.to(embeddings.dtype))
@@ -137,7 +150,14 @@ def forward(
         attention_mask={"full_attention": packed.mask[:, None]},
         use_cache=False,
     ).last_hidden_state
-    return tokens.reshape(n_scenes * n_views, TOKENS_A_VIEW, -1), model.lm_head(hidden), packed
+    return tokens, model.lm_head(hidden), packed
+
+
+def look(model: Qwen2_5_VLForConditionalGeneration, batch: CriticBatch) -> tuple[Tensor, Tensor]:
+    """Run the vision tower: tokens [S * V, T, width] and patch grids [S * V, 3]."""
+    patches, grids = to_patches(batch.images.flatten(0, 1), LAYOUT)
+    tokens = model.model.visual(patches, grid_thw=grids).pooler_output
+    return tokens.unflatten(0, (len(grids), TOKENS_A_VIEW)), grids
 
 
 def _sequences(

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+MUON_LR_FACTOR = 5.0
+"""Learning rate of the matrices against that of everything else."""
 LossFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
@@ -58,6 +60,33 @@ def published(modules: Mapping[str, nn.Module], folder: Path) -> bool:
     return True
 
 
+def new_optimizers(parameters: Mapping[str, nn.Parameter], plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the networks, and AdamW for everything else.
+
+    Small transformers trained from nothing spend long at chance under Adam; orthogonalised momentum (Jordan et al.
+    2024, Muon; learning rate matched to Adam's update size as in Liu et al. 2025, arXiv 2502.16982) shortens that.
+    """
+    matrices, decayed, plain = [], [], []
+    for name, parameter in parameters.items():
+        if parameter.ndim == 2 and not any(part in name for part in ("embed", "heads.", "lm_head")):
+            matrices.append(parameter)
+        elif parameter.ndim > 1:
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.lr, betas=(0.9, 0.98), fused=True)
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=plan.lr, momentum=0.95, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimizers
+
+
 def fit(
     modules: Mapping[str, nn.Module],
     loss: LossFunction,
@@ -79,21 +108,22 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: p for name, p in _parameters(modules).items() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in _parameters(modules).items()}
-    decayed = [p for p in parameters.values() if p.ndim > 1]
-    plain = [p for p in parameters.values() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.98), fused=True)
-    step = _load(folder, modules, ema, optimizer, parameters)
-    began, saved, first, sums = time.monotonic(), time.monotonic(), step, {}
-    for step in range(step, plan.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.lr_at(step)
+    optimizers = new_optimizers(parameters, plan)
+    first = _load(folder, modules, ema, optimizers, parameters)
+    began = saved = time.monotonic()
+    sums: dict[str, tuple[float, int]] = {}
+    for step in range(first, plan.steps):
         value, scalars = loss(step)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            factor = MUON_LR_FACTOR if isinstance(optimizer, torch.optim.Muon) else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = factor * plan.lr_at(step)
         value.backward()
         norm = nn.utils.clip_grad_norm_(list(parameters.values()), plan.clip_norm)
         if bool(torch.isfinite(norm)):
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         decay = min(plan.ema_decay, (step + 1) / (step + 10))
         live = _parameters(modules)
         torch._foreach_lerp_(list(ema.values()), [live[name].detach() for name in ema], 1.0 - decay)
@@ -109,7 +139,7 @@ def fit(
             log(f"{step + 1}/{plan.steps} " + " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
             sums = {}
         if time.monotonic() - saved > plan.save_every_s or step + 1 == plan.steps:
-            _save(folder, step + 1, modules, ema, optimizer, parameters)
+            _save(folder, step + 1, modules, ema, optimizers, parameters)
             saved = time.monotonic()
     for name, parameter in _parameters(modules).items():
         parameter.data.copy_(ema[name])
@@ -124,14 +154,15 @@ def _save(
     step: int,
     modules: Mapping[str, nn.Module],
     ema: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     parameters: dict[str, nn.Parameter],
 ) -> None:
     tensors = {f"live.{name}": p.detach().contiguous() for name, p in _parameters(modules).items()}
     tensors |= {f"ema.{name}": value.contiguous() for name, value in ema.items()}
     for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value.contiguous()
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value.contiguous()
     draft = folder / "state.safetensors.draft"
     save_file({key: value.clone() for key, value in tensors.items()}, draft, metadata={"step": str(step)})
     os.replace(draft, folder / "state.safetensors")
@@ -142,7 +173,7 @@ def _load(
     folder: Path,
     modules: Mapping[str, nn.Module],
     ema: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     parameters: dict[str, nn.Parameter],
 ) -> int:
     """Restore a checkpoint in place; a parameter that it lacks keeps its fresh value. Return the next step."""
@@ -155,8 +186,14 @@ def _load(
             parameter.data.copy_(state[f"live.{name}"])
             ema[name].copy_(state[f"ema.{name}"])
     for name, parameter in parameters.items():
-        kept = {key: state[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"optimizer.{key}.{name}" in state}
-        if kept:
-            optimizer.state[parameter] = kept
+        prefix, suffix = "optimizer.", f".{name}"
+        kept = {
+            key.removeprefix(prefix).removesuffix(suffix): value
+            for key, value in state.items()
+            if key.startswith(prefix) and key.endswith(suffix) and key.count(".") == name.count(".") + 2
+        }
+        for optimizer in optimizers:
+            wanted = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
+            if wanted == set(kept) and any(parameter is p for g in optimizer.param_groups for p in g["params"]):
+                optimizer.state[parameter] = kept
     return int(json.loads((folder / "step.json").read_text())["step"])

@@ -1,0 +1,191 @@
+"""From a config to a run folder: the only place where models, trainer and exporters meet."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vlm3d_gs.checkpoint import load_checkpoint
+from vlm3d_gs.config import Config, SceneConfig
+from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError
+from vlm3d_gs.export.ply import write_ply
+from vlm3d_gs.export.sheet import write_preview, write_sheet
+from vlm3d_gs.export.turntable import render_turntable
+from vlm3d_gs.guidance import build_guidance
+from vlm3d_gs.initialize import ball, shell
+from vlm3d_gs.models import embedded_weights
+from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.prompts import parse_composition
+from vlm3d_gs.runlog import RunLog, prepare_run_folder
+from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.seeding import generator, generators
+from vlm3d_gs.trainer import TrainState, restore_state, train
+
+CHECKPOINT = "checkpoint.safetensors"
+STREAMS = ("cameras", "backgrounds", "densify", "noise")
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What a run made."""
+
+    gaussians: Gaussians
+    """The scene, on the CPU."""
+    out: Path
+    """The run folder."""
+    files: tuple[Path, ...]
+    """Products written."""
+    steps: int
+    """Steps done; fewer than asked for if the run was stopped."""
+    seconds: float
+    """From the call to the last file."""
+
+
+def generate(
+    config: Config, *, overwrite: bool = False, resume: bool = False, quiet: bool = False
+) -> GenerateResult:
+    """Make a splat from a sentence and write the run folder.
+
+    Cameras are drawn, the scene is rendered, the prior and the critic pull on the renders, Gaussians are added and
+    removed, and the result is exported. Ctrl-C stops after the current step and still exports.
+
+    Args:
+        config: the run, for example from `presets.preset`.
+        overwrite: replace an earlier run in the folder.
+        resume: go on from the checkpoint of an interrupted run in the folder.
+        quiet: show nothing.
+
+    Raises:
+        PromptError: the embedded models do not know a word of the prompt.
+        ConfigError: the folder is taken, or a setting is not allowed.
+        CheckpointError: there is nothing to resume from, or it is damaged.
+        DeviceError: the device is not there.
+    """
+    began = time.monotonic()
+    check_prompt(config)
+    device = choose_device(config.device)
+    checkpoint = load_checkpoint(config.out / CHECKPOINT) if resume else None
+    if checkpoint is not None and checkpoint.step >= config.train.steps:
+        raise CheckpointError(
+            f"The run in {config.out} has done {checkpoint.step} of {config.train.steps} steps. Give more --steps."
+        )
+    streams = generators(config.train.seed, STREAMS)
+    folders = embedded_folders(config)
+    guidances = build_guidance(config, *folders, device, streams["noise"])
+    prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
+    first = first_cloud(config.scene, generator(config.train.seed, "first cloud"))
+    state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
+    if checkpoint is not None:
+        restore_state(checkpoint, state)
+    with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
+        show = partial(_show, config)
+        finished = train(state, config, guidances, log, checkpoint=config.out / CHECKPOINT, show=show)
+        gaussians = state.optimizer.gaussians.detach()
+        trained_s = time.monotonic() - began
+        files = write_products(gaussians, config)
+        seconds = time.monotonic() - began
+        log.summary(
+            {
+                "prompt": config.prompt,
+                "preset": config.preset,
+                "seed": config.train.seed,
+                "steps": state.step,
+                "finished": finished,
+                "gaussians": len(gaussians),
+                "seconds": round(seconds, 2),
+                "seconds_before_export": round(trained_s, 2),
+                "files": [path.name for path in files],
+            }
+        )
+    return GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds)
+
+
+def check_prompt(config: Config) -> None:
+    """Refuse a prompt that the chosen models cannot draw, before anything is loaded.
+
+    Raises:
+        PromptError: an embedded model does not know its words.
+    """
+    if config.prior.family == "mini" or (config.critic.enabled and config.critic.family == "mini"):
+        parse_composition(config.prompt)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a run: what `name` says, or for "auto" CUDA where there is one.
+
+    Raises:
+        DeviceError: CUDA is asked for and not there.
+    """
+    present = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if present else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not present or (device.index or 0) >= torch.cuda.device_count()):
+        raise DeviceError(f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices. Use cpu.")
+    return device
+
+
+def embedded_folders(config: Config) -> tuple[Path, Path]:
+    """Return the folders of the prior's and the critic's weights."""
+    prior = Path(config.prior.model) if config.prior.model else embedded_weights("prior")
+    critic = Path(config.critic.model) if config.critic.model else embedded_weights("critic")
+    return prior, critic
+
+
+def first_cloud(config: SceneConfig, random: torch.Generator) -> Gaussians:
+    """Return the Gaussians that a run starts from."""
+    if config.init == "ball":
+        draw = ball
+    elif config.init == "shell":
+        draw = shell
+    else:
+        raise ConfigError(f"scene.init must be 'ball' or 'shell', got {config.init!r}.")
+    return draw(
+        config.n_init,
+        config.radius,
+        random,
+        opacity=config.opacity,
+        color_noise=0.05,
+        sh_degree=config.sh_degree,
+    )
+
+
+def write_products(gaussians: Gaussians, config: Config) -> tuple[Path, ...]:
+    """Write what `export.formats` asks for into the run folder; return the files."""
+    export, files = config.export, []
+    turntable = partial(
+        render_turntable,
+        gaussians,
+        seconds=export.turntable_s,
+        fps=export.turntable_fps,
+        size_px=export.turntable_px,
+        elevation_deg=export.elevation_deg,
+        backend=config.render.backend,
+    )
+    for kind in export.formats:
+        if kind == "ply":
+            path = config.out / "scene.ply"
+            write_ply(gaussians, path)
+        elif kind == "mp4":
+            path = config.out / "turntable.mp4"
+            turntable(path)
+        elif kind == "gif":
+            path = config.out / "turntable.gif"
+            turntable(path)
+        elif kind == "sheet":
+            path = config.out / "sheet.png"
+            write_sheet(gaussians, path, backend=config.render.backend)
+        else:
+            raise ConfigError(f"Unknown product {kind!r} in export.formats. Available: ply, mp4, gif, sheet.")
+        files.append(path)
+    return tuple(files)
+
+
+def _show(config: Config, gaussians: Gaussians, step: int) -> None:
+    folder = config.out / "previews"
+    folder.mkdir(exist_ok=True)
+    write_preview(gaussians, folder / f"step_{step:06d}.png", backend=config.render.backend)

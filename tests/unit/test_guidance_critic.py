@@ -1,0 +1,127 @@
+"""The critic: one packed pass must say what the published model says to each question alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from gradients import assert_grad_close
+from vlm3d_gs.cameras import orbit
+from vlm3d_gs.config import CriticConfig
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.guidance.base import Views
+from vlm3d_gs.guidance.critic import Critic, YesNoModel, reward_loss
+from vlm3d_gs.guidance.preprocess import load_patch_layout, to_patches
+from vlm3d_gs.guidance.questions import (
+    GEOMETRY_QUESTION,
+    VIEW_NAMES,
+    content_question,
+    questions_for,
+)
+from vlm3d_gs.mini.critic_model import new_critic, save_processor
+from vlm3d_gs.schedules import constant
+
+PROMPT = "a red cube on top of a blue sphere"
+QUESTIONS = [content_question(PROMPT), GEOMETRY_QUESTION, content_question("a green cone")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained critic with weights large enough that answers differ, in the published layout."""
+    path = tmp_path_factory.mktemp("critic")
+    model, tokenizer = new_critic(3)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "embed" not in name:
+            parameter.data *= 3.0
+    model.save_pretrained(path)
+    save_processor(path, tokenizer)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> YesNoModel:
+    return YesNoModel(folder, torch.device("cpu"))
+
+
+def asked_alone(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:
+    """Log-odds by the model's own forward pass over the whole chat message, nothing of ours."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    content: list[dict[str, str]] = []
+    for name in VIEW_NAMES[: len(images)]:
+        content += [{"type": "text", "text": f"{name}: "}, {"type": "image"}]
+    content.append({"type": "text", "text": question})
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    text = text.replace("<|image_pad|>", "<|image_pad|>" * 64)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    patches, grids = to_patches(images, load_patch_layout(folder))
+    logits = model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=patches,
+        image_grid_thw=grids,
+        mm_token_type_ids=(ids == model.config.image_token_id).int(),
+    ).logits[0, -1]
+    yes, no = (tokenizer(word).input_ids[0] for word in ("Yes", "No"))
+    return logits[yes] - logits[no]
+
+
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_packed_questions_are_answered_as_if_asked_alone(
+    folder: Path, model: YesNoModel, n_views: int, generator: torch.Generator
+) -> None:
+    images = torch.rand(n_views, 64, 64, 3, generator=generator).requires_grad_()
+    together = model.log_odds(images, VIEW_NAMES[:n_views], QUESTIONS)
+    alone = torch.stack([asked_alone(folder, images, question) for question in QUESTIONS])
+    assert together.std() > 1e-2, "answers must differ, or this test could not fail"
+    torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
+    (ours,) = torch.autograd.grad(together[0], images, retain_graph=True)
+    (theirs,) = torch.autograd.grad(alone[0], images)
+    assert ours.abs().max() > 0
+    assert_grad_close("images", ours, theirs)
+
+
+def test_the_names_of_the_views_matter(model: YesNoModel, generator: torch.Generator) -> None:
+    images = torch.rand(2, 64, 64, 3, generator=generator)
+    named = model.log_odds(images, VIEW_NAMES[:2], QUESTIONS[:1])
+    swapped = model.log_odds(images, VIEW_NAMES[1::-1], QUESTIONS[:1])
+    assert abs(float(named - swapped)) > 1e-4
+
+
+@pytest.mark.parametrize("shape", ["logit", "logsigmoid", "probability"])
+def test_rewards_grow_with_the_log_odds_and_are_bounded_as_said(shape: str) -> None:
+    odds = torch.linspace(-30.0, 30.0, 61, dtype=torch.float64, requires_grad=True)
+    loss = reward_loss(odds, shape)
+    (slope,) = torch.autograd.grad(loss.sum(), odds)
+    assert (slope <= 0).all()
+    assert slope.abs().max() <= 1.0
+    if shape == "logsigmoid":
+        torch.testing.assert_close(loss, -(odds.sigmoid().log()), atol=1e-9, rtol=1e-9)
+    if shape == "probability":
+        torch.testing.assert_close(loss, (-odds).sigmoid() - odds.sigmoid())
+
+
+def test_an_unknown_reward_is_refused() -> None:
+    with pytest.raises(ConfigError, match="logsigmoid"):
+        reward_loss(torch.zeros(1), "tanh")
+
+
+def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
+    model: YesNoModel, generator: torch.Generator
+) -> None:
+    config = CriticConfig(every=3, weight=constant(0.5))
+    critic = Critic(model, questions_for(PROMPT, 1.0, 1.0), config)
+    assert [step for step in range(7) if critic.is_due(step)] == [0, 3, 6]
+    cameras = orbit([5.0, 95.0, 185.0, 275.0], 15.0, 3.0, 40.0, 64, 64)
+    color = torch.rand(4, 64, 64, 3, generator=generator).requires_grad_()
+    output = critic(Views(color, cameras, 4), 0.0)
+    assert set(output.scalars) == {"semantic", "relation", "geometric", "loss"}
+    odds = torch.tensor([output.scalars[name] for name in ("semantic", "relation", "geometric")])
+    weights = torch.tensor([0.25, 0.25, 0.5])
+    expected = 0.5 * 3 * float((weights * (-odds).sigmoid()).sum())
+    assert output.relative_strength == pytest.approx(expected, rel=1e-4)

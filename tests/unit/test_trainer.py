@@ -1,0 +1,168 @@
+"""The loop with a guidance that pulls to known pictures: it must get there, repeat itself, and resume exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.checkpoint import load_checkpoint
+from vlm3d_gs.config import CameraConfig, Config, DensifyConfig, SceneConfig, TrainConfig
+from vlm3d_gs.guidance.base import GuidanceOutput, Views
+from vlm3d_gs.initialize import ball
+from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.render import render
+from vlm3d_gs.runlog import RunLog
+from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.schedules import constant
+from vlm3d_gs.seeding import generators
+from vlm3d_gs.trainer import TrainState, image_gradient, restore_state, train
+
+STEPS = 30
+
+
+class Picture:
+    """Pulls every view towards renders of a target scene."""
+
+    name = "picture"
+    azimuth_offset_deg = None
+
+    def __init__(self, target: Gaussians, stop_at: int | None = None) -> None:
+        self.target, self.stop_at, self.seen = target, stop_at, 0
+        self.cameras: list[Cameras] = []
+
+    def is_due(self, step: int) -> bool:
+        return True
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        if self.stop_at is not None and self.seen == self.stop_at:
+            raise KeyboardInterrupt
+        self.seen += 1
+        self.cameras.append(views.cameras)
+        wanted = render(self.target, views.cameras, background=(0.0, 0.0, 0.0), backend="cpu").color
+        loss = (views.color - wanted).square().sum()
+        return GuidanceOutput(loss, {"loss": float(loss.detach())})
+
+
+class Named(Picture):
+    """Due at every third step, for views near the front only."""
+
+    name = "named"
+    azimuth_offset_deg = (-20.0, 20.0)
+
+    def is_due(self, step: int) -> bool:
+        return step % 3 == 0
+
+
+def config(out: Path, steps: int = STEPS) -> Config:
+    return Config(
+        prompt="a red cube",
+        out=out,
+        scene=SceneConfig(n_init=60, max_gaussians=80),
+        camera=CameraConfig(resolution_px=constant(24), background="black"),
+        train=TrainConfig(steps=steps, checkpoint_every=0.5, preview_every=0.0),
+        densify=DensifyConfig(start=0.3, every=0.3),
+    )
+
+
+def target() -> Gaussians:
+    start = ball(40, 0.4, torch.Generator().manual_seed(9), opacity=0.9, gray=0.2)
+    sh = start.sh.clone()
+    sh[:, 0, 0] = 1.5
+    return Gaussians(**{**start.parameters(), "sh": sh})
+
+
+def fresh(settings: Config) -> TrainState:
+    streams = generators(settings.train.seed, ("cameras", "backgrounds", "densify", "noise"))
+    first = ball(60, 0.5, torch.Generator().manual_seed(1), opacity=0.3)
+    return TrainState(SceneOptimizer(first, settings.optim), streams)
+
+
+def run(settings: Config, state: TrainState, *guidances: Picture, checkpoint: Path | None = None) -> bool:
+    settings.out.mkdir(exist_ok=True)
+    with RunLog(settings.out, settings, quiet=True) as log:
+        return train(state, settings, guidances, log, checkpoint=checkpoint)
+
+
+def test_the_scene_approaches_the_pictures_and_grows(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    state = fresh(settings)
+    losses: list[float] = []
+
+    class Recording(Picture):
+        def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+            output = super().__call__(views, fraction)
+            losses.append(output.scalars["loss"])
+            return output
+
+    assert run(settings, state, Recording(target()))
+    assert len(losses) == STEPS
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert 60 < len(state.optimizer.gaussians) <= 80
+
+
+def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    whole, again, half = fresh(settings), fresh(settings), fresh(settings)
+    run(settings, whole, Picture(target()))
+    path = tmp_path / "state.safetensors"
+    run(settings, again, Picture(target(), stop_at=20), checkpoint=path)
+    assert load_checkpoint(path).step == STEPS // 2
+    restore_state(load_checkpoint(path), half)
+    run(settings, half, Picture(target()))
+    for name, value in whole.optimizer.gaussians.parameters().items():
+        assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
+
+
+def test_an_interrupt_ends_the_run_after_a_whole_step(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    state = fresh(settings)
+    assert not run(settings, state, Picture(target(), stop_at=7))
+    assert state.step == 7
+    assert len((settings.out / "metrics.jsonl").read_text().splitlines()) == 7
+
+
+def test_cameras_narrow_to_what_a_due_guidance_can_judge(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", steps=9)
+    anywhere, named = Picture(target()), Named(target())
+    run(settings, fresh(settings), anywhere, named)
+    assert len(named.cameras) == 3
+    for cameras in named.cameras:
+        off = (cameras.azimuths_deg + 45.0) % 90.0 - 45.0
+        assert off.abs().max() <= 20.0
+    free = torch.stack([cameras.azimuths_deg[0] for cameras in anywhere.cameras]) % 90.0
+    assert ((free > 20.0) & (free < 70.0)).any()
+
+
+def test_relative_guidance_is_scaled_to_the_others_norm(tmp_path: Path) -> None:
+    state = fresh(config(tmp_path))
+    color = torch.rand(2, 4, 4, 3, requires_grad=True)
+    for weight in (1e-6, 1e6):  # the size of a relative loss must not matter
+        plain = GuidanceOutput(3.0 * color[0].sum(), {})
+        state.reference_norm = 0.0
+        relative = GuidanceOutput(weight * color[1].sum(), {}, relative_strength=0.5)
+        gradient = image_gradient(color, [plain, relative], state)
+        torch.testing.assert_close(gradient[0], torch.full((4, 4, 3), 3.0))
+        assert gradient[1].norm().item() == pytest.approx(0.5 * gradient[0].norm().item(), rel=1e-4)
+
+
+def test_a_critic_alone_still_pulls(tmp_path: Path) -> None:
+    state = fresh(config(tmp_path))
+    color = torch.rand(1, 2, 2, 3, requires_grad=True)
+    only = GuidanceOutput(color.sum(), {}, relative_strength=0.5)
+    assert image_gradient(color, [only], state).norm().item() == pytest.approx(0.5 * 12**0.5)
+
+
+def test_background_choices(tmp_path: Path) -> None:
+    from vlm3d_gs.trainer import draw_backgrounds
+
+    base = config(tmp_path).camera
+    random = draw_backgrounds(replace(base, background="random", n_groups=50), torch.Generator())
+    assert random.shape == (200, 3)
+    assert torch.equal(random[0], random[3])
+    assert random.unflatten(0, (50, 4))[:, 0].std(0).min() > 0.1
+    white = draw_backgrounds(replace(base, background="white"), torch.Generator())
+    assert (white == 1).all()
