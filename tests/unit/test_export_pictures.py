@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -37,13 +38,13 @@ def test_mp4_plays_with_the_asked_length_size_and_turn(scene: Gaussians, tmp_pat
     path = tmp_path / "turn.mp4"
     render_turntable(scene, path, seconds=1.5, fps=8, size_px=65)
     assert list(tmp_path.iterdir()) == [path]
-    reader = imageio_ffmpeg.read_frames(str(path))
-    meta = next(reader)
-    frames = [np.frombuffer(frame, np.uint8).reshape(66, 66, 3) for frame in reader]
-    assert meta["size"] == (66, 66)  # rounded up to even
-    assert meta["fps"] == pytest.approx(8)
-    assert meta["codec"] == "h264"
-    assert meta["pix_fmt"].startswith("yuv420p")
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [ffmpeg, "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    decoded = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    described = decoded.stderr.decode()
+    for property_ in ("h264", "yuv420p", "66x66", "8 fps"):  # the size is rounded up to even
+        assert property_ in described
+    frames = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 66, 66, 3)
     assert len(frames) == 12
     front, back = red_share(frames[0]), red_share(frames[6])
     assert back > 1.5 * front  # frame 0 is the front view, frame 6 the back view
