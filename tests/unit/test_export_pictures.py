@@ -48,7 +48,7 @@ def test_mp4_plays_with_the_asked_length_size_and_turn(scene: Gaussians, tmp_pat
     assert len(frames) == 12
     front, back = red_share(frames[0]), red_share(frames[6])
     assert back > 1.5 * front  # frame 0 is the front view, frame 6 the back view
-    np.testing.assert_allclose(frames[0][2, 2], 255, atol=4)  # white background
+    np.testing.assert_allclose(frames[0][2, 2] / 255, framing.BACKGROUND, atol=0.02)
 
 
 def test_gif_loops_through_all_frames(scene: Gaussians, tmp_path: Path) -> None:

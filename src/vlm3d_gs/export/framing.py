@@ -14,6 +14,8 @@ from vlm3d_gs.scene import Gaussians
 
 DISTANCE, FOV_DEG = 3.1, 40.0
 """Product cameras: the unit ball just fills the picture."""
+BACKGROUND: Color = (0.75, 0.78, 0.82)
+"""Behind the products: a cool light grey on which white, dark and hazy things all show."""
 OWN_RADIUS = 1.1
 """Scenes within this radius are ours and are shown as they stand, at true scale."""
 SEEN_OPACITY = 0.05

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vlm3d_gs.cameras import orbit
 from vlm3d_gs.errors import ExportError
-from vlm3d_gs.export.framing import DISTANCE, FOV_DEG, framed, render_frames
-from vlm3d_gs.images import WHITE, Color, label, save_png, tile_grid
+from vlm3d_gs.export.framing import BACKGROUND, DISTANCE, FOV_DEG, framed, render_frames
+from vlm3d_gs.images import Color, label, save_png, tile_grid
 from vlm3d_gs.render import Backend
 from vlm3d_gs.scene import Gaussians
 
@@ -39,7 +39,7 @@ def write_sheet(
     path: str | Path,
     *,
     size_px: int = 256,
-    background: Color = WHITE,
+    background: Color = BACKGROUND,
     backend: Backend = "auto",
 ) -> None:
     """Write eight labelled views: front, right side, back, left side, three between, and the top.
@@ -62,7 +62,7 @@ def write_preview(
     path: str | Path,
     *,
     size_px: int = 128,
-    background: Color = WHITE,
+    background: Color = BACKGROUND,
     backend: Backend = "auto",
 ) -> None:
     """Write the four named views in one row; quick enough for a running job.

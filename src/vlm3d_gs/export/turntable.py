@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vlm3d_gs.cameras import turntable_cameras
 from vlm3d_gs.errors import ConfigError, ExportError
-from vlm3d_gs.export.framing import DISTANCE, FOV_DEG, framed, render_frames
+from vlm3d_gs.export.framing import BACKGROUND, DISTANCE, FOV_DEG, framed, render_frames
 from vlm3d_gs.files import atomic_path
-from vlm3d_gs.images import WHITE, Color, save_png, tile_grid, to_uint8
+from vlm3d_gs.images import Color, save_png, tile_grid, to_uint8
 from vlm3d_gs.render import Backend
 from vlm3d_gs.scene import Gaussians
 
@@ -33,7 +33,7 @@ def render_turntable(
     fps: int = 24,
     size_px: int = 256,
     elevation_deg: float = 15.0,
-    background: Color = WHITE,
+    background: Color = BACKGROUND,
     backend: Backend = "auto",
 ) -> None:
     """Write a turntable; the suffix chooses the kind.
