@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import GuidanceOutput, Views
+from vlm3d_gs.guidance.loading import quiet_loading
 from vlm3d_gs.guidance.messages import split_message
 from vlm3d_gs.guidance.packing import PackedQuestions, mrope_positions, pack
 from vlm3d_gs.guidance.preprocess import load_patch_layout, to_patches
@@ -30,7 +31,8 @@ class YesNoModel:
         """Load weights, tokenizer and patch layout from a folder in the published layout."""
         if not (folder / "preprocessor_config.json").is_file():
             raise ConfigError(f"{folder} is not a Qwen-VL model: it has no preprocessor_config.json.")
-        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        with quiet_loading():
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
         self.model.requires_grad_(False).eval().to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.layout = load_patch_layout(folder)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.guidance.loading import quiet_loading
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,12 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
         )
     plain: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
     vae_class = AutoencoderTiny if "AutoencoderTiny" in (folder / "vae/config.json").read_text() else AutoencoderKL
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **plain)
-    vae = vae_class.from_pretrained(folder / "vae", **plain)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
+    with quiet_loading():
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", **plain)
+        vae = vae_class.from_pretrained(folder / "vae", **plain)
+        text_encoder = CLIPTextModel.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32, local_files_only=True
+        )
     for network in (unet, vae, text_encoder):
         network.requires_grad_(False).eval().to(device)
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from diffusers import AutoencoderTiny
 from torch import nn
+from torch import nn
 
 from vlm3d_gs.errors import CheckpointError
 from vlm3d_gs.mini.critic_model import new_critic, save_processor
@@ -27,6 +28,7 @@ def publish_prior(out: Path, target: Path) -> None:
     prior.unet.half().save_pretrained(target / "unet")
     prior.text_encoder.half().save_pretrained(target / "text_encoder")
     codec.save_pretrained(target / "vae")
+    drop_setting(target / "vae/config.json", "block_out_channels")
     prior.tokenizer.save_pretrained(target / "tokenizer")
     prior.scheduler.save_pretrained(target / "scheduler")
     index = {
@@ -48,6 +50,13 @@ def publish_critic(out: Path, target: Path) -> None:
     _load({"critic": model}, out / "critic")
     model.half().save_pretrained(target)
     save_processor(target, tokenizer)
+
+
+def drop_setting(path: Path, name: str) -> None:
+    """Remove a derived setting that diffusers writes and then warns about when it reads it."""
+    settings = json.loads(path.read_text())
+    settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _load(modules: dict[str, nn.Module], folder: Path) -> None:
