@@ -1,7 +1,7 @@
 """When Gaussians are added and removed: clone and split where the screen gradient is large, prune what does not help.
 
-After Kerbl et al. 2023 (3D Gaussian Splatting, section 5.2), with one change: not a fixed gradient threshold, which would
-depend on prior, guidance scale and resolution, but a share of the Gaussians, those with the largest mean gradient.
+After Kerbl et al. 2023 (3D Gaussian Splatting, section 5.2), with one change: not a fixed gradient threshold, which
+would depend on prior, guidance scale and resolution, but a share of the Gaussians, those with the largest mean gradient.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def is_round(step: int, steps: int, config: DensifyConfig) -> bool:
     def rounds(fraction: float) -> int:
         return int((min(fraction, config.stop) - config.start) / config.every + 1.0 + 1e-9)
 
-    return after >= config.start and rounds(after) > (rounds(before) if before >= config.start else 0)
+    return after >= config.start and rounds(after) > (
+        rounds(before) if before >= config.start else 0
+    )
 
 
 def densify(

@@ -21,7 +21,9 @@ class SceneOptimizer:
         self._leaves = _leaves(gaussians)
         groups = [{"params": [leaf], "name": name} for name, leaf in self._leaves.items()]
         fused = gaussians.device.type in ("cpu", "cuda")
-        self._adam = torch.optim.Adam(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
+        self._adam = torch.optim.Adam(
+            groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused
+        )
 
     @property
     def gaussians(self) -> Gaussians:
@@ -57,7 +59,9 @@ class SceneOptimizer:
             source: [M] int64, the earlier Gaussian that each one comes from.
             fresh: [M] bool, True where the moments start at zero.
         """
-        for group, (name, leaf) in zip(self._adam.param_groups, _leaves(gaussians).items(), strict=True):
+        for group, (name, leaf) in zip(
+            self._adam.param_groups, _leaves(gaussians).items(), strict=True
+        ):
             old = group["params"][0]
             state = self._adam.state.pop(old, {})
             for moment in MOMENTS:
@@ -74,7 +78,9 @@ class SceneOptimizer:
         """Return parameters and moments by name, for a checkpoint."""
         tensors = {f"parameter.{name}": leaf.detach() for name, leaf in self._leaves.items()}
         for name, leaf in self._leaves.items():
-            tensors |= {f"adam.{key}.{name}": value for key, value in self._adam.state.get(leaf, {}).items()}
+            tensors |= {
+                f"adam.{key}.{name}": value for key, value in self._adam.state.get(leaf, {}).items()
+            }
         return tensors
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -85,10 +91,15 @@ class SceneOptimizer:
             self._adam.state.pop(old, None)
             leaf = tensors[f"parameter.{name}"].to(old.device).detach().clone().requires_grad_()
             group["params"], self._leaves[name] = [leaf], leaf
-            kept = {key: tensors[f"adam.{key}.{name}"] for key in ("step", *MOMENTS) if f"adam.{key}.{name}" in tensors}
+            kept = {
+                key: tensors[f"adam.{key}.{name}"]
+                for key in ("step", *MOMENTS)
+                if f"adam.{key}.{name}" in tensors
+            }
             if kept:
                 self._adam.state[leaf] = {
-                    key: value.clone() if key == "step" else value.to(leaf.device).clone() for key, value in kept.items()
+                    key: value.clone() if key == "step" else value.to(leaf.device).clone()
+                    for key, value in kept.items()
                 }
 
 

@@ -83,7 +83,9 @@ def generate(
         restore_state(checkpoint, state)
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
         show = partial(_show, config)
-        finished = train(state, config, guidances, log, checkpoint=config.out / CHECKPOINT, show=show)
+        finished = train(
+            state, config, guidances, log, checkpoint=config.out / CHECKPOINT, show=show
+        )
         gaussians = state.optimizer.gaussians.detach()
         trained_s = time.monotonic() - began
         files = write_products(gaussians, config)
@@ -125,7 +127,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if present else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (not present or (device.index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices. Use cpu.")
+        raise DeviceError(
+            f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices. Use cpu."
+        )
     return device
 
 
@@ -180,7 +184,9 @@ def write_products(gaussians: Gaussians, config: Config) -> tuple[Path, ...]:
             path = config.out / "sheet.png"
             write_sheet(gaussians, path, backend=config.render.backend)
         else:
-            raise ConfigError(f"Unknown product {kind!r} in export.formats. Available: ply, mp4, gif, sheet.")
+            raise ConfigError(
+                f"Unknown product {kind!r} in export.formats. Available: ply, mp4, gif, sheet."
+            )
         files.append(path)
     return tuple(files)
 

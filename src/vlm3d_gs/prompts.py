@@ -138,7 +138,8 @@ def _parse_object(phrase: str, text: str) -> ObjectPhrase:
 
 def _refusal(text: str, reason: str) -> str:
     return (
-        f"The embedded mini models cannot draw {text!r}: {reason}. They know a colour ({', '.join(COLORS)}) and a shape "
+        f"The embedded mini models cannot draw {text!r}: {reason}. They know a colour "
+        f"({', '.join(COLORS)}) and a shape "
         f"({', '.join(SHAPE_WORDS)}), or two such objects joined by one of: {', '.join(RELATION_PHRASES)}. "
         f"Example: 'a red cube on top of a blue sphere'. For open vocabulary use a preset with large models; "
         f"`vlm3d-gs generate --help` lists the presets."

@@ -74,7 +74,9 @@ def train(
             scalars = train_step(state, config, guidances)
             log.scalars(state.step, scalars)
             log.progress(state.step, steps, scalars)
-            if checkpoint is not None and _is_mark(state.step, steps, config.train.checkpoint_every):
+            if checkpoint is not None and _is_mark(
+                state.step, steps, config.train.checkpoint_every
+            ):
                 save_state(checkpoint, state)
             if show is not None and _is_mark(state.step, steps, config.train.preview_every):
                 show(state.optimizer.gaussians.detach(), state.step)
@@ -84,18 +86,24 @@ def train(
     if config.densify.enabled:
         scene = state.optimizer.gaussians.detach()
         source = kept(scene, config.densify).nonzero()[:, 0]
-        state.optimizer.replace(scene.select(source), source, torch.zeros_like(source, dtype=torch.bool))
+        state.optimizer.replace(
+            scene.select(source), source, torch.zeros_like(source, dtype=torch.bool)
+        )
     return True
 
 
-def train_step(state: TrainState, config: Config, guidances: Sequence[Guidance]) -> dict[str, float]:
+def train_step(
+    state: TrainState, config: Config, guidances: Sequence[Guidance]
+) -> dict[str, float]:
     """Do one step and return its scalars."""
     steps, fraction = config.train.steps, state.step / config.train.steps
     due = [guidance for guidance in guidances if guidance.is_due(state.step)]
     cameras = draw_cameras(config.camera, due, fraction, state.streams["cameras"])
     scene = state.optimizer.gaussians
     background = draw_backgrounds(config.camera, state.streams["backgrounds"])
-    rendering = render(scene, cameras.to(scene.device), backend=config.render.backend, background=background)
+    rendering = render(
+        scene, cameras.to(scene.device), backend=config.render.backend, background=background
+    )
     state.optimizer.zero_grad()
     views = Views(rendering.color, cameras, config.camera.n_views)
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
@@ -107,9 +115,16 @@ def train_step(state: TrainState, config: Config, guidances: Sequence[Guidance])
     state.step += 1
     if is_round(state.step - 1, steps, config.densify):
         _densify(state, config)
-    scalars = {f"{name}/{key}": value for name, output in outputs.items() for key, value in output.scalars.items()}
+    scalars = {
+        f"{name}/{key}": value
+        for name, output in outputs.items()
+        for key, value in output.scalars.items()
+    }
     scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
-    return scalars | {"gaussians": float(len(state.optimizer.gaussians)), "coverage": float(rendering.alpha.detach().mean())}
+    return scalars | {
+        "gaussians": float(len(state.optimizer.gaussians)),
+        "coverage": float(rendering.alpha.detach().mean()),
+    }
 
 
 def image_gradient(color: Tensor, outputs: Sequence[GuidanceOutput], state: TrainState) -> Tensor:
@@ -163,7 +178,9 @@ def draw_backgrounds(config: CameraConfig, generator: torch.Generator) -> Tensor
         draws = torch.rand(config.n_groups, 4, generator=generator)
         colors = torch.where(draws[:, 3:] < 0.3, draws[:, :1], draws[:, :3])
     else:
-        raise ConfigError(f"camera.background must be random, white, grey or black, got {config.background!r}.")
+        raise ConfigError(
+            f"camera.background must be random, white, grey or black, got {config.background!r}."
+        )
     return colors.repeat_interleave(config.n_views, 0)
 
 
@@ -172,26 +189,33 @@ def save_state(path: Path, state: TrainState) -> None:
     tensors = state.optimizer.state_tensors()
     tensors |= {f"stream.{name}": value for name, value in capture_states(state.streams).items()}
     tensors |= {"gradients.total": state.gradients.total, "gradients.count": state.gradients.count}
-    save_checkpoint(path, step=state.step, tensors=tensors, meta={"reference_norm": state.reference_norm})
+    save_checkpoint(
+        path, step=state.step, tensors=tensors, meta={"reference_norm": state.reference_norm}
+    )
 
 
 def restore_state(checkpoint: Checkpoint, state: TrainState) -> None:
     """Put a checkpoint's content into `state`."""
     state.optimizer.load_state_tensors(checkpoint.tensors)
     streams = {
-        name.removeprefix("stream."): value for name, value in checkpoint.tensors.items() if name.startswith("stream.")
+        name.removeprefix("stream."): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("stream.")
     }
     restore_states(state.streams, streams)
     device = state.optimizer.gaussians.device
     state.gradients = ScreenGradients(
-        checkpoint.tensors["gradients.total"].to(device), checkpoint.tensors["gradients.count"].to(device)
+        checkpoint.tensors["gradients.total"].to(device),
+        checkpoint.tensors["gradients.count"].to(device),
     )
     state.step, state.reference_norm = checkpoint.step, float(checkpoint.meta["reference_norm"])
 
 
 def _densify(state: TrainState, config: Config) -> None:
     scene = state.optimizer.gaussians
-    result = densify(scene, state.gradients, config.densify, config.scene.max_gaussians, state.streams["densify"])
+    result = densify(
+        scene, state.gradients, config.densify, config.scene.max_gaussians, state.streams["densify"]
+    )
     state.optimizer.replace(result.gaussians, result.source, result.fresh)
     state.gradients = ScreenGradients.empty(len(result.source), scene.device)
 

@@ -34,7 +34,7 @@ def test_the_largest_gradients_are_cloned_where_small_and_split_where_large(
     assert len(result.gaussians) == 22
     assert result.source[result.fresh].tolist() == [7, 3, 3]
     assert 3 not in result.source[~result.fresh].tolist()
-    halves = result.gaussians.select((result.source == 3))
+    halves = result.gaussians.select(result.source == 3)
     torch.testing.assert_close(halves.scales, start.scales[3].expand(2, 3) / SPLIT_SHRINK)
     clone = result.gaussians.select(result.fresh & (result.source == 7))
     torch.testing.assert_close(clone.means[0], start.means[7])
@@ -46,7 +46,9 @@ def test_faint_large_and_far_gaussians_go(generator: torch.Generator) -> None:
     start.log_scales[1] = 1.0
     start.means[2] = torch.tensor([3.0, 0.0, 0.0])
     assert kept(start, CONFIG).nonzero()[:, 0].tolist() == list(range(3, 20))
-    result = densify(start, gradients(torch.zeros(20)), DensifyConfig(grow_share=0.0), 100, generator)
+    result = densify(
+        start, gradients(torch.zeros(20)), DensifyConfig(grow_share=0.0), 100, generator
+    )
     assert result.source.tolist() == list(range(3, 20))
 
 
@@ -54,7 +56,9 @@ def test_the_cap_holds_and_the_last_gaussian_stays(generator: torch.Generator) -
     start = scene(generator)
     assert len(densify(start, gradients(torch.rand(20)), CONFIG, 21, generator).gaussians) == 21
     faint = Gaussians(**{**start.parameters(), "opacity_logits": torch.linspace(-9.0, -8.0, 20)})
-    result = densify(faint, gradients(torch.rand(20)), DensifyConfig(grow_share=0.0), 100, generator)
+    result = densify(
+        faint, gradients(torch.rand(20)), DensifyConfig(grow_share=0.0), 100, generator
+    )
     assert result.source.tolist() == [19]
 
 

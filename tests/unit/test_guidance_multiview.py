@@ -30,7 +30,9 @@ def denoiser() -> Denoiser:
 def run_unet(denoiser: Denoiser, latents: torch.Tensor) -> torch.Tensor:
     n = len(latents)
     text = torch.ones(n, 16, 192) * 0.1
-    return denoiser.unet(latents, torch.full((n,), 300), text, class_labels=torch.zeros(n, 16)).sample
+    return denoiser.unet(
+        latents, torch.full((n,), 300), text, class_labels=torch.zeros(n, 16)
+    ).sample
 
 
 def test_views_of_one_object_see_each_other_and_no_others(

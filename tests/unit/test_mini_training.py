@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from vlm3d_gs.cameras import orbit
 from vlm3d_gs.mini.critic_data import DAMAGE_CLASSES, sample_critic_batch
 from vlm3d_gs.mini.damage_images import DAMAGES, damaged, with_floaters
 from vlm3d_gs.mini.data import sample_batch, step_rng
 from vlm3d_gs.mini.examples import sample_examples
 from vlm3d_gs.mini.training import TrainingPlan, fit, published
 from vlm3d_gs.mini.world import build_scene, canonical, render_rgba, sample_composition
-from vlm3d_gs.cameras import orbit
 from vlm3d_gs.prompts import COLORS, SHAPES, parse_composition
 
 
@@ -76,14 +76,22 @@ def test_examples_are_true_or_false_as_they_say() -> None:
                 stated = example.text.removeprefix("Do these views show ").partition("?")[0]
                 truth = canonical(parse_composition(stated)) == canonical(composition)
             elif example.text.startswith("Is there"):
-                truth = str(parse_composition(example.text.removeprefix("Is there ").partition("?")[0])) in {
-                    str(parse_composition(f"a {item}")) for item in present
-                }
+                truth = str(
+                    parse_composition(example.text.removeprefix("Is there ").partition("?")[0])
+                ) in {str(parse_composition(f"a {item}")) for item in present}
             else:
                 stated = example.text.partition("is the ")[2].partition("?")[0]
                 truth = canonical(parse_composition(stated)) == canonical(composition)
             assert truth == example.answer, (str(composition), example)
-    assert {"content", "object", "relation", "color", "shape", "swapped colors", "swapped objects"} <= kinds
+    assert {
+        "content",
+        "object",
+        "relation",
+        "color",
+        "shape",
+        "swapped colors",
+        "swapped objects",
+    } <= kinds
     assert 0.45 < sum(answers) / len(answers) < 0.55
 
 

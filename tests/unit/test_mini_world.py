@@ -114,7 +114,9 @@ def test_scenes_stay_in_the_unit_ball_and_objects_apart() -> None:
         for item in scene.objects:
             assert np.linalg.norm(item.center) + 0.3 * item.size < 1.0
         if scene.relation:
-            axis = {"on top of": 2, "under": 2, "in front of": 0, "behind": 0}.get(scene.relation, 1)
+            axis = {"on top of": 2, "under": 2, "in front of": 0, "behind": 0}.get(
+                scene.relation, 1
+            )
             first, second = (np.array(item.center) for item in scene.objects)
             assert abs(first - second).argmax() == axis
 

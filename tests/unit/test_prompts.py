@@ -54,10 +54,14 @@ def test_text_form_is_read_back() -> None:
 
 
 def test_opposites_are_opposite() -> None:
-    assert all(OPPOSITE[OPPOSITE[relation]] == relation != OPPOSITE[relation] for relation in RELATIONS)
+    assert all(
+        OPPOSITE[OPPOSITE[relation]] == relation != OPPOSITE[relation] for relation in RELATIONS
+    )
 
 
-@pytest.mark.parametrize("text", ["a corgi", "", "red", "a cube", "a red cube blue", "a red cube under"])
+@pytest.mark.parametrize(
+    "text", ["a corgi", "", "red", "a cube", "a red cube blue", "a red cube under"]
+)
 def test_what_it_does_not_know_is_refused_with_the_words_it_knows(text: str) -> None:
     with pytest.raises(PromptError, match="red, orange, yellow") as caught:
         parse_composition(text)

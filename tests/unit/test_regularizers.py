@@ -20,7 +20,9 @@ def scene(**changes: torch.Tensor) -> Gaussians:
 def test_entropy_is_nothing_at_the_ends_and_one_bit_in_the_middle() -> None:
     assert regularizers.alpha_entropy(torch.tensor([0.0, 1.0])).item() == pytest.approx(0, abs=1e-3)
     assert regularizers.alpha_entropy(torch.tensor([0.5])).item() == pytest.approx(1.0)
-    assert regularizers.opacity_entropy(scene(opacity_logits=torch.zeros(10))).item() == pytest.approx(1)
+    assert regularizers.opacity_entropy(
+        scene(opacity_logits=torch.zeros(10))
+    ).item() == pytest.approx(1)
 
 
 def test_flatness_counts_needles_only() -> None:
@@ -28,7 +30,9 @@ def test_flatness_counts_needles_only() -> None:
     needle = scene(log_scales=torch.tensor([3.0, 0.0, 0.0]).expand(10, 3))
     disc = scene(log_scales=torch.tensor([3.0, 3.0, 0.0]).expand(10, 3))
     assert regularizers.flatness(round_one) == regularizers.flatness(disc) == 0
-    assert regularizers.flatness(needle).item() == pytest.approx(3.0 - torch.tensor(4.0).log().item())
+    assert regularizers.flatness(needle).item() == pytest.approx(
+        3.0 - torch.tensor(4.0).log().item()
+    )
 
 
 def test_floater_grows_with_distance_and_opacity_but_not_with_the_place() -> None:
@@ -36,7 +40,9 @@ def test_floater_grows_with_distance_and_opacity_but_not_with_the_place() -> Non
     shifted = scene(means=start.means + 5.0)
     torch.testing.assert_close(regularizers.floater(start), regularizers.floater(shifted))
     apart = scene(means=start.means * 2.0)
-    assert regularizers.floater(apart).item() == pytest.approx(4 * regularizers.floater(start).item())
+    assert regularizers.floater(apart).item() == pytest.approx(
+        4 * regularizers.floater(start).item()
+    )
 
 
 def test_scale_of_a_tenth_counts_one() -> None:

@@ -81,7 +81,9 @@ def fresh(settings: Config) -> TrainState:
     return TrainState(SceneOptimizer(first, settings.optim), streams)
 
 
-def run(settings: Config, state: TrainState, *guidances: Picture, checkpoint: Path | None = None) -> bool:
+def run(
+    settings: Config, state: TrainState, *guidances: Picture, checkpoint: Path | None = None
+) -> bool:
     settings.out.mkdir(exist_ok=True)
     with RunLog(settings.out, settings, quiet=True) as log:
         return train(state, settings, guidances, log, checkpoint=checkpoint)

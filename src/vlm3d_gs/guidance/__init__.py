@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def build_guidance(
-    config: Config, prior_folder: Path, critic_folder: Path, device: torch.device, noise: torch.Generator
+    config: Config,
+    prior_folder: Path,
+    critic_folder: Path,
+    device: torch.device,
+    noise: torch.Generator,
 ) -> list[Guidance]:
     """Return the guidances of a run: the prior, and the critic unless it is off.
 
@@ -45,7 +49,11 @@ def build_guidance(
     from vlm3d_gs.guidance.critic import Critic, YesNoModel
     from vlm3d_gs.guidance.questions import Question, questions_for
 
-    questions = questions_for(config.prompt, config.critic.semantic_weight, config.critic.geometric_weight)
-    asked = tuple(Question(f"ask_{index}", text) for index, text in enumerate(config.critic.asks, 1))
+    questions = questions_for(
+        config.prompt, config.critic.semantic_weight, config.critic.geometric_weight
+    )
+    asked = tuple(
+        Question(f"ask_{index}", text) for index, text in enumerate(config.critic.asks, 1)
+    )
     guidances.append(Critic(YesNoModel(critic_folder, device), questions + asked, config.critic))
     return guidances

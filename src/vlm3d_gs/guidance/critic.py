@@ -27,17 +27,25 @@ from vlm3d_gs.guidance.questions import VIEW_REACH_DEG, Question, view_name
 class YesNoModel:
     """A Qwen2.5-VL that answers several Yes/No questions about the same views in one pass."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         """Load weights, tokenizer and patch layout from a folder in the published layout."""
         if not (folder / "preprocessor_config.json").is_file():
-            raise ConfigError(f"{folder} is not a Qwen-VL model: it has no preprocessor_config.json.")
+            raise ConfigError(
+                f"{folder} is not a Qwen-VL model: it has no preprocessor_config.json."
+            )
         with quiet_loading():
-            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                folder, dtype=dtype, local_files_only=True
+            )
         self.model.requires_grad_(False).eval().to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.layout = load_patch_layout(folder)
         self._packed: dict[tuple[object, ...], PackedQuestions] = {}
-        answers = [self.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No")]
+        answers = [
+            self.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No")
+        ]
         self._answer_rows = self.model.lm_head.weight[answers]
 
     def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
@@ -66,14 +74,18 @@ class YesNoModel:
         yes, no = (hidden[0, packed.answer_index] @ self._answer_rows.T).float().unbind(-1)
         return yes - no
 
-    def _pack(self, names: tuple[str, ...], questions: tuple[str, ...], grids: Tensor) -> PackedQuestions:
+    def _pack(
+        self, names: tuple[str, ...], questions: tuple[str, ...], grids: Tensor
+    ) -> PackedQuestions:
         """Build token ids, positions and mask once for a set of views and questions."""
         key = (names, questions, tuple(grids.flatten().tolist()))
         if key not in self._packed:
             merge = self.layout.merge_size
             counts = [int(grid[1] * grid[2]) // merge**2 for grid in grids.cpu()]
             prefix, asked = split_message(self.tokenizer, names, counts, questions)
-            positions = mrope_positions(prefix, self.model.config.image_token_id, grids.cpu(), merge)
+            positions = mrope_positions(
+                prefix, self.model.config.image_token_id, grids.cpu(), merge
+            )
             self._packed[key] = pack(prefix, positions, asked).to(self.model.device)
         return self._packed[key]
 
@@ -93,7 +105,9 @@ def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
         return -F.logsigmoid(log_odds)
     if shape == "probability":
         return -torch.tanh(log_odds / 2.0)
-    raise ConfigError(f"critic.reward must be 'logit', 'logsigmoid' or 'probability', got {shape!r}.")
+    raise ConfigError(
+        f"critic.reward must be 'logit', 'logsigmoid' or 'probability', got {shape!r}."
+    )
 
 
 class Critic:
@@ -102,7 +116,9 @@ class Critic:
     name = "critic"
     azimuth_offset_deg = (-VIEW_REACH_DEG, VIEW_REACH_DEG)
 
-    def __init__(self, model: YesNoModel, questions: Sequence[Question], config: CriticConfig) -> None:
+    def __init__(
+        self, model: YesNoModel, questions: Sequence[Question], config: CriticConfig
+    ) -> None:
         self.model, self.questions, self.config = model, tuple(questions), config
 
     def is_due(self, step: int) -> bool:
@@ -117,18 +133,25 @@ class Critic:
         """
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         texts = [question.text for question in self.questions]
-        weights = torch.tensor([question.weight for question in self.questions], device=views.color.device)
+        weights = torch.tensor(
+            [question.weight for question in self.questions], device=views.color.device
+        )
         groups = views.color.split(views.n_views)
         losses, answers = [], []
         for index, group in enumerate(groups):
             start = index * views.n_views
             log_odds = self.model.log_odds(group, names[start : start + views.n_views], texts)
             answers.append(log_odds.detach())
-            losses.append((weights * reward_loss(log_odds, self.config.reward)).sum() / weights.sum())
+            losses.append(
+                (weights * reward_loss(log_odds, self.config.reward)).sum() / weights.sum()
+            )
         said = torch.stack(answers).mean(0)
         slope = _slope(said, self.config.reward)
         strength = float((weights * slope).sum() / weights.sum())
-        scalars = {question.name: float(value) for question, value in zip(self.questions, said, strict=True)}
+        scalars = {
+            question.name: float(value)
+            for question, value in zip(self.questions, said, strict=True)
+        }
         weight = self.config.weight(fraction) * self.config.every
         loss = torch.stack(losses).mean()
         return GuidanceOutput(loss, scalars | {"loss": float(loss.detach())}, weight * strength)

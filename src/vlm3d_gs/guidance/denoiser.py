@@ -62,7 +62,11 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
             f"{folder} is not a diffusion pipeline: it has no model_index.json. Give a folder in diffusers' layout."
         )
     plain: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
-    vae_class = AutoencoderTiny if "AutoencoderTiny" in (folder / "vae/config.json").read_text() else AutoencoderKL
+    vae_class = (
+        AutoencoderTiny
+        if "AutoencoderTiny" in (folder / "vae/config.json").read_text()
+        else AutoencoderKL
+    )
     with quiet_loading():
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", **plain)
         vae = vae_class.from_pretrained(folder / "vae", **plain)
@@ -87,7 +91,9 @@ def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
 @torch.inference_mode()
 def embed_text(denoiser: Denoiser, texts: list[str]) -> Tensor:
     """Return text embeddings [len(texts), L, width]."""
-    tokens = denoiser.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    tokens = denoiser.tokenizer(
+        texts, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
     return denoiser.text_encoder(tokens.to(denoiser.device)).last_hidden_state.clone()
 
 
@@ -103,7 +109,9 @@ def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
     """
     pixels = color.movedim(-1, 1) * 2.0 - 1.0
     encoded = denoiser.vae.encode(pixels)
-    latents = encoded.latents if isinstance(denoiser.vae, AutoencoderTiny) else encoded.latent_dist.mean
+    latents = (
+        encoded.latents if isinstance(denoiser.vae, AutoencoderTiny) else encoded.latent_dist.mean
+    )
     return latents.float() * denoiser.vae.config.scaling_factor
 
 
@@ -150,12 +158,17 @@ def predict(
     doubled = None if class_labels is None else class_labels.repeat(2, 1)
     with precision(denoiser):
         output = denoiser.unet(
-            noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat(embeddings), class_labels=doubled
+            noisy.repeat(2, 1, 1, 1),
+            timesteps.repeat(2),
+            torch.cat(embeddings),
+            class_labels=doubled,
         ).sample.float()
     unconditional, conditional = output.chunk(2)
     guided = unconditional + guidance_scale * (conditional - unconditional)
     clean, noise = clean_and_noise(denoiser.scheduler, guided, noisy, timesteps)
-    return Prediction(clean, clean_and_noise(denoiser.scheduler, conditional, noisy, timesteps)[0], noise)
+    return Prediction(
+        clean, clean_and_noise(denoiser.scheduler, conditional, noisy, timesteps)[0], noise
+    )
 
 
 def clean_and_noise(
@@ -175,4 +188,6 @@ def clean_and_noise(
         return signal * noisy - sigma * output, signal * output + sigma * noisy
     if kind == "epsilon":
         return (noisy - sigma * output) / signal.clamp_min(1e-4), output
-    raise ConfigError(f"The scheduler predicts {kind!r}; supported are 'epsilon' and 'v_prediction'.")
+    raise ConfigError(
+        f"The scheduler predicts {kind!r}; supported are 'epsilon' and 'v_prediction'."
+    )

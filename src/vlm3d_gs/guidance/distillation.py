@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def sds_loss(latents: Tensor, predicted_noise: Tensor, noise: Tensor, weight: float | Tensor = 1.0) -> Tensor:
+def sds_loss(
+    latents: Tensor, predicted_noise: Tensor, noise: Tensor, weight: float | Tensor = 1.0
+) -> Tensor:
     """Score distillation sampling.
 
     The gradient with respect to `latents` is w(t) (eps_hat - eps) / G, G the number of leading entries; the value is

@@ -11,7 +11,10 @@ LAST_OF_PREFIX = "<|vision_end|>"
 
 
 def split_message(
-    tokenizer: PreTrainedTokenizerBase, view_names: Sequence[str], tokens: Sequence[int], questions: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    view_names: Sequence[str],
+    tokens: Sequence[int],
+    questions: Sequence[str],
 ) -> tuple[list[int], list[list[int]]]:
     """Return the token ids of the views, and those of each question with the turn that ends it.
 
@@ -36,6 +39,8 @@ def split_message(
         question_ids.append(tokenizer(rest, add_special_tokens=False).input_ids)
         if not prefix_ids:
             first, *others = (prefix + mark).split(IMAGE_TOKEN)
-            expanded = first + "".join(IMAGE_TOKEN * count + part for count, part in zip(tokens, others, strict=True))
+            expanded = first + "".join(
+                IMAGE_TOKEN * count + part for count, part in zip(tokens, others, strict=True)
+            )
             prefix_ids = tokenizer(expanded, add_special_tokens=False).input_ids
     return prefix_ids, question_ids

@@ -37,7 +37,9 @@ class PackedQuestions:
         )
 
 
-def mrope_positions(input_ids: Sequence[int], image_token_id: int, grids: Tensor, merge_size: int) -> Tensor:
+def mrope_positions(
+    input_ids: Sequence[int], image_token_id: int, grids: Tensor, merge_size: int
+) -> Tensor:
     """Return M-RoPE positions [3, L] of a sequence with still images.
 
     Text advances all three axes by one a token. An image's tokens share one temporal position and count rows and
@@ -64,7 +66,9 @@ def mrope_positions(input_ids: Sequence[int], image_token_id: int, grids: Tensor
     return torch.cat(parts, 1)
 
 
-def pack(prefix_ids: Sequence[int], prefix_positions: Tensor, questions: Sequence[Sequence[int]]) -> PackedQuestions:
+def pack(
+    prefix_ids: Sequence[int], prefix_positions: Tensor, questions: Sequence[Sequence[int]]
+) -> PackedQuestions:
     """Lay out K questions behind one prefix.
 
     Args:
@@ -73,7 +77,12 @@ def pack(prefix_ids: Sequence[int], prefix_positions: Tensor, questions: Sequenc
         questions: token ids of each question, ending where the answer begins.
     """
     start = int(prefix_positions.max()) + 1
-    ids, positions, owner, answers = list(prefix_ids), [prefix_positions], [-1] * len(prefix_ids), []
+    ids, positions, owner, answers = (
+        list(prefix_ids),
+        [prefix_positions],
+        [-1] * len(prefix_ids),
+        [],
+    )
     for index, tokens in enumerate(questions):
         ids += list(tokens)
         positions.append((start + torch.arange(len(tokens))).expand(3, -1))

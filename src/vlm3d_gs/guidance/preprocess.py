@@ -67,15 +67,23 @@ def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
     """
     expect_shape("images", images, (None, None, None, 3))
     pixels = images.clamp(0.0, 1.0).movedim(-1, 1)
-    height, width = (max(1, round(side / layout.factor)) * layout.factor for side in pixels.shape[2:])
+    height, width = (
+        max(1, round(side / layout.factor)) * layout.factor for side in pixels.shape[2:]
+    )
     if (height, width) != tuple(pixels.shape[2:]):
-        pixels = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).clamp(0.0, 1.0)
+        pixels = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).clamp(
+            0.0, 1.0
+        )
     mean = torch.tensor(layout.mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
     std = torch.tensor(layout.std, dtype=pixels.dtype, device=pixels.device)[:, None, None]
     pixels = (pixels - mean) / std
     batch, p, m = pixels.shape[0], layout.patch_size, layout.merge_size
     rows, columns = height // p, width // p
-    patches = pixels.reshape(batch, 3, rows // m, m, p, columns // m, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    patches = patches.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, layout.temporal_patch_size, -1, -1)
+    patches = pixels.reshape(batch, 3, rows // m, m, p, columns // m, m, p).permute(
+        0, 2, 5, 3, 6, 1, 4, 7
+    )
+    patches = patches.unsqueeze(6).expand(
+        -1, -1, -1, -1, -1, -1, layout.temporal_patch_size, -1, -1
+    )
     grids = torch.tensor([[1, rows, columns]], device=images.device).expand(batch, 3)
     return patches.reshape(batch * rows * columns, -1), grids

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from vlm3d_gs.cameras import Cameras, mvdream_camera_matrices
-from vlm3d_gs.guidance.denoiser import Denoiser, clean_and_noise, decode_pictures, embed_text, precision
+from vlm3d_gs.guidance.denoiser import (
+    Denoiser,
+    clean_and_noise,
+    decode_pictures,
+    embed_text,
+    precision,
+)
 from vlm3d_gs.guidance.multiview import join_views
 
 
@@ -45,7 +53,7 @@ def sample_views(
     wanted = embeddings[1:].repeat_interleave(n_views, 0)
     labels = mvdream_camera_matrices(cameras).flatten(1).to(latents).repeat(len(prompts), 1)
     times = torch.linspace(denoiser.n_train_timesteps - 1, 0, steps + 1).round().long().tolist()
-    for now, after in zip(times[:-1], times[1:], strict=True):
+    for now, after in pairwise(times):
         timesteps = torch.full((shape[0],), now, device=latents.device)
         with precision(denoiser):
             output = denoiser.unet(

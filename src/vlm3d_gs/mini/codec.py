@@ -17,7 +17,7 @@ WIDTH = 48
 WHITENING = 0.5
 """Power of the standard deviation by which each component is divided: 0 keeps the spectrum, 1 makes it flat."""
 SCALING_FACTOR = 2.5
-"""Diffusion latents are encoder outputs times this. They have mean square 1; the decoder's soft clamp at 3 wants less."""
+"""Diffusion latents are encoder outputs times this: mean square 1, while the decoder's soft clamp at 3 wants less."""
 
 
 def new_codec() -> AutoencoderTiny:
@@ -42,7 +42,11 @@ def set_patch_components(codec: AutoencoderTiny, pictures: Tensor) -> float:
     Returns:
         PSNR in dB of projecting `pictures` on the kept components, the best that a linear decoder could reach.
     """
-    patches = torch.nn.functional.unfold(pictures.double(), PATCH_PX, stride=PATCH_PX).transpose(1, 2).reshape(-1, 48)
+    patches = (
+        torch.nn.functional.unfold(pictures.double(), PATCH_PX, stride=PATCH_PX)
+        .transpose(1, 2)
+        .reshape(-1, 48)
+    )
     mean = patches.mean(0)
     eigenvalues, vectors = torch.linalg.eigh((patches - mean).T.cov())
     order = eigenvalues.argsort(descending=True)[:LATENT_CHANNELS]
@@ -59,7 +63,10 @@ def set_patch_components(codec: AutoencoderTiny, pictures: Tensor) -> float:
             layer.bias.data.zero_()
     for channel in range(3):
         first.weight.data[channel, channel, 1, 1] = 1.0
-    for layer, depth in ((second, 3), (third, 12)):  # gather 2x2 neighbours: offsets 0 and 1 are taps 1 and 2
+    for layer, depth in (
+        (second, 3),
+        (third, 12),
+    ):  # gather 2x2 neighbours: offsets 0 and 1 are taps 1 and 2
         for tap in range(4):
             for channel in range(depth):
                 layer.weight.data[tap * depth + channel, channel, 1 + tap // 2, 1 + tap % 2] = 1.0
@@ -67,7 +74,9 @@ def set_patch_components(codec: AutoencoderTiny, pictures: Tensor) -> float:
         for inner in range(4):
             for channel in range(3):
                 row, column = 2 * (outer // 2) + inner // 2, 2 * (outer % 2) + inner % 2
-                last.weight.data[:, outer * 12 + inner * 3 + channel, 1, 1] = matrix[:, channel * 16 + row * 4 + column]
+                last.weight.data[:, outer * 12 + inner * 3 + channel, 1, 1] = matrix[
+                    :, channel * 16 + row * 4 + column
+                ]
     last.bias.data.copy_(-(matrix @ mean))
     codec.encoder.requires_grad_(False)
     return psnr_db

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from vlm3d_gs.guidance.preprocess import PatchLayout
 from vlm3d_gs.guidance.questions import CAPTION_REQUEST, GEOMETRY_QUESTION, VIEW_NAMES
@@ -45,7 +49,12 @@ QUESTION_WORDS = "do these views show is there seen from the front answer yes or
 
 def critic_tokenizer() -> PreTrainedTokenizerFast:
     """Return the critic's tokenizer: one token a word or punctuation mark, Qwen's special tokens and chat form."""
-    texts = [GEOMETRY_QUESTION, CAPTION_REQUEST, QUESTION_WORDS, "system user assistant you are a helpful assistant"]
+    texts = [
+        GEOMETRY_QUESTION,
+        CAPTION_REQUEST,
+        QUESTION_WORDS,
+        "system user assistant you are a helpful assistant",
+    ]
     words = {*known_words(), *(word for text in (*texts, *VIEW_NAMES) for word in words_of(text))}
     tokenizer = word_tokenizer(["<unk>", *sorted(words), *".,:?"])
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -72,7 +81,11 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
         "num_attention_heads": 3,
         "num_key_value_heads": 3,
         "max_position_embeddings": 1024,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [8, 12, 12],
+        },
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
@@ -105,7 +118,7 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
     return model, tokenizer
 
 
-def look_at_neighbours(attention: nn.Module, step: int) -> None:
+def look_at_neighbours(attention: Any, step: int) -> None:
     """Start an attention layer as a 3x3 convolution: head h looks at one neighbour, `step` patches away.
 
     A vision transformer trained from nothing on few pictures hardly learns to compare neighbouring patches. Here the

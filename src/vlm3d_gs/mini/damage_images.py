@@ -22,7 +22,9 @@ def with_floaters(scene: SceneSpec, rng: np.random.Generator) -> SceneSpec:
         size = float(rng.uniform(0.025, 0.09))
         clear = all(np.linalg.norm(place - item.center) > 0.8 * item.size for item in scene.objects)
         if clear or rng.random() < 0.3:
-            extra.append(ObjectSpec("sphere", str(rng.choice(COLORS)), (place[0], place[1], place[2]), size))
+            extra.append(
+                ObjectSpec("sphere", str(rng.choice(COLORS)), (place[0], place[1], place[2]), size)
+            )
     return SceneSpec(scene.objects + tuple(extra), scene.relation)
 
 
@@ -72,7 +74,9 @@ def _holes(rgba: Tensor, rng: np.random.Generator) -> Tensor:
         for _ in range(int(rng.integers(3, 11))):
             if len(covered):
                 row, column = covered[int(rng.integers(len(covered)))]
-                view[(rows - row) ** 2 + (columns - column) ** 2 < float(rng.uniform(1.5, 5.0)) ** 2] = 0.0
+                view[
+                    (rows - row) ** 2 + (columns - column) ** 2 < float(rng.uniform(1.5, 5.0)) ** 2
+                ] = 0.0
     return rgba
 
 
@@ -80,7 +84,9 @@ def _noise(rgba: Tensor, rng: np.random.Generator) -> Tensor:
     n_views, height, width = rgba.shape[:3]
     cell = int(rng.integers(1, 4))
     small = rng.normal(size=(n_views, 4, height // cell + 1, width // cell + 1)).astype(np.float32)
-    noise = F.interpolate(torch.from_numpy(small), scale_factor=cell)[..., :height, :width].movedim(1, -1)
+    noise = F.interpolate(torch.from_numpy(small), scale_factor=cell)[..., :height, :width].movedim(
+        1, -1
+    )
     strength = float(rng.uniform(0.05, 0.22))
     everywhere = 1.0 if rng.random() < 0.5 else rgba[..., 3:]
     return (rgba + strength * noise * everywhere).clamp(0.0, 1.0)
@@ -91,7 +97,9 @@ def _haze(rgba: Tensor, rng: np.random.Generator) -> Tensor:
     views = []
     for view in rgba:
         field = _field((view.shape[0], view.shape[1]), int(rng.integers(3, 9)), rng)
-        veil = ((field - 0.35).clamp_min(0.0) * float(rng.uniform(0.8, 2.0))).clamp_max(0.85)[..., None]
+        veil = ((field - 0.35).clamp_min(0.0) * float(rng.uniform(0.8, 2.0))).clamp_max(0.85)[
+            ..., None
+        ]
         over = torch.cat([color * veil, veil], -1)
         views.append(over + (1.0 - veil) * view)
     return torch.stack(views)

@@ -82,7 +82,8 @@ def sample_batch(
     offsets = rng.uniform(-azimuth_jitter_deg, azimuth_jitter_deg, (n_scenes, 1))
     azimuths = offsets + np.arange(n_views) * 360.0 / n_views
     shared = [
-        np.repeat(rng.uniform(low, high, (n_scenes, 1)), n_views, 1) for low, high in (ELEVATION_DEG, DISTANCE)
+        np.repeat(rng.uniform(low, high, (n_scenes, 1)), n_views, 1)
+        for low, high in (ELEVATION_DEG, DISTANCE)
     ]
     flat = [torch.from_numpy(values).flatten() for values in (azimuths, *shared)]
     views = orbit(flat[0], flat[1], flat[2], FOV_DEG, size_px, size_px)

@@ -33,9 +33,15 @@ def geometry_example(clean: bool) -> Example:
     return Example("geometry", GEOMETRY_QUESTION, clean)
 
 
-def sample_examples(composition: Composition, rng: np.random.Generator, count: int) -> list[Example]:
+def sample_examples(
+    composition: Composition, rng: np.random.Generator, count: int
+) -> list[Example]:
     """Draw `count` questions about what a scene shows, half of them with the answer Yes."""
-    makers = [_content, _object] if composition.relation is None else [_content, _content, _relation, _object]
+    makers = (
+        [_content, _object]
+        if composition.relation is None
+        else [_content, _content, _relation, _object]
+    )
     order = rng.permutation(count) % len(makers)
     return [makers[index](composition, rng, bool(rng.random() < 0.5)) for index in order]
 
@@ -47,7 +53,11 @@ def _other(rng: np.random.Generator, choices: tuple[str, ...], *taken: str) -> s
 def recolored(composition: Composition, rng: np.random.Generator, index: int) -> Composition:
     """Change one object's colour to one that the scene does not have."""
     taken = [item.color for item in composition.objects]
-    return _replaced(composition, index, ObjectPhrase(_other(rng, COLORS, *taken), composition.objects[index].shape))
+    return _replaced(
+        composition,
+        index,
+        ObjectPhrase(_other(rng, COLORS, *taken), composition.objects[index].shape),
+    )
 
 
 def reshaped(composition: Composition, rng: np.random.Generator, index: int) -> Composition:
@@ -66,7 +76,8 @@ def swapped_colors(composition: Composition) -> Composition:
     """Exchange the two colours: false unless the shapes are alike, and then the same as swapped objects."""
     first, second = composition.objects
     return Composition(
-        (ObjectPhrase(second.color, first.shape), ObjectPhrase(first.color, second.shape)), composition.relation
+        (ObjectPhrase(second.color, first.shape), ObjectPhrase(first.color, second.shape)),
+        composition.relation,
     )
 
 
@@ -119,7 +130,9 @@ def _relation(composition: Composition, rng: np.random.Generator, answer: bool) 
         assert stated.relation is not None
         stated = Composition(stated.objects[::-1], OPPOSITE[stated.relation])
     assert stated.relation is not None
-    return Example(kind, relation_question(stated.objects[0], stated.relation, stated.objects[1]), answer)
+    return Example(
+        kind, relation_question(stated.objects[0], stated.relation, stated.objects[1]), answer
+    )
 
 
 def _object(composition: Composition, rng: np.random.Generator, answer: bool) -> Example:
@@ -127,7 +140,10 @@ def _object(composition: Composition, rng: np.random.Generator, answer: bool) ->
     if answer:
         return Example("object", object_question(composition.objects[index]), True)
     kinds = ["color", "shape"]
-    if composition.relation is not None and composition.objects[0].shape != composition.objects[1].shape:
+    if (
+        composition.relation is not None
+        and composition.objects[0].shape != composition.objects[1].shape
+    ):
         kinds += ["swapped colors", "swapped colors"]
     kind = str(rng.choice(kinds))
     present = set(composition.objects)

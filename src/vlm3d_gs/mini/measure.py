@@ -34,11 +34,15 @@ def measure_codec(denoiser: Denoiser, n_scenes: int = 64) -> dict[str, float]:
     """Return the PSNR in dB of decoding what was encoded, over new scenes."""
     color = sample_batch(step_rng(TEST_SEED, 0), n_scenes, held_out=None).color.flatten(0, 1)
     with torch.inference_mode():
-        error = (decode_pictures(denoiser, encode_pictures(denoiser, color)) - color).square().mean()
+        error = (
+            (decode_pictures(denoiser, encode_pictures(denoiser, color)) - color).square().mean()
+        )
     return {"psnr_db": float(-10.0 * torch.log10(error))}
 
 
-def measure_prior(denoiser: Denoiser, n_two: int = 48, guidance_scale: float = 5.0) -> dict[str, float]:
+def measure_prior(
+    denoiser: Denoiser, n_two: int = 48, guidance_scale: float = 5.0
+) -> dict[str, float]:
     """Return the share of 30-step samples whose views show just what the prompt says."""
     rng = step_rng(TEST_SEED, 1)
     groups = {
@@ -52,7 +56,9 @@ def measure_prior(denoiser: Denoiser, n_two: int = 48, guidance_scale: float = 5
     }
 
 
-def _prompts_right(denoiser: Denoiser, compositions: Sequence[Composition], scale: float, seed: int) -> float:
+def _prompts_right(
+    denoiser: Denoiser, compositions: Sequence[Composition], scale: float, seed: int
+) -> float:
     azimuths = [360.0 * view / N_VIEWS for view in range(N_VIEWS)]
     cameras = orbit(azimuths, 15.0, 3.05, FOV_DEG, IMAGE_PX, IMAGE_PX)
     recognize = Recognizer(cameras, len(compositions[0].objects))
@@ -60,12 +66,18 @@ def _prompts_right(denoiser: Denoiser, compositions: Sequence[Composition], scal
     right = 0
     for start in range(0, len(compositions), PROMPTS_A_BATCH):
         part = compositions[start : start + PROMPTS_A_BATCH]
-        views = sample_views(denoiser, [str(item) for item in part], cameras, generator, guidance_scale=scale)
-        right += sum(recognize(shown) == canonical(item) for shown, item in zip(views, part, strict=True))
+        views = sample_views(
+            denoiser, [str(item) for item in part], cameras, generator, guidance_scale=scale
+        )
+        right += sum(
+            recognize(shown) == canonical(item) for shown, item in zip(views, part, strict=True)
+        )
     return right / len(compositions)
 
 
-def measure_critic(model: YesNoModel, n_scenes: int = 400, held_out: bool | None = False) -> dict[str, float]:
+def measure_critic(
+    model: YesNoModel, n_scenes: int = 400, held_out: bool | None = False
+) -> dict[str, float]:
     """Return the balanced accuracy of each kind of question over four views of new scenes.
 
     Balanced: the mean of how often Yes is said where it is right, and No where No is right. For hard negatives (a kind
@@ -73,13 +85,22 @@ def measure_critic(model: YesNoModel, n_scenes: int = 400, held_out: bool | None
     """
     hits: dict[tuple[str, bool], list[bool]] = {}
     for step in range(n_scenes // 8):
-        batch = sample_critic_batch(step_rng(TEST_SEED, 2 + step), 8, 9, held_out=held_out, n_views=N_VIEWS)
+        batch = sample_critic_batch(
+            step_rng(TEST_SEED, 2 + step), 8, 9, held_out=held_out, n_views=N_VIEWS
+        )
         for images, examples in zip(batch.images, batch.examples, strict=True):
             with torch.inference_mode():
                 odds = model.log_odds(images, VIEW_NAMES, [example.text for example in examples])
             for example, value in zip(examples, odds.tolist(), strict=True):
-                hits.setdefault((example.kind, example.answer), []).append((value > 0) == example.answer)
-    yes = [hit for (kind, answer), values in hits.items() if answer and kind != "geometry" for hit in values]
+                hits.setdefault((example.kind, example.answer), []).append(
+                    (value > 0) == example.answer
+                )
+    yes = [
+        hit
+        for (kind, answer), values in hits.items()
+        if answer and kind != "geometry"
+        for hit in values
+    ]
     sides = {"geometry": hits[("geometry", True)]}
     result = {"yes": float(np.mean(yes))}
     for (kind, answer), values in sorted(hits.items()):
@@ -90,16 +111,23 @@ def measure_critic(model: YesNoModel, n_scenes: int = 400, held_out: bool | None
 
 def main(
     what: Annotated[str, typer.Option(help="codec, prior or critic")],
-    weights: Annotated[Path | None, typer.Option(help="folder with prior/ and critic/; default: embedded")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="folder with prior/ and critic/; default: embedded")
+    ] = None,
 ) -> None:
     """Print a measurement as JSON."""
     device = torch.device("cpu")
     result: Any
     if what == "critic":
         model = YesNoModel(weights / "critic" if weights else embedded_weights("critic"), device)
-        result = {name: measure_critic(model, held_out=flag) for name, flag in (("seen", False), ("held out", True))}
+        result = {
+            name: measure_critic(model, held_out=flag)
+            for name, flag in (("seen", False), ("held out", True))
+        }
     else:
-        denoiser = load_denoiser(weights / "prior" if weights else embedded_weights("prior"), device)
+        denoiser = load_denoiser(
+            weights / "prior" if weights else embedded_weights("prior"), device
+        )
         result = measure_codec(denoiser) if what == "codec" else measure_prior(denoiser)
     typer.echo(json.dumps(result, indent=2))
 

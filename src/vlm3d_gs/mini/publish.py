@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from diffusers import AutoencoderTiny
 from torch import nn
-from torch import nn
 
 from vlm3d_gs.errors import CheckpointError
 from vlm3d_gs.mini.critic_model import new_critic, save_processor
@@ -61,7 +60,9 @@ def drop_setting(path: Path, name: str) -> None:
 
 def _load(modules: dict[str, nn.Module], folder: Path) -> None:
     if not published(modules, folder):
-        raise CheckpointError(f"No checkpoint under {folder}. Train first: python -m vlm3d_gs.mini.train --help")
+        raise CheckpointError(
+            f"No checkpoint under {folder}. Train first: python -m vlm3d_gs.mini.train --help"
+        )
 
 
 def main(

@@ -58,7 +58,9 @@ class Recognizer:
         """Return the statement whose pictures are nearest to the views [V, H, W, 3]."""
         border = torch.cat([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1)
         background = border.median(1).values[:, None, None]
-        small = torch.nn.functional.interpolate(views.movedim(-1, 1), (COARSE_PX, COARSE_PX), mode="area").movedim(1, -1)
+        small = torch.nn.functional.interpolate(
+            views.movedim(-1, 1), (COARSE_PX, COARSE_PX), mode="area"
+        ).movedim(1, -1)
         nearest = _errors(self.templates, small, background).argsort()[:CANDIDATES].tolist()
         rng = np.random.default_rng(0)
         best, winner = float("inf"), self.compositions[nearest[0]]
@@ -73,6 +75,7 @@ class Recognizer:
 def _errors(rgba: Tensor, views: Tensor, background: Tensor) -> Tensor:
     """Return the mean squared error of each scene [S, V, H, W, 4] over the views' own backgrounds."""
     chunks = [
-        (part[..., :3] + (1.0 - part[..., 3:]) * background - views).square().mean((1, 2, 3, 4)) for part in rgba.split(256)
+        (part[..., :3] + (1.0 - part[..., 3:]) * background - views).square().mean((1, 2, 3, 4))
+        for part in rgba.split(256)
     ]
     return torch.cat(chunks)

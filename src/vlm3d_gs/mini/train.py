@@ -50,8 +50,13 @@ def main(
         console.print(f"{what} {line}", highlight=False, soft_wrap=True)
 
     def plan(default: TrainingPlan) -> TrainingPlan:
-        return TrainingPlan(steps=steps or default.steps, lr=default.lr, warmup_steps=default.warmup_steps,
-                            ema_decay=default.ema_decay, weight_decay=default.weight_decay)
+        return TrainingPlan(
+            steps=steps or default.steps,
+            lr=default.lr,
+            warmup_steps=default.warmup_steps,
+            ema_decay=default.ema_decay,
+            weight_decay=default.weight_decay,
+        )
 
     if what == "vae":
         train_vae(out / "vae", device, seed, log, codec_of(out, seed), plan(VAE_PLAN))

@@ -55,7 +55,9 @@ class TokenHeads(nn.Module):
         labels = batch.labels
         seen = labels.shape > 0
         weight = torch.where(seen, 1.0, 0.1)
-        total = _weighted(self.shape(tokens), labels.shape, weight) + _weighted(self.color(tokens), labels.color, weight)
+        total = _weighted(self.shape(tokens), labels.shape, weight) + _weighted(
+            self.color(tokens), labels.color, weight
+        )
         other = weight * seen
         total = total + _weighted(self.other_shape(tokens), labels.other_shape, other)
         total = total + _weighted(self.other_color(tokens), labels.other_color, other)
@@ -65,9 +67,15 @@ class TokenHeads(nn.Module):
         damage = self.damage(tokens.mean(1)).float()
         with torch.no_grad():
             scalars = {
-                "token shape": float((self.shape(tokens).argmax(-1) == labels.shape)[seen].float().mean()),
-                "token color": float((self.color(tokens).argmax(-1) == labels.color)[seen].float().mean()),
-                "token other": float((self.other_shape(tokens).argmax(-1) == labels.other_shape)[seen].float().mean()),
+                "token shape": float(
+                    (self.shape(tokens).argmax(-1) == labels.shape)[seen].float().mean()
+                ),
+                "token color": float(
+                    (self.color(tokens).argmax(-1) == labels.color)[seen].float().mean()
+                ),
+                "token other": float(
+                    (self.other_shape(tokens).argmax(-1) == labels.other_shape)[seen].float().mean()
+                ),
                 "token offset": float((apart * paired).sum() / paired.sum().clamp_min(1.0)),
                 "view damage": float((damage.argmax(-1) == labels.damage).float().mean()),
             }
@@ -113,9 +121,14 @@ def train_critic(
         losses = F.cross_entropy(logits.float()[chosen], packed.targets[chosen], reduction="none")
         yes_no = packed.answers[chosen]
         answer_loss, caption_loss = losses[yes_no].mean(), losses[~yes_no].mean()
-        right = (logits.detach()[chosen][yes_no].argmax(-1) == packed.targets[chosen][yes_no]).float()
-        scalars = {"answer": float(answer_loss.detach()), "caption": float(caption_loss.detach()),
-                   "dense": float(dense.detach())}
+        right = (
+            logits.detach()[chosen][yes_no].argmax(-1) == packed.targets[chosen][yes_no]
+        ).float()
+        scalars = {
+            "answer": float(answer_loss.detach()),
+            "caption": float(caption_loss.detach()),
+            "dense": float(dense.detach()),
+        }
         scalars |= read | _accuracies(batch, right)
         return answer_loss + 0.5 * caption_loss + 0.3 * dense, scalars
 
@@ -132,7 +145,9 @@ def _accuracies(batch: CriticBatch, right: Tensor) -> dict[str, float]:
 
 
 def forward(
-    model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, batch: CriticBatch
+    model: Qwen2_5_VLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    batch: CriticBatch,
 ) -> tuple[Tensor, Tensor, _Sequences]:
     """Look once at each scene and answer all its questions.
 
@@ -161,14 +176,20 @@ def look(model: Qwen2_5_VLForConditionalGeneration, batch: CriticBatch) -> tuple
 
 
 def _sequences(
-    model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, batch: CriticBatch, grids: Tensor
+    model: Qwen2_5_VLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    batch: CriticBatch,
+    grids: Tensor,
 ) -> _Sequences:
     names = [VIEW_NAMES[index] for index in batch.view_indices]
     image_token = model.config.image_token_id
     rows = []
     for captions, examples in zip(batch.captions, batch.examples, strict=True):
         prefix, questions = split_message(
-            tokenizer, names, [TOKENS_A_VIEW] * len(names), [CAPTION_REQUEST, *(item.text for item in examples)]
+            tokenizer,
+            names,
+            [TOKENS_A_VIEW] * len(names),
+            [CAPTION_REQUEST, *(item.text for item in examples)],
         )
         positions = mrope_positions(prefix, image_token, grids, LAYOUT.merge_size)
         rows.append(_row(tokenizer, prefix, positions, questions, captions, examples))

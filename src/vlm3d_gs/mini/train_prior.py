@@ -113,7 +113,11 @@ def train_prior(
 ) -> Prior:
     """Train the denoiser and its text encoder together; return them with averaged weights."""
     prior = new_prior(seed)
-    unet, text_encoder, codec = prior.unet.to(device), prior.text_encoder.to(device), codec.to(device).eval()
+    unet, text_encoder, codec = (
+        prior.unet.to(device),
+        prior.text_encoder.to(device),
+        codec.to(device).eval(),
+    )
     scheduler = prior.scheduler
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     centre = centre_weights(IMAGE_PX // 4).to(device)
@@ -128,19 +132,28 @@ def train_prior(
         fractions = torch.from_numpy(rng.random(n_groups))
         timesteps = (fractions * 1000).long().clamp_max(999).repeat_interleave(n_views).to(device)
         with torch.no_grad():
-            latents = codec.encode(channels_first(batch.color).to(device)).latents * codec.config.scaling_factor
+            latents = (
+                codec.encode(channels_first(batch.color).to(device)).latents
+                * codec.config.scaling_factor
+            )
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         noise = torch.randn(latents.shape, generator=generator).to(device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
         target = scheduler.get_velocity(latents, noise, timesteps)
-        tokens = prior.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        tokens = prior.tokenizer(
+            prompts, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
         join_views(unet, n_views)
         with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            embeddings = text_encoder(tokens.to(device)).last_hidden_state.repeat_interleave(N_VIEWS, 0)
+            embeddings = text_encoder(tokens.to(device)).last_hidden_state.repeat_interleave(
+                N_VIEWS, 0
+            )
             predicted = unet(noisy, timesteps, embeddings, class_labels=cameras).sample
         errors = ((predicted.float() - target).square() * centre).mean((1, 2, 3))
         high = timesteps > 700
-        return errors.mean(), {"loss_high_noise": float(errors.detach()[high].mean()) if high.any() else 0.0}
+        return errors.mean(), {
+            "loss_high_noise": float(errors.detach()[high].mean()) if high.any() else 0.0
+        }
 
     fit({"unet": unet, "text_encoder": text_encoder}, loss, plan, folder, log)
     return prior

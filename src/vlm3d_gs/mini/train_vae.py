@@ -27,7 +27,9 @@ def prepared_codec(seed: int) -> AutoencoderTiny:
     """Return the codec with its encoder set from 512 pictures and an untrained decoder."""
     torch.manual_seed(seed)
     codec = new_codec()
-    pictures = sample_batch(step_rng(seed, 2**31), 128, held_out=None).color.flatten(0, 1).movedim(-1, 1)
+    pictures = (
+        sample_batch(step_rng(seed, 2**31), 128, held_out=None).color.flatten(0, 1).movedim(-1, 1)
+    )
     set_patch_components(codec, pictures)
     return codec
 
@@ -47,7 +49,9 @@ def train_vae(
         pictures = channels_first(sample_batch(step_rng(seed, step), 4).color).to(device)
         with torch.no_grad():
             latents = codec.encode(pictures).latents
-        noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=_generator(seed, step)).to(device)
+        noisy = latents + LATENT_NOISE * torch.randn(
+            latents.shape, generator=_generator(seed, step)
+        ).to(device)
         with torch.autocast(device, torch.bfloat16):
             decoded = codec.decode(noisy).sample
         error = (decoded.float() - pictures).div(2.0).square().mean()

@@ -60,7 +60,9 @@ def published(modules: Mapping[str, nn.Module], folder: Path) -> bool:
     return True
 
 
-def new_optimizers(parameters: Mapping[str, nn.Parameter], plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+def new_optimizers(
+    parameters: Mapping[str, nn.Parameter], plan: TrainingPlan
+) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the networks, and AdamW for everything else.
 
     Small transformers trained from nothing spend long at chance under Adam; orthogonalised momentum (Jordan et al.
@@ -74,14 +76,26 @@ def new_optimizers(parameters: Mapping[str, nn.Parameter], plan: TrainingPlan) -
             decayed.append(parameter)
         else:
             plain.append(parameter)
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": plan.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.lr, betas=(0.9, 0.98), fused=True)
+        torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=plan.lr,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
     ]
     if matrices:
         optimizers.append(
             torch.optim.Muon(
-                matrices, lr=plan.lr, momentum=0.95, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
+                matrices,
+                lr=plan.lr,
+                momentum=0.95,
+                weight_decay=plan.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
             )
         )
     return optimizers
@@ -127,16 +141,27 @@ def fit(
         decay = min(plan.ema_decay, (step + 1) / (step + 10))
         live = _parameters(modules)
         torch._foreach_lerp_(list(ema.values()), [live[name].detach() for name in ema], 1.0 - decay)
-        for key, item in {"loss": float(value.detach()), "grad_norm": float(norm.detach()), **scalars}.items():
+        for key, item in {
+            "loss": float(value.detach()),
+            "grad_norm": float(norm.detach()),
+            **scalars,
+        }.items():
             total, count = sums.get(key, (0.0, 0))
             sums[key] = (total + item, count + 1)
         if (step + 1) % 100 == 0 or step + 1 == plan.steps:
             means = {key: total / count for key, (total, count) in sums.items()}
             rate = (step + 1 - first) / (time.monotonic() - began)
-            row = {"step": step + 1, "steps_per_s": round(rate, 3), **{k: round(v, 5) for k, v in means.items()}}
+            row = {
+                "step": step + 1,
+                "steps_per_s": round(rate, 3),
+                **{k: round(v, 5) for k, v in means.items()},
+            }
             with (folder / "progress.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            log(f"{step + 1}/{plan.steps} " + " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
+            log(
+                f"{step + 1}/{plan.steps} "
+                + " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
+            )
             sums = {}
         if time.monotonic() - saved > plan.save_every_s or step + 1 == plan.steps:
             _save(folder, step + 1, modules, ema, optimizers, parameters)
@@ -146,7 +171,11 @@ def fit(
 
 
 def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    return {f"{key}.{name}": p for key, module in modules.items() for name, p in module.named_parameters()}
+    return {
+        f"{key}.{name}": p
+        for key, module in modules.items()
+        for name, p in module.named_parameters()
+    }
 
 
 def _save(
@@ -164,7 +193,9 @@ def _save(
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.contiguous()
     draft = folder / "state.safetensors.draft"
-    save_file({key: value.clone() for key, value in tensors.items()}, draft, metadata={"step": str(step)})
+    save_file(
+        {key: value.clone() for key, value in tensors.items()}, draft, metadata={"step": str(step)}
+    )
     os.replace(draft, folder / "state.safetensors")
     (folder / "step.json").write_text(json.dumps({"step": step}))
 
@@ -190,10 +221,18 @@ def _load(
         kept = {
             key.removeprefix(prefix).removesuffix(suffix): value
             for key, value in state.items()
-            if key.startswith(prefix) and key.endswith(suffix) and key.count(".") == name.count(".") + 2
+            if key.startswith(prefix)
+            and key.endswith(suffix)
+            and key.count(".") == name.count(".") + 2
         }
         for optimizer in optimizers:
-            wanted = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
-            if wanted == set(kept) and any(parameter is p for g in optimizer.param_groups for p in g["params"]):
+            wanted = (
+                {"momentum_buffer"}
+                if isinstance(optimizer, torch.optim.Muon)
+                else {"step", "exp_avg", "exp_avg_sq"}
+            )
+            if wanted == set(kept) and any(
+                parameter is p for g in optimizer.param_groups for p in g["params"]
+            ):
                 optimizer.state[parameter] = kept
     return int(json.loads((folder / "step.json").read_text())["step"])
