@@ -1,7 +1,8 @@
 """When Gaussians are added and removed: clone and split where the screen gradient is large, prune what does not help.
 
-After Kerbl et al. 2023 (3D Gaussian Splatting, section 5.2), with one change: not a fixed gradient threshold, which
-would depend on prior, guidance scale and resolution, but a share of the Gaussians, those with the largest mean gradient.
+After Kerbl et al. 2023 (3D Gaussian Splatting, section 5.2), with one change: not a fixed gradient
+threshold, which would depend on prior, guidance scale and resolution, but a share of the Gaussians,
+those with the largest mean gradient.
 """
 
 from __future__ import annotations

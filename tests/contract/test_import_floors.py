@@ -46,7 +46,13 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "llvmlite": ("render.cpu_math",),
     "gsplat": ("render.gsplat_backend", "densify"),
     "diffusers": ("guidance.denoiser", "guidance.multiview", "mini"),
-    "transformers": ("guidance.critic", "guidance.denoiser", "guidance.messages", "mini"),
+    "transformers": (
+        "guidance.critic",
+        "guidance.denoiser",
+        "guidance.loading",
+        "guidance.messages",
+        "mini",
+    ),
     "tokenizers": ("mini",),
     "peft": ("guidance.adapters",),
     "plyfile": ("export.ply",),
@@ -74,6 +80,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.cpu"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
+    # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
+    ("render.gsplat_backend", "gsplat"),
     ("guidance", "vlm3d_gs.guidance.critic"),
     ("guidance", "vlm3d_gs.guidance.denoiser"),
     ("guidance", "vlm3d_gs.guidance.multiview"),

@@ -108,14 +108,8 @@ def test_groups_share_what_they_should(generator):
         assert len(groups[:, 0].unique()) > 40
     steps = cameras.azimuths_deg.reshape(50, 4).diff(dim=1) % 360.0
     torch.testing.assert_close(steps, torch.full((50, 3), 90.0), rtol=0, atol=1e-3)
-    assert (
-        0.0
-        <= float(cameras.elevations_deg.min())
-        < 5.0
-        < 25.0
-        < float(cameras.elevations_deg.max())
-        <= 30.0
-    )
+    assert 0.0 <= float(cameras.elevations_deg.min()) < 5.0
+    assert 25.0 < float(cameras.elevations_deg.max()) <= 30.0
     assert 2.0 <= float(cameras.distances.min()) < float(cameras.distances.max()) <= 4.0
 
 
