@@ -198,14 +198,14 @@ class _Blending(torch.autograd.Function):
             color.numpy(), alpha.numpy(), depth.numpy(),
         )  # fmt: skip
         ctx.save_for_backward(color, alpha, depth, background)
-        ctx.lists = (packed, order, counts, bands, ends, entries)
+        ctx.lists = (packed, reach, order, counts, bands, ends, entries)
         return color, alpha, depth
 
     @staticmethod
     def backward(ctx: Any, d_color: Tensor, d_alpha: Tensor, d_depth: Tensor) -> Any:
         """Run the blending's derivative and add up the bands."""
         color, alpha, depth, background = ctx.saved_tensors
-        packed, order, counts, bands, ends, entries = ctx.lists
+        packed, reach, order, counts, bands, ends, entries = ctx.lists
         views, count = order.shape
         number = len(bands) - 1
         sums = np.zeros((views, number, count, cpu_blend_backward.GRADIENT_COLUMNS), np.float32)
@@ -220,8 +220,10 @@ class _Blending(torch.autograd.Function):
             cpu_blend_backward.reduce_bands,
             views,
             packed,
+            reach,
             order,
             counts,
+            bands,
             sums,
             d_means2d.numpy(),
             d_shapes.numpy(),

@@ -13,7 +13,15 @@ import numpy as np
 from numba import njit
 
 from vlm3d_gs.render import conventions
-from vlm3d_gs.render.cpu_math import HALF, ONE, ZERO, exp2_negative, kernel_options, next_task
+from vlm3d_gs.render.cpu_math import (
+    HALF,
+    ONE,
+    ZERO,
+    entry_options,
+    exp2_negative,
+    kernel_options,
+    next_task,
+)
 from vlm3d_gs.render.cpu_tiles import (
     BLUE,
     DEPTH,
@@ -106,10 +114,40 @@ def finish_tile(
             depth[y, x] = buffer[p + int(PLANE_4)] / max(total, DEPTH_EPS)
 
 
+@njit(**kernel_options)
+def draw_band(
+    buffer: Any,
+    packed: Any,
+    tiles: tuple[int, int],
+    ends: Any,
+    entries: Any,
+    background: Any,
+    pictures: tuple[Any, Any, Any],
+) -> None:
+    """Draw a run of one view's tiles; arguments as for `blend_forward`, of that view."""
+    color, alpha, depth = pictures
+    columns = (alpha.shape[1] + TILE - 1) // TILE
+    for tile in range(tiles[0], tiles[1]):
+        left, top = (tile % columns) * TILE, (tile // columns) * TILE
+        for p in range(PIXELS):
+            buffer[p] = ONE
+            buffer[p + PLANE_1] = ZERO
+            buffer[p + PLANE_2] = ZERO
+            buffer[p + PLANE_3] = ZERO
+            buffer[p + PLANE_4] = ZERO
+            buffer[p + PLANE_5] = ZERO
+        start, stop = ends[tile], ends[tile + 1]
+        for e in range(start, stop):
+            if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
+                break
+            blend_one(buffer, packed[entries[e]], np.float32(left), np.float32(top))
+        finish_tile(buffer, (left, top), background, color, alpha, depth)
+
+
 @njit(
     "void(int64[::1], int64, float32[:,:,::1], int64[::1], int64[:,::1], int32[::1], float32[:,::1],"
     " float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])",
-    **kernel_options,
+    **entry_options,
 )
 def blend_forward(
     counter: Any,
@@ -144,21 +182,13 @@ def blend_forward(
     task = next_task(counter)
     while task < tasks:
         view, band = task // number, task % number
-        for tile in range(bands[band] * columns, bands[band + 1] * columns):
-            left, top = (tile % columns) * TILE, (tile // columns) * TILE
-            for p in range(PIXELS):
-                buffer[p] = ONE
-                buffer[p + PLANE_1] = ZERO
-                buffer[p + PLANE_2] = ZERO
-                buffer[p + PLANE_3] = ZERO
-                buffer[p + PLANE_4] = ZERO
-                buffer[p + PLANE_5] = ZERO
-            start, stop = ends[view, tile], ends[view, tile + 1]
-            for e in range(start, stop):
-                if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
-                    break
-                blend_one(buffer, packed[view, entries[e]], np.float32(left), np.float32(top))
-            finish_tile(
-                buffer, (left, top), background[view], color[view], alpha[view], depth[view]
-            )
+        draw_band(
+            buffer,
+            packed[view],
+            (bands[band] * columns, bands[band + 1] * columns),
+            ends[view],
+            entries,
+            background[view],
+            (color[view], alpha[view], depth[view]),
+        )
         task = next_task(counter)

@@ -34,7 +34,15 @@ from vlm3d_gs.render.cpu_blend import (
     any_open,
     write_centres,
 )
-from vlm3d_gs.render.cpu_math import HALF, ONE, ZERO, exp2_negative, kernel_options, next_task
+from vlm3d_gs.render.cpu_math import (
+    HALF,
+    ONE,
+    ZERO,
+    entry_options,
+    exp2_negative,
+    kernel_options,
+    next_task,
+)
 from vlm3d_gs.render.cpu_tiles import (
     BLUE,
     DEPTH,
@@ -165,11 +173,37 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any) -> None:
     sums[9] += s_hvv
 
 
+@njit(**kernel_options)
+def undraw_band(
+    buffer: Any,
+    packed: Any,
+    tiles: tuple[int, int],
+    ends: Any,
+    entries: Any,
+    background: Any,
+    pictures: tuple[Any, Any, Any],
+    slopes: tuple[Any, Any, Any],
+    sums: Any,
+) -> None:
+    """Differentiate a run of one view's tiles; arguments as for `blend_backward`, of that view and band."""
+    columns = (pictures[1].shape[1] + TILE - 1) // TILE
+    for tile in range(tiles[0], tiles[1]):
+        left, top = (tile % columns) * TILE, (tile // columns) * TILE
+        start, stop = ends[tile], ends[tile + 1]
+        if start == stop or not load_slopes(buffer, (left, top), background, pictures, slopes):
+            continue
+        for e in range(start, stop):
+            if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
+                break
+            i = entries[e]
+            unblend_one(buffer, packed[i], np.float32(left), np.float32(top), sums[i])
+
+
 @njit(
     "void(int64[::1], int64, float32[:,:,::1], int64[::1], int64[:,::1], int32[::1], float32[:,::1],"
     " Tuple((float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])),"
     " Tuple((float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])), float32[:,:,:,::1])",
-    **kernel_options,
+    **entry_options,
 )
 def blend_backward(
     counter: Any,
@@ -204,35 +238,69 @@ def blend_backward(
     task = next_task(counter)
     while task < tasks:
         view, band = task // number, task % number
-        own = sums[view, band]
-        drawn = (pictures[0][view], pictures[1][view], pictures[2][view])
-        wanted = (slopes[0][view], slopes[1][view], slopes[2][view])
-        for tile in range(bands[band] * columns, bands[band + 1] * columns):
-            left, top = (tile % columns) * TILE, (tile // columns) * TILE
-            start, stop = ends[view, tile], ends[view, tile + 1]
-            if start == stop or not load_slopes(
-                buffer, (left, top), background[view], drawn, wanted
-            ):
-                continue
-            for e in range(start, stop):
-                if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
-                    break
-                i = entries[e]
-                unblend_one(buffer, packed[view, i], np.float32(left), np.float32(top), own[i])
+        undraw_band(
+            buffer,
+            packed[view],
+            (bands[band] * columns, bands[band + 1] * columns),
+            ends[view],
+            entries,
+            background[view],
+            (pictures[0][view], pictures[1][view], pictures[2][view]),
+            (slopes[0][view], slopes[1][view], slopes[2][view]),
+            sums[view, band],
+        )
         task = next_task(counter)
 
 
+@njit(**kernel_options)
+def reduce_view(
+    packed: Any,
+    reach: Any,
+    order: Any,
+    bands: Any,
+    sums: Any,
+    total: Any,
+    d_means2d: Any,
+    d_shapes: Any,
+) -> None:
+    """Do the work of `reduce_bands` for one view; `packed` holds the seen rows only, `total` [12] is scratch."""
+    for i in range(len(packed)):
+        total[:] = ZERO
+        for band in range(len(sums)):
+            if bands[band + 1] <= reach[i, 0] or bands[band] >= reach[i, 1]:
+                continue
+            for column in range(GRADIENT_COLUMNS):
+                total[column] += sums[band, i, column]
+        row, n = packed[i], order[i]
+        # The kernels' u and v are in units that make alpha a power of two; h belongs to natural units.
+        inv_u, inv_v = row[INV_U] / WHITEN, row[INV_V] / WHITEN
+        hu, hv = total[5] / WHITEN, total[6] / WHITEN
+        square = WHITEN * WHITEN
+        huu, huv, hvv = total[7] / square, total[8] / square, total[9] / square
+        d_means2d[n, 0] = -inv_u * hu
+        d_means2d[n, 1] = inv_u * row[SLANT] * hu - inv_v * hv
+        gradient = d_shapes[n]
+        gradient[0] = -inv_u / inv_v * huv
+        gradient[1] = huu / inv_u
+        gradient[2] = hvv / inv_v
+        gradient[3] = -total[4] / exp2_negative(row[LOG2_OPACITY])
+        for column in range(4):
+            gradient[4 + column] = total[column]
+
+
 @njit(
-    "void(int64[::1], int64, float32[:,:,::1], int32[:,::1], int64[::1], float32[:,:,:,::1],"
-    " float32[:,:,::1], float32[:,:,::1])",
-    **kernel_options,
+    "void(int64[::1], int64, float32[:,:,::1], int32[:,:,::1], int32[:,::1], int64[::1], int64[::1],"
+    " float32[:,:,:,::1], float32[:,:,::1], float32[:,:,::1])",
+    **entry_options,
 )
 def reduce_bands(
     counter: Any,
     tasks: int,
     packed: Any,
+    reach: Any,
     order: Any,
     counts: Any,
+    bands: Any,
     sums: Any,
     d_means2d: Any,
     d_shapes: Any,
@@ -243,33 +311,26 @@ def reduce_bands(
         counter: shared task counter, starts at 0.
         tasks: C.
         packed: [C, N, 16] rows in depth order.
+        reach: [C, N, 2] tile rows of each: only the bands that it reaches are read.
         order: [C, N] Gaussian of each position.
         counts: [C] V of each view.
+        bands: [number + 1] first tile row of each band, and the end.
         sums: [C, number of bands, N, 12] from `blend_backward`.
         d_means2d: [C, N, 2] zeros, written where seen.
         d_shapes: [C, N, 8] zeros, written where seen.
     """
-    view = next_task(counter)
     total = np.empty(GRADIENT_COLUMNS, np.float32)
+    view = next_task(counter)
     while view < tasks:
-        for i in range(counts[view]):
-            total[:] = ZERO
-            for band in range(sums.shape[1]):
-                for column in range(GRADIENT_COLUMNS):
-                    total[column] += sums[view, band, i, column]
-            row, n = packed[view, i], order[view, i]
-            # The kernels' u and v are in units that make alpha a power of two; h belongs to natural units.
-            inv_u, inv_v = row[INV_U] / WHITEN, row[INV_V] / WHITEN
-            hu, hv = total[5] / WHITEN, total[6] / WHITEN
-            square = WHITEN * WHITEN
-            huu, huv, hvv = total[7] / square, total[8] / square, total[9] / square
-            d_means2d[view, n, 0] = -inv_u * hu
-            d_means2d[view, n, 1] = inv_u * row[SLANT] * hu - inv_v * hv
-            gradient = d_shapes[view, n]
-            gradient[0] = -inv_u / inv_v * huv
-            gradient[1] = huu / inv_u
-            gradient[2] = hvv / inv_v
-            gradient[3] = -total[4] / exp2_negative(row[LOG2_OPACITY])
-            for column in range(4):
-                gradient[4 + column] = total[column]
+        seen = counts[view]
+        reduce_view(
+            packed[view, :seen],
+            reach[view],
+            order[view],
+            bands,
+            sums[view],
+            total,
+            d_means2d[view],
+            d_shapes[view],
+        )
         view = next_task(counter)

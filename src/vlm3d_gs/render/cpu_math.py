@@ -18,14 +18,18 @@ from numba.extending import intrinsic
 FAST_MATH = {"reassoc", "nsz", "contract", "arcp"}
 """Reordering of sums is allowed, the rules for NaN and infinity stay. The order is fixed at compile time."""
 
-kernel_options: dict[str, Any] = {
+entry_options: dict[str, Any] = {
     "nogil": True,
     "cache": True,
     "error_model": "numpy",
     "boundscheck": False,
     "fastmath": FAST_MATH,
 }
-"""Options of every kernel: no interpreter lock, compiled code kept between runs."""
+"""Options of the functions that Python calls: no interpreter lock, compiled code kept between runs."""
+
+kernel_options: dict[str, Any] = {**entry_options, "_nrt": False}
+"""Options of all that they call: without reference counts, whose atomic updates cost more than the
+arithmetic. Such a function cannot allocate; entries hand their scratch memory down."""
 
 ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
 

@@ -20,7 +20,7 @@ from numba import njit
 
 from vlm3d_gs.render import conventions
 from vlm3d_gs.render.cpu_harmonics import harmonic_color
-from vlm3d_gs.render.cpu_math import ONE, TWO, ZERO, kernel_options, next_task
+from vlm3d_gs.render.cpu_math import ONE, TWO, ZERO, entry_options, kernel_options, next_task
 
 CAMERA_COLUMNS = 24
 """A camera's row: rotation (9), translation (3), fx, fy, cx, cy, limits of x/z (2) and y/z (2), position (3), spare."""
@@ -94,10 +94,58 @@ def second_moments(rows: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     return a, b, c, y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
 
 
+@njit(**kernel_options)
+def project_run(
+    run: tuple[int, int],
+    parameters: Any,
+    cameras: Any,
+    sizes: tuple[int, int, int],
+    scratch: tuple[Any, Any, Any],
+    means2d: Any,
+    shapes: Any,
+    radii: Any,
+) -> None:
+    """Project the Gaussians run[0] to run[1] - 1 into all views; arguments as for `project_forward`."""
+    means, log_scales, quats, opacity_logits, sh = parameters
+    factor, rows, basis = scratch
+    width, height, degree = np.float32(sizes[0]), np.float32(sizes[1]), sizes[2]
+    for n in range(run[0], run[1]):
+        opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
+        if opacity <= _FLOOR:
+            continue
+        extent = math.sqrt(TWO * math.log(opacity / _FLOOR))
+        write_factor(quats[n], log_scales[n], factor)
+        for view in range(len(cameras)):
+            camera = cameras[view]
+            x, y, z = to_view(camera, means[n])
+            if z < _NEAR:
+                continue
+            image_rows(camera, (x, y, z), factor, rows)
+            a, b, c, d0, d1, d2 = second_moments(rows)
+            if not (a < _LARGEST and c < _LARGEST):
+                continue
+            u, v = camera[12] * x / z + camera[14], camera[13] * y / z + camera[15]
+            reach_x, reach_y = extent * math.sqrt(a), extent * math.sqrt(c)
+            if u + reach_x <= ZERO or u - reach_x >= width:
+                continue
+            if v + reach_y <= ZERO or v - reach_y >= height:
+                continue
+            shape = shapes[view, n]
+            harmonic_color(sh[n], means[n], camera[20:23], degree, basis, shape[4:7])
+            rest = (a - _DILATION) + (c - _DILATION) + _DILATION
+            shape[0] = b / c
+            shape[1] = ONE / math.sqrt((d0 * d0 + d1 * d1 + d2 * d2) / c + _DILATION * (rest / c))
+            shape[2] = ONE / math.sqrt(c)
+            shape[3] = opacity
+            shape[7] = z
+            means2d[view, n, 0], means2d[view, n, 1] = u, v
+            radii[view, n] = max(reach_x, reach_y)
+
+
 @njit(
     "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
     " float32[:,::1], UniTuple(int64, 3), float32[:,:,::1], float32[:,:,::1], float32[:,::1])",
-    **kernel_options,
+    **entry_options,
 )
 def project_forward(
     counter: Any,
@@ -129,42 +177,18 @@ def project_forward(
         shapes: [C, N, 8] zeros, written where seen.
         radii: [C, N] zeros, written where seen.
     """
-    width, height, degree = np.float32(sizes[0]), np.float32(sizes[1]), sizes[2]
-    factor, rows, color = np.empty(9, np.float32), np.empty(12, np.float32), np.empty(3, np.float32)
-    basis = np.empty((4, 16), np.float32)
+    scratch = (np.empty(9, np.float32), np.empty(12, np.float32), np.empty((4, 16), np.float32))
     task = next_task(counter)
     while task < tasks:
-        for n in range(task * GAUSSIANS_PER_TASK, min((task + 1) * GAUSSIANS_PER_TASK, len(means))):
-            opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
-            if opacity <= _FLOOR:
-                continue
-            extent = math.sqrt(TWO * math.log(opacity / _FLOOR))
-            write_factor(quats[n], log_scales[n], factor)
-            for view in range(len(cameras)):
-                camera = cameras[view]
-                x, y, z = to_view(camera, means[n])
-                if z < _NEAR:
-                    continue
-                image_rows(camera, (x, y, z), factor, rows)
-                a, b, c, d0, d1, d2 = second_moments(rows)
-                if not (a < _LARGEST and c < _LARGEST):
-                    continue
-                u, v = camera[12] * x / z + camera[14], camera[13] * y / z + camera[15]
-                reach_x, reach_y = extent * math.sqrt(a), extent * math.sqrt(c)
-                if u + reach_x <= ZERO or u - reach_x >= width:
-                    continue
-                if v + reach_y <= ZERO or v - reach_y >= height:
-                    continue
-                harmonic_color(sh[n], means[n], camera[20:23], degree, basis, color)
-                shape = shapes[view, n]
-                rest = (a - _DILATION) + (c - _DILATION) + _DILATION
-                shape[0] = b / c
-                shape[1] = ONE / math.sqrt(
-                    (d0 * d0 + d1 * d1 + d2 * d2) / c + _DILATION * (rest / c)
-                )
-                shape[2] = ONE / math.sqrt(c)
-                shape[3] = opacity
-                shape[4], shape[5], shape[6], shape[7] = color[0], color[1], color[2], z
-                means2d[view, n, 0], means2d[view, n, 1] = u, v
-                radii[view, n] = max(reach_x, reach_y)
+        first = task * GAUSSIANS_PER_TASK
+        project_run(
+            (first, min(first + GAUSSIANS_PER_TASK, len(means))),
+            (means, log_scales, quats, opacity_logits, sh),
+            cameras,
+            sizes,
+            scratch,
+            means2d,
+            shapes,
+            radii,
+        )
         task = next_task(counter)

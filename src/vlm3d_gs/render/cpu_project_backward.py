@@ -10,7 +10,7 @@ from numba import njit
 
 from vlm3d_gs.render import conventions
 from vlm3d_gs.render.cpu_harmonics import harmonic_color_gradient
-from vlm3d_gs.render.cpu_math import HALF, ONE, TWO, ZERO, kernel_options, next_task
+from vlm3d_gs.render.cpu_math import HALF, ONE, TWO, ZERO, entry_options, kernel_options, next_task
 from vlm3d_gs.render.cpu_project import (
     GAUSSIANS_PER_TASK,
     image_rows,
@@ -110,11 +110,100 @@ def factor_gradient(
     d_quat[2], d_quat[3] = (dy - y * along) / norm, (dz - z * along) / norm
 
 
+@njit(**kernel_options)
+def add_view(
+    camera: Any,
+    gaussian: tuple[Any, Any],
+    shape: Any,
+    slopes: tuple[Any, Any],
+    scratch: tuple[Any, Any],
+    d_factor: Any,
+    d_mean: Any,
+) -> None:
+    """Add one view's part of dL/dL [9] and dL/dmean [3].
+
+    Args:
+        camera: row of the camera.
+        gaussian: its centre [3] and its factor L [9].
+        shape: [8] as drawn.
+        slopes: dL/d of the projected centre [2] and of the shape [8].
+        scratch: [12] and [6].
+        d_factor: added to.
+        d_mean: added to.
+    """
+    mean, factor = gaussian
+    d_mean2d, d_shape = slopes
+    rows, d_rows = scratch
+    x, y, z = to_view(camera, mean)
+    image_rows(camera, (x, y, z), factor, rows)
+    rows_gradient(rows, shape, d_shape, d_rows)
+    # M = A L with A = J W: dA = dM L^T, dL += A^T dM, dJ = dA W^T
+    d_xx, d_xz, d_yy, d_yz = ZERO, ZERO, ZERO, ZERO
+    for j in range(3):
+        d_a0, d_a1 = ZERO, ZERO
+        for k in range(3):
+            d_a0 += d_rows[k] * factor[3 * j + k]
+            d_a1 += d_rows[3 + k] * factor[3 * j + k]
+            d_factor[3 * j + k] += rows[j] * d_rows[k] + rows[3 + j] * d_rows[3 + k]
+        d_xx += d_a0 * camera[j]
+        d_xz += d_a0 * camera[6 + j]
+        d_yy += d_a1 * camera[3 + j]
+        d_yz += d_a1 * camera[6 + j]
+    px, py, pz = point_gradient(camera, (x, y, z), (d_xx, d_xz, d_yy, d_yz), d_mean2d, d_shape[7])
+    for j in range(3):
+        d_mean[j] += camera[j] * px + camera[3 + j] * py + camera[6 + j] * pz
+
+
+@njit(**kernel_options)
+def differentiate_run(
+    run: tuple[int, int],
+    parameters: Any,
+    views: tuple[Any, int],
+    drawn: tuple[Any, Any],
+    slopes: tuple[Any, Any],
+    scratch: Any,
+    gradients: Any,
+) -> None:
+    """Differentiate the Gaussians run[0] to run[1] - 1; arguments as for `project_backward`, in groups."""
+    means, log_scales, quats, opacity_logits, sh = parameters
+    (cameras, degree), (shapes, radii), (d_means2d, d_shapes) = views, drawn, slopes
+    (factor, d_factor), (rows, d_rows), basis = scratch
+    d_means, d_log_scales, d_quats, d_logits, d_sh = gradients
+    for n in range(run[0], run[1]):
+        d_factor[:] = ZERO
+        seen, opacity, d_opacity = False, ZERO, ZERO
+        for view in range(len(cameras)):
+            if radii[view, n] == ZERO:
+                continue
+            if not seen:
+                write_factor(quats[n], log_scales[n], factor)
+                seen, opacity = True, shapes[view, n, 3]
+            camera, d_shape = cameras[view], d_shapes[view, n]
+            d_opacity += d_shape[3]
+            add_view(
+                camera,
+                (means[n], factor),
+                shapes[view, n],
+                (d_means2d[view, n], d_shape),
+                (rows, d_rows),
+                d_factor,
+                d_means[n],
+            )
+            harmonic_color_gradient(
+                sh[n], means[n], camera[20:23], degree, basis, shapes[view, n, 4:7], d_shape[4:7],
+                d_sh[n], d_means[n],
+            )  # fmt: skip
+        if seen:
+            factor_gradient(quats[n], factor, d_factor, log_scales[n], d_quats[n], d_log_scales[n])
+            # 1 - sigmoid(x) = sigmoid(x) * exp(-x), which keeps its digits near 1
+            d_logits[n] = d_opacity * opacity * opacity * math.exp(-opacity_logits[n])
+
+
 @njit(
     "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
     " float32[:,::1], int64, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,:,::1],"
     " Tuple((float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1])))",
-    **kernel_options,
+    **entry_options,
 )
 def project_backward(
     counter: Any,
@@ -151,51 +240,19 @@ def project_backward(
         d_shapes: [C, N, 8] dL/d of the shapes.
         gradients: zeros shaped as means, log_scales, quats, opacity_logits and sh, written.
     """
-    d_means, d_log_scales, d_quats, d_logits, d_sh = gradients
-    factor, d_factor = np.empty(9, np.float32), np.empty(9, np.float32)
-    rows, d_rows = np.empty(12, np.float32), np.empty(6, np.float32)
+    matrices = (np.empty(9, np.float32), np.empty(9, np.float32))
+    rows = (np.empty(12, np.float32), np.empty(6, np.float32))
     basis = np.empty((4, 16), np.float32)
     task = next_task(counter)
     while task < tasks:
-        for n in range(task * GAUSSIANS_PER_TASK, min((task + 1) * GAUSSIANS_PER_TASK, len(means))):
-            d_factor[:] = ZERO
-            seen, opacity, d_opacity = False, ZERO, ZERO
-            for view in range(len(cameras)):
-                if radii[view, n] == ZERO:
-                    continue
-                if not seen:
-                    write_factor(quats[n], log_scales[n], factor)
-                    seen, opacity = True, shapes[view, n, 3]
-                camera, d_shape = cameras[view], d_shapes[view, n]
-                d_opacity += d_shape[3]
-                x, y, z = to_view(camera, means[n])
-                image_rows(camera, (x, y, z), factor, rows)
-                rows_gradient(rows, shapes[view, n], d_shape, d_rows)
-                # M = A L with A = J W: dA = dM L^T, dL += A^T dM, dJ = dA W^T
-                d_xx, d_xz, d_yy, d_yz = ZERO, ZERO, ZERO, ZERO
-                for j in range(3):
-                    d_a0, d_a1 = ZERO, ZERO
-                    for k in range(3):
-                        d_a0 += d_rows[k] * factor[3 * j + k]
-                        d_a1 += d_rows[3 + k] * factor[3 * j + k]
-                        d_factor[3 * j + k] += rows[j] * d_rows[k] + rows[3 + j] * d_rows[3 + k]
-                    d_xx += d_a0 * camera[j]
-                    d_xz += d_a0 * camera[6 + j]
-                    d_yy += d_a1 * camera[3 + j]
-                    d_yz += d_a1 * camera[6 + j]
-                px, py, pz = point_gradient(
-                    camera, (x, y, z), (d_xx, d_xz, d_yy, d_yz), d_means2d[view, n], d_shape[7]
-                )
-                for j in range(3):
-                    d_means[n, j] += camera[j] * px + camera[3 + j] * py + camera[6 + j] * pz
-                harmonic_color_gradient(
-                    sh[n], means[n], camera[20:23], degree, basis, shapes[view, n, 4:7], d_shape[4:7],
-                    d_sh[n], d_means[n],
-                )  # fmt: skip
-            if seen:
-                factor_gradient(
-                    quats[n], factor, d_factor, log_scales[n], d_quats[n], d_log_scales[n]
-                )
-                # 1 - sigmoid(x) = sigmoid(x) * exp(-x), which keeps its digits near 1
-                d_logits[n] = d_opacity * opacity * opacity * math.exp(-opacity_logits[n])
+        first = task * GAUSSIANS_PER_TASK
+        differentiate_run(
+            (first, min(first + GAUSSIANS_PER_TASK, len(means))),
+            (means, log_scales, quats, opacity_logits, sh),
+            (cameras, degree),
+            (shapes, radii),
+            (d_means2d, d_shapes),
+            (matrices, rows, basis),
+            gradients,
+        )
         task = next_task(counter)

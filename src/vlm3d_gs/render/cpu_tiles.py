@@ -21,6 +21,7 @@ from vlm3d_gs.render.cpu_math import (
     HALF,
     ONE,
     ZERO,
+    entry_options,
     float_to_bits,
     kernel_options,
     next_task,
@@ -29,8 +30,9 @@ from vlm3d_gs.render.cpu_math import (
 TILE = 16
 X, Y, SLANT, INV_U, INV_V, LOG2_OPACITY = 0, 1, 2, 3, 4, 5
 RED, GREEN, BLUE, DEPTH, HALF_HEIGHT, HALF_WIDTH, WIDEST_DY, RANGE = 6, 7, 8, 9, 10, 11, 12, 13
+U_UNIT = 14
 PACKED_COLUMNS = 16
-"""Columns of a packed row (two are spare, so that a row is one cache line)."""
+"""Columns of a packed row (the last is spare, so that a row is one cache line)."""
 
 WHITEN = np.float32(math.sqrt(0.5 * math.log2(math.e)))
 """Turns standard deviations into units in which alpha falls as 2^-(u^2 + v^2)."""
@@ -43,32 +45,31 @@ _RADIX, _RADIX_BITS = 2048, 11
 
 @njit(**kernel_options)
 def clamped_index(value: Any, low: int, high: int) -> int:
-    """Return floor(value) limited to low..high, for any finite float32."""
-    limited = min(max(value, np.float32(low - 1)), np.float32(high + 1))
-    return min(max(math.floor(limited), low), high)
+    """Return floor(value) limited to low..high, for any float32; low is -1 or above."""
+    limited = min(max(value + ONE, np.float32(low + 1)), np.float32(high + 1))
+    return int(limited) - 1
 
 
 @njit(**kernel_options)
-def sort_by_depth(radii: Any, shapes: Any, order: Any) -> int:
+def sort_by_depth(radii: Any, shapes: Any, order: Any, scratch: tuple[Any, Any, Any]) -> int:
     """Write the indices of the seen Gaussians of one view in ascending depth, equal depths by index.
 
     Args:
         radii: [N] px, 0 where not seen.
         shapes: [N, 8], depth in the last column, positive where seen.
         order: [N] int32, the first V are written.
+        scratch: keys [2, N] uint32, indices [2, N] int32, histogram [2048] int64.
 
     Returns:
         V.
     """
     count = 0
-    keys = np.empty((2, len(radii)), np.uint32)
-    ids = np.empty((2, len(radii)), np.int32)
+    keys, ids, histogram = scratch
     for n in range(len(radii)):
         if radii[n] > ZERO:
             keys[0, count] = float_to_bits(shapes[n, 7])
             ids[0, count] = n
             count += 1
-    histogram = np.empty(_RADIX, np.int64)
     source = 0
     for digit in range(3):
         shift = np.uint32(digit * _RADIX_BITS)
@@ -108,13 +109,26 @@ def pack_row(mean: Any, shape: Any, row: Any) -> None:
     spread = math.sqrt(along * along + across * across)
     row[HALF_HEIGHT], row[HALF_WIDTH] = reach / inv_v, reach * spread
     row[WIDEST_DY] = reach * along / (spread * inv_v)
-    row[RANGE] = reach_sq
+    row[RANGE], row[U_UNIT] = reach_sq, across
+
+
+@njit(**kernel_options)
+def pack_view(means2d: Any, shapes: Any, order: Any, height: int, packed: Any, reach: Any) -> None:
+    """Write the packed rows and the tile rows of one view's seen Gaussians, in the order [V] given."""
+    for i in range(len(order)):
+        row = packed[i]
+        pack_row(means2d[order[i]], shapes[order[i]], row)
+        upper = clamped_index(row[Y] - row[HALF_HEIGHT] + HALF, 0, height)
+        lower = clamped_index(row[Y] + row[HALF_HEIGHT] - HALF, -1, height - 1)
+        empty = upper > lower
+        reach[i, 0] = 0 if empty else upper // TILE
+        reach[i, 1] = 0 if empty else lower // TILE + 1
 
 
 @njit(
     "void(int64[::1], int64, float32[:,:,::1], float32[:,:,::1], float32[:,::1], int64, int32[:,::1],"
     " int64[::1], float32[:,:,::1], int32[:,:,::1])",
-    **kernel_options,
+    **entry_options,
 )
 def order_views(
     counter: Any,
@@ -143,20 +157,24 @@ def order_views(
         reach: [C, N, 2] int32, first tile row that a Gaussian reaches and one past the last;
             likewise.
     """
+    count = radii.shape[1]
+    keys, ids = np.empty((2, count), np.uint32), np.empty((2, count), np.int32)
+    histogram = np.empty(_RADIX, np.int64)
     view = next_task(counter)
     while view < tasks:
-        seen = sort_by_depth(radii[view], shapes[view], order[view])
+        seen = sort_by_depth(radii[view], shapes[view], order[view], (keys, ids, histogram))
         counts[view] = seen
-        for i in range(seen):
-            n = order[view, i]
-            row = packed[view, i]
-            pack_row(means2d[view, n], shapes[view, n], row)
-            upper = clamped_index(row[Y] - row[HALF_HEIGHT] + HALF, 0, height)
-            lower = clamped_index(row[Y] + row[HALF_HEIGHT] - HALF, -1, height - 1)
-            empty = upper > lower
-            reach[view, i, 0] = 0 if empty else upper // TILE
-            reach[view, i, 1] = 0 if empty else lower // TILE + 1
+        pack_view(
+            means2d[view], shapes[view], order[view, :seen], height, packed[view], reach[view]
+        )
         view = next_task(counter)
+
+
+@njit(**kernel_options)
+def half_chord(row: Any, dy: Any, sign: Any) -> Any:
+    """Return x - centre where the ellipse's right (sign 1) or left (-1) edge crosses y - centre = dy."""
+    v = dy * row[INV_V]
+    return row[SLANT] * dy + sign * math.sqrt(max(row[RANGE] - v * v, ZERO)) * row[U_UNIT]
 
 
 @njit(**kernel_options)
@@ -175,12 +193,15 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
     if low > high:
         return 1, 0
     widest = row[WIDEST_DY]
-    dy = min(max(widest, low), high)
-    v = dy * row[INV_V]
-    right = row[X] + row[SLANT] * dy + math.sqrt(max(row[RANGE] - v * v, ZERO)) / row[INV_U]
-    dy = min(max(-widest, low), high)
-    v = dy * row[INV_V]
-    left = row[X] + row[SLANT] * dy - math.sqrt(max(row[RANGE] - v * v, ZERO)) / row[INV_U]
+    right = left = row[X]
+    if low <= widest <= high:
+        right += row[HALF_WIDTH]
+    else:
+        right += half_chord(row, min(max(widest, low), high), ONE)
+    if low <= -widest <= high:
+        left -= row[HALF_WIDTH]
+    else:
+        left += half_chord(row, min(max(-widest, low), high), -ONE)
     first = clamped_index(
         left + HALF, 0, width
     )  # first pixel centre at or right of `left`, within rounding
@@ -218,7 +239,7 @@ def walk_band(
 @njit(
     "void(int64[::1], int64, float32[:,:,::1], int32[:,:,::1], int64[::1], int64[::1], int64, int64[:,::1],"
     " int32[::1])",
-    **kernel_options,
+    **entry_options,
 )
 def list_tiles(
     counter: Any,
