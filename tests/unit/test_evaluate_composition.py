@@ -12,6 +12,7 @@ import torch
 from scenes import mirrored, scene_for, splats, splats_for, swapped, with_object
 from vlm3d_gs.errors import PromptError
 from vlm3d_gs.evaluate.composition import evaluate
+from vlm3d_gs.harmonics import rgb_to_sh0, sh0_to_rgb
 from vlm3d_gs.mini.splats import damage
 from vlm3d_gs.mini.world import SceneSpec
 from vlm3d_gs.prompts import COLORS, RELATIONS, SHAPES, Composition, ObjectPhrase
@@ -136,6 +137,29 @@ def test_soft_and_jittered_surfaces_keep_their_shapes() -> None:
     }
     report = evaluate(Gaussians.from_parameters(jittered), prompt)
     assert report.content_right, report.reasons
+
+
+def test_a_blurred_shape_may_not_stick_out_of_what_hides_its_rest() -> None:
+    """Only the tip of a sphere could explain a blurred cone that stands on another object."""
+    prompt = "a yellow cone on top of a red sphere"
+    blurred = damage(splats_for(prompt), "blur", 0.6, torch.Generator())
+    report = evaluate(blurred, prompt)
+    assert report.content_right, report.reasons
+
+
+def test_bites_are_dents_even_where_the_far_wall_shows() -> None:
+    bitten = damage(splats_for("a yellow sphere"), "holes", 1.0, torch.Generator().manual_seed(3))
+    report = evaluate(bitten, "a yellow sphere")
+    assert report.objects[0].dent_share > 0.1
+    assert not report.clean
+
+
+def test_dark_grey_is_not_white() -> None:
+    scene = splats_for("a white cube")
+    dark = {**scene.parameters(), "sh": rgb_to_sh0(0.45 * sh0_to_rgb(scene.sh))}
+    report = evaluate(Gaussians.from_parameters(dark), "a white cube")
+    assert not report.objects[0].color_right
+    assert "brightness" in report.reasons[0]
 
 
 def test_empty_scene_is_simply_not_right() -> None:

@@ -11,7 +11,7 @@ import torch
 from scenes import scene_for
 from vlm3d_gs.evaluate.cleanliness import main_parts, measure_cleanliness
 from vlm3d_gs.evaluate.palette import CLASS_NAMES, DARK, OTHER, classify_colors
-from vlm3d_gs.evaluate.regions import component_sizes, grow, shrink, touching
+from vlm3d_gs.evaluate.regions import component_sizes, grow, shrink, shrink_disc, touching
 from vlm3d_gs.evaluate.shapes import Rays, distances, fit_shapes
 from vlm3d_gs.evaluate.views import Views, checker_cameras, flat_rays, observe, search_pixels
 from vlm3d_gs.mini import raycast as rc
@@ -78,6 +78,14 @@ def test_grow_and_shrink_are_opposite_on_a_block() -> None:
     assert bool(shrink(torch.ones(1, 4, 4, dtype=torch.bool), 1).all())  # the edge stays
 
 
+def test_shrinking_by_a_disc_undoes_the_rounding_of_a_square() -> None:
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+    beyond = torch.stack([(abs(y - 20) - 8).clamp_min(0), (abs(x - 20) - 8).clamp_min(0)])
+    rounded = beyond.norm(dim=0)[None] <= 4.0
+    square = ((abs(y - 20) <= 8) & (abs(x - 20) <= 8))[None]
+    assert torch.equal(shrink_disc(rounded, 4.0), square)
+
+
 def test_main_parts_drop_specks() -> None:
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
     mask[0, :10, :10] = True
@@ -96,6 +104,7 @@ def exact_views(scene: SceneSpec) -> Views:
         cameras=cameras,
         alpha=render_scene(scene, cameras).alpha[..., 0],
         classes=torch.full_like(views.classes, CLASS_NAMES.index(scene.objects[0].color)),
+        lengths=views.lengths,
         points=views.points,
         origins=views.origins,
         directions=views.directions,

@@ -161,7 +161,10 @@ def _content_reasons(objects: tuple[ObjectReport, ...], shares: dict[str, float]
             reasons.append(f"no {name}: nothing {item.color} of its size shows (seen: {seen})")
             continue
         if not item.color_right:
-            reasons.append(f"{name}: only {item.color_share:.0%} of it is {item.color}")
+            reasons.append(
+                f"{name}: {item.color_share:.0%} of it is {item.color}, at {item.shade:.0%} of its "
+                "brightness"
+            )
         if item.best_shape != item.shape:
             reasons.append(f"{name}: looks like a {item.best_shape} (overlap {item.overlap})")
         elif not item.shape_right:

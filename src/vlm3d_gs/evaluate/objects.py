@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vlm3d_gs.evaluate.cleanliness import contact_zone, main_parts
+from vlm3d_gs.evaluate.matching import match_shape
 from vlm3d_gs.evaluate.palette import CLASS_NAMES
 from vlm3d_gs.evaluate.regions import shrink
-from vlm3d_gs.evaluate.shapes import Rays, distances, fit_shapes
-from vlm3d_gs.evaluate.views import Views, flat_rays, search_pixels
+from vlm3d_gs.evaluate.views import Views
 from vlm3d_gs.mini.raycast import FAR
+from vlm3d_gs.mini.world import PALETTE
 from vlm3d_gs.prompts import ObjectPhrase
 
 MIN_VIEW_SHARE = 0.01
@@ -22,16 +23,14 @@ MIN_VIEWS = 0.5
 """Share of the views in which an object shows."""
 MIN_COLOR_SHARE = 0.85
 """Share of the fitted silhouette's covered pixels that must have the named colour."""
+MIN_SHADE = 0.45
+"""Median brightness relative to the named colour; below, white is grey and yellow is olive."""
 MIN_IOU = 0.80
 """Overlap that the best primitive's silhouettes must have with the object's."""
-REACH = 1.15
-"""Candidates stay within this many radii of the observed box's outer ball."""
 SLACK = 0.08
 """How far a shape may stick out of the object that hides it, world units: depths are soft."""
 MAX_DENT = 0.35
 """A surface this far off, in units of the mean half extent, is a dent or a bulge."""
-BOX_QUANTILE = 0.01
-"""Share of the surface points cut off at each end of an axis when the box is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,13 @@ class ObjectReport:
     found: bool
     """Something solid of the named colour shows in most views."""
     color_right: bool
-    """Found, and nearly all of it has the named colour."""
+    """Found, nearly all of it has the named colour, and it is bright enough."""
     shape_right: bool
     """Found, and the named shape explains its silhouettes best, and well."""
     color_share: float
     """Share of its pixels in the named colour, 0 to 1."""
+    shade: float
+    """Median brightness of its pixels relative to the named colour; in full light 1."""
     best_shape: str | None
     """The shape that explains the silhouettes best; None if not found."""
     overlap: dict[str, float]
@@ -93,33 +94,27 @@ def judge_object(views: Views, phrase: ObjectPhrase, others: list[ObjectPhrase])
     in_views = float((shown >= 0.25 * MIN_VIEW_SHARE).float().mean())
     if float(shown.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
         return _absent(phrase)
-    low, high = _box(views, mask)
-    near = (_near(views, low, high) | mask) & ~untold
-    some, all_rays = (
-        Rays(*flat_rays(views, pixels), mask[pixels].numpy(), limits[pixels].double().numpy())
-        for pixels in (near & search_pixels(views), near)
-    )
-    fits = fit_shapes(some, all_rays, low, high)
-    best = fits[0]
-    expected = torch.full_like(limits, FAR)
-    expected[near] = torch.from_numpy(distances(best, all_rays)).float()
-    outline = expected < limits
+    match = match_shape(views, mask, limits, untold)
+    best, outer = match.fits[0], match.outer
+    outline = match.expected < FAR
     color_share = _share(mine & outline, views.covered & outline)
+    shade = float(views.lengths[mask].median()) / math.hypot(*PALETTE[phrase.color])
     inside = shrink(outline, 2)
-    extents = (best.half_width, best.half_width, best.half_height)
-    uneven = (seen - expected).abs() > MAX_DENT * sum(extents) / 3.0
+    extents = (outer.half_width, outer.half_width, outer.half_height)
+    uneven = (seen - match.expected).abs() > MAX_DENT * sum(extents) / 3.0
     return ObjectReport(
         color=phrase.color,
         shape=phrase.shape,
         found=True,
-        color_right=color_share >= MIN_COLOR_SHARE,
+        color_right=color_share >= MIN_COLOR_SHARE and shade >= MIN_SHADE,
         shape_right=best.shape == phrase.shape and best.iou >= MIN_IOU,
         color_share=round(color_share, 4),
+        shade=round(shade, 4),
         best_shape=best.shape,
-        overlap={fit.shape: round(fit.iou, 4) for fit in fits},
+        overlap={fit.shape: round(fit.iou, 4) for fit in match.fits},
         hole_share=round(_share(inside & ~solid, inside), 4),
         dent_share=round(_share(uneven & inside & mask, inside), 4),
-        center=_rounded(best.center),
+        center=_rounded(outer.center),
         half_extents=_rounded(extents),
     )
 
@@ -132,6 +127,7 @@ def _absent(phrase: ObjectPhrase) -> ObjectReport:
         color_right=False,
         shape_right=False,
         color_share=0.0,
+        shade=0.0,
         best_shape=None,
         overlap={},
         hole_share=0.0,
@@ -139,24 +135,6 @@ def _absent(phrase: ObjectPhrase) -> ObjectReport:
         center=None,
         half_extents=None,
     )
-
-
-def _box(views: Views, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners of the box that holds nearly all surface points seen of the object."""
-    core = shrink(mask, 1)
-    points = views.points[core if int(core.sum()) > 100 else mask].double()
-    limits = torch.tensor([BOX_QUANTILE, 1.0 - BOX_QUANTILE], dtype=torch.float64)
-    low, high = torch.quantile(points, limits, dim=0)
-    return low.numpy(), high.numpy()
-
-
-def _near(views: Views, low: np.ndarray, high: np.ndarray) -> Tensor:
-    """Return the pixels whose rays meet the ball in which candidates are sought."""
-    center = torch.from_numpy((low + high) / 2.0).float()
-    radius = REACH * float(np.linalg.norm(high - low)) / 2.0
-    offsets = center - views.origins
-    along = torch.einsum("vi,vhwi->vhw", offsets, views.directions)
-    return (offsets**2).sum(dim=-1)[:, None, None] - along**2 < radius**2
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

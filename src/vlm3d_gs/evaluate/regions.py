@@ -22,6 +22,15 @@ def shrink(masks: Tensor, radius_px: int) -> Tensor:
     return ~grow(~masks, radius_px)
 
 
+def shrink_disc(masks: Tensor, radius_px: float) -> Tensor:
+    """Return the masks shrunk by a disc, but not at the picture's edge."""
+    reach = int(radius_px)
+    steps = torch.arange(-reach, reach + 1.0)
+    disc = (steps[:, None] ** 2 + steps**2 <= radius_px**2).float()
+    missing = functional.conv2d((~masks[:, None]).float(), disc[None, None], padding=reach)
+    return missing[:, 0] < 0.5
+
+
 def component_sizes(masks: Tensor) -> Tensor:
     """Return, for every pixel of a mask, how many pixels its connected component has.
 

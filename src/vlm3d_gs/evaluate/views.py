@@ -46,6 +46,8 @@ class Views:
     """[V, H, W] coverage, 0 to 1."""
     classes: Tensor
     """[V, H, W] int64, index into `palette.CLASS_NAMES`; meaningless where not covered."""
+    lengths: Tensor
+    """[V, H, W] length of the colour in RGB; 0 where nothing is."""
     points: Tensor
     """[V, H, W, 3] world position at the expected depth; meaningless where not covered."""
     origins: Tensor
@@ -112,6 +114,7 @@ def observe(gaussians: Gaussians, cameras: Cameras, backend: Backend = "auto") -
         cameras=cameras,
         alpha=alpha[..., 0],
         classes=classify_colors(color),
+        lengths=color.norm(dim=-1),
         points=origins[:, None, None] + reach * directions,
         origins=origins,
         directions=directions,
