@@ -1,0 +1,101 @@
+"""Time rendering, forward and backward, at the sizes that a run uses.
+
+    python benchmarks/bench_render.py [--out DIR] [--threads N] [--quick]
+
+Scenes are balls of round Gaussians (SH degree 0, radius 0.6, opacity 0.3, seed 0), each as wide as
+the gap to its neighbours, seen from views spread over the azimuth at distance 3.2 with a field of
+view of 40 degrees. The loss is cheap: mean squared colour plus mean alpha. `reference` is timed
+where its dense tensors fit into memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import harness
+import torch
+
+from vlm3d_gs.cameras import orbit
+from vlm3d_gs.initialize import ball
+from vlm3d_gs.render import render
+from vlm3d_gs.scene import Gaussians
+
+CASES = ((2_000, 64, 4), (10_000, 256, 4), (50_000, 512, 1))
+"""Gaussians, pixels a side, views."""
+REFERENCE_LIMIT = 1.5e8
+"""Most pixels of a view times Gaussians that `reference` is asked for (about eight float64 tensors
+of that size)."""
+
+
+def scene(n: int, device: str) -> Gaussians:
+    """Return a ball of n Gaussians that want gradients."""
+    cloud = ball(n, 0.6, torch.Generator().manual_seed(0), opacity=0.3, color_noise=0.2)
+    return cloud.to(device).requires_grad_()
+
+
+def backends() -> list[str]:
+    """Return what can be timed here."""
+    return ["gsplat", "cpu", "reference"] if torch.cuda.is_available() else ["cpu", "reference"]
+
+
+def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> list[dict[str, Any]]:
+    """Return one row for the forward pass alone and one for forward and backward."""
+    gaussians = scene(n, "cuda" if backend == "gsplat" else "cpu")
+    frozen = gaussians.detach()
+    cameras = orbit(
+        [360.0 * view / views for view in range(views)], 15.0, 3.2, 40.0, size_px, size_px
+    )
+    cameras = cameras.to(gaussians.device)
+
+    def forward() -> None:
+        render(frozen, cameras, backend=backend, background=(0.5, 0.5, 0.5))
+
+    def forward_backward() -> None:
+        drawn = render(gaussians, cameras, backend=backend, background=(0.5, 0.5, 0.5))
+        (drawn.color.square().mean() + drawn.alpha.mean()).backward()
+        for value in gaussians.parameters().values():
+            value.grad = None
+
+    rows = []
+    for name, function in (("forward", forward), ("forward+backward", forward_backward)):
+        timing = harness.measure(
+            function, warm_up=0 if backend == "reference" else 3, repeats=repeats
+        )
+        case = {
+            "backend": backend,
+            "gaussians": n,
+            "size_px": size_px,
+            "views": views,
+            "pass": name,
+        }
+        rows.append(
+            harness.row({**case, "median_ms_a_view": round(timing.median_ms / views, 3)}, timing)
+        )
+        print(
+            f"{backend:9} {n:6} Gaussians {size_px:3} px x {views}  {name:16} median {timing.median_ms:8.1f} ms"
+            f"  quartiles {timing.quartile_low_ms:.1f}..{timing.quartile_high_ms:.1f}"
+            f"  best {timing.best_ms:.1f}  CPU {timing.cpu_median_ms:.1f}"
+        )
+    return rows
+
+
+def main() -> None:
+    """Time all cases on all backends and write the JSON."""
+    parser = harness.arguments("Time rendering, forward and backward.")
+    parser.add_argument("--quick", action="store_true", help="few repeats, no reference")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows: list[dict[str, Any]] = []
+    for backend in backends():
+        for n, size_px, views in CASES:
+            if backend == "reference" and (
+                options.quick or n * size_px * size_px > REFERENCE_LIMIT
+            ):
+                continue
+            repeats = 2 if backend == "reference" else 10 if options.quick else 50
+            rows += time_case(n, size_px, views, backend, repeats)
+    print(f"written: {harness.record('render', rows, options.out)}")
+
+
+if __name__ == "__main__":
+    main()
