@@ -124,8 +124,8 @@ class _Projection(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the projection kernel."""
         views, count = len(cameras), len(means)
-        means2d, shapes = torch.zeros(views, count, 2), torch.zeros(views, count, 8)
-        radii = torch.zeros(views, count)
+        means2d, shapes = _zeros(views, count, 2), _zeros(views, count, 8)
+        radii = _zeros(views, count)
         inputs = [
             value.detach().numpy() for value in (means, log_scales, quats, opacity_logits, sh)
         ]
@@ -143,9 +143,9 @@ class _Projection(torch.autograd.Function):
         """Run the projection's derivative."""
         *parameters, shapes, radii = ctx.saved_tensors
         views, count = radii.shape
-        d_means2d = torch.zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
-        d_shapes = torch.zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
-        gradients = [torch.zeros_like(value) for value in parameters]
+        d_means2d = _zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
+        d_shapes = _zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
+        gradients = [_zeros(*value.shape) for value in parameters]
         run_tasks(
             cpu_project_backward.project_backward,
             -(-count // cpu_project.GAUSSIANS_PER_TASK),
@@ -215,7 +215,7 @@ class _Blending(torch.autograd.Function):
             cpu_blend_backward.blend_backward, views * number, packed, bands, ends, entries,
             background.numpy(), pictures, slopes, sums,
         )  # fmt: skip
-        d_means2d, d_shapes = torch.zeros(views, count, 2), torch.zeros(views, count, 8)
+        d_means2d, d_shapes = _zeros(views, count, 2), _zeros(views, count, 8)
         run_tasks(
             cpu_blend_backward.reduce_bands,
             views,
@@ -238,3 +238,8 @@ def list_ends(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np
     np.cumsum(counts.reshape(-1), out=running[1:])
     starts = np.arange(views)[:, None] * tiles + np.arange(tiles + 1)[None]
     return np.ascontiguousarray(running[starts])
+
+
+def _zeros(*size: int) -> Tensor:
+    """Return float32 zeros without waking torch's thread team, whose waiting threads would take our cores."""
+    return torch.from_numpy(np.zeros(size, np.float32))
