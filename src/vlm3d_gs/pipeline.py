@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vlm3d_gs.checkpoint import load_checkpoint
+from vlm3d_gs.checkpoint import Checkpoint, load_checkpoint
 from vlm3d_gs.config import Config, SceneConfig
 from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError
 from vlm3d_gs.export.ply import write_ply
@@ -20,7 +20,7 @@ from vlm3d_gs.initialize import ball, shell
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.optimizer import SceneOptimizer
 from vlm3d_gs.prompts import parse_composition
-from vlm3d_gs.runlog import RunLog, prepare_run_folder
+from vlm3d_gs.runlog import RunLog, check_run_folder, prepare_run_folder
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.seeding import generator, generators
 from vlm3d_gs.trainer import TrainState, restore_state, train
@@ -67,15 +67,13 @@ def generate(
     """
     began = time.monotonic()
     check_prompt(config)
+    check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = choose_device(config.device)
-    checkpoint = load_checkpoint(config.out / CHECKPOINT) if resume else None
-    if checkpoint is not None and checkpoint.step >= config.train.steps:
-        raise CheckpointError(
-            f"The run in {config.out} has done {checkpoint.step} of {config.train.steps} steps. Give more --steps."
-        )
+    checkpoint = resumable(config) if resume else None
     streams = generators(config.train.seed, STREAMS)
-    folders = embedded_folders(config)
-    guidances = build_guidance(config, *folders, device, streams["noise"])
+    guidances = build_guidance(
+        config, prior_folder(config), critic_folder(config), device, streams["noise"]
+    )
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
     first = first_cloud(config.scene, generator(config.train.seed, "first cloud"))
     state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
@@ -116,6 +114,26 @@ def check_prompt(config: Config) -> None:
         parse_composition(config.prompt)
 
 
+def resumable(config: Config) -> Checkpoint:
+    """Return the checkpoint of an interrupted run that this config goes on with.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, it belongs to another run, or nothing is left to do.
+    """
+    checkpoint = load_checkpoint(config.out / CHECKPOINT)
+    for name, now in (("prompt", config.prompt), ("seed", config.train.seed)):
+        before = checkpoint.meta.get(name)
+        if before != now:
+            raise CheckpointError(
+                f"The run in {config.out} has {name} {before!r}, not {now!r}. Give the same, or choose another --out."
+            )
+    if checkpoint.step >= config.train.steps:
+        raise CheckpointError(
+            f"The run in {config.out} has done {checkpoint.step} of {config.train.steps} steps. Give more --steps."
+        )
+    return checkpoint
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of a run: what `name` says, or for "auto" CUDA where there is one.
 
@@ -133,11 +151,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def embedded_folders(config: Config) -> tuple[Path, Path]:
-    """Return the folders of the prior's and the critic's weights."""
-    prior = Path(config.prior.model) if config.prior.model else embedded_weights("prior")
-    critic = Path(config.critic.model) if config.critic.model else embedded_weights("critic")
-    return prior, critic
+def prior_folder(config: Config) -> Path:
+    """Return the folder of the prior's weights."""
+    return Path(config.prior.model) if config.prior.model else embedded_weights("prior")
+
+
+def critic_folder(config: Config) -> Path | None:
+    """Return the folder of the critic's weights, None for a run without critic."""
+    if not config.critic.enabled:
+        return None
+    return Path(config.critic.model) if config.critic.model else embedded_weights("critic")
 
 
 def first_cloud(config: SceneConfig, random: torch.Generator) -> Gaussians:

@@ -46,13 +46,13 @@ _GIT = ("git", "--no-optional-locks")
 VERSIONS_OF = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat")
 
 
-def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Make the run's folder, or refuse before anything is touched.
+def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuse a folder that a run must not write into; touches nothing.
 
     Args:
         out: the folder; its parents are made too.
-        overwrite: an earlier run there is removed (its own files only).
-        resume: an earlier run there is kept, to be gone on with.
+        overwrite: an earlier run there will be removed (its own files only).
+        resume: an earlier run there will be kept, to be gone on with.
 
     Raises:
         ConfigError: something is there already and neither flag is given, both are given, or the
@@ -73,6 +73,11 @@ def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = Fal
             f"{out} is not the folder of a run (no config.json in it), so it is left alone. "
             f"Choose another --out."
         )
+
+
+def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Make the run's folder; arguments and errors as for `check_run_folder`."""
+    check_run_folder(out, overwrite=overwrite, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for path in [*(out / name for name in OWN_FILES), *(out / "previews").glob("*.png")]:

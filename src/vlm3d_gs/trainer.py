@@ -15,6 +15,7 @@ from vlm3d_gs.config import CameraConfig, Config
 from vlm3d_gs.densify import ScreenGradients, densify, is_round, kept
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Guidance, GuidanceOutput, Views
+from vlm3d_gs.interrupt import stop_requests
 from vlm3d_gs.optimizer import SceneOptimizer
 from vlm3d_gs.regularizers import regularize
 from vlm3d_gs.render import render
@@ -69,18 +70,17 @@ def train(
         True when all steps were done, False when Ctrl-C stopped the run after a whole step.
     """
     steps = config.train.steps
-    try:
-        while state.step < steps:
+    with stop_requests() as stop_asked:
+        while state.step < steps and not stop_asked():
             scalars = train_step(state, config, guidances)
             log.scalars(state.step, scalars)
             log.progress(state.step, steps, scalars)
-            if checkpoint is not None and _is_mark(
-                state.step, steps, config.train.checkpoint_every
-            ):
-                save_state(checkpoint, state)
+            due = stop_asked() or _is_mark(state.step, steps, config.train.checkpoint_every)
+            if checkpoint is not None and due:
+                save_state(checkpoint, state, config)
             if show is not None and _is_mark(state.step, steps, config.train.preview_every):
                 show(state.optimizer.gaussians.detach(), state.step)
-    except KeyboardInterrupt:
+    if state.step < steps:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
         return False
     if config.densify.enabled:
@@ -100,7 +100,7 @@ def train_step(
     due = [guidance for guidance in guidances if guidance.is_due(state.step)]
     cameras = draw_cameras(config.camera, due, fraction, state.streams["cameras"])
     scene = state.optimizer.gaussians
-    background = draw_backgrounds(config.camera, state.streams["backgrounds"])
+    background = draw_backgrounds(config.camera, fraction, state.streams["backgrounds"])
     rendering = render(
         scene, cameras.to(scene.device), backend=config.render.backend, background=background
     )
@@ -169,29 +169,34 @@ def draw_cameras(
     return sample_view_groups(config.n_groups, config.n_views, generator, ranges)
 
 
-def draw_backgrounds(config: CameraConfig, generator: torch.Generator) -> Tensor:
+def draw_backgrounds(config: CameraConfig, fraction: float, generator: torch.Generator) -> Tensor:
     """Return [C, 3] background colours, one a group; random ones are any colour, or in 3 of 10 a grey."""
     fixed = {"white": 1.0, "grey": 0.5, "black": 0.0}
-    if config.background in fixed:
-        colors = torch.full((config.n_groups, 3), fixed[config.background])
-    elif config.background == "random":
+    kind = config.background
+    if kind == "random" and fraction < config.random_from:
+        kind = "grey"
+    if kind in fixed:
+        colors = torch.full((config.n_groups, 3), fixed[kind])
+    elif kind == "random":
         draws = torch.rand(config.n_groups, 4, generator=generator)
         colors = torch.where(draws[:, 3:] < 0.3, draws[:, :1], draws[:, :3])
     else:
-        raise ConfigError(
-            f"camera.background must be random, white, grey or black, got {config.background!r}."
-        )
+        raise ConfigError(f"camera.background must be random, white, grey or black, got {kind!r}.")
     return colors.repeat_interleave(config.n_views, 0)
 
 
-def save_state(path: Path, state: TrainState) -> None:
+def save_state(path: Path, state: TrainState, config: Config) -> None:
     """Write a checkpoint from which `restore_state` goes on exactly."""
     tensors = state.optimizer.state_tensors()
     tensors |= {f"stream.{name}": value for name, value in capture_states(state.streams).items()}
     tensors |= {"gradients.total": state.gradients.total, "gradients.count": state.gradients.count}
-    save_checkpoint(
-        path, step=state.step, tensors=tensors, meta={"reference_norm": state.reference_norm}
-    )
+    meta = {
+        "reference_norm": state.reference_norm,
+        "prompt": config.prompt,
+        "seed": config.train.seed,
+        "steps": config.train.steps,
+    }
+    save_checkpoint(path, step=state.step, tensors=tensors, meta=meta)
 
 
 def restore_state(checkpoint: Checkpoint, state: TrainState) -> None:

@@ -29,6 +29,7 @@ FLOORS: list[list[str]] = [
         "checkpoint",
         "progress",
         "runlog",
+        "interrupt",
         "trainer",
         "export",
         "mesh",

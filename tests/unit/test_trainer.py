@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +39,9 @@ class Picture:
         return True
 
     def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-        if self.stop_at is not None and self.seen == self.stop_at:
-            raise KeyboardInterrupt
         self.seen += 1
+        if self.seen == self.stop_at:
+            signal.raise_signal(signal.SIGINT)
         self.cameras.append(views.cameras)
         wanted = render(self.target, views.cameras, background=(0.0, 0.0, 0.0), backend="cpu").color
         loss = (views.color - wanted).square().sum()
@@ -112,7 +113,7 @@ def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(tmp_path: Path) -> N
     run(settings, whole, Picture(target()))
     path = tmp_path / "state.safetensors"
     run(settings, again, Picture(target(), stop_at=20), checkpoint=path)
-    assert load_checkpoint(path).step == STEPS // 2
+    assert load_checkpoint(path).step == 20
     restore_state(load_checkpoint(path), half)
     run(settings, half, Picture(target()))
     for name, value in whole.optimizer.gaussians.parameters().items():
@@ -162,9 +163,14 @@ def test_background_choices(tmp_path: Path) -> None:
     from vlm3d_gs.trainer import draw_backgrounds
 
     base = config(tmp_path).camera
-    random = draw_backgrounds(replace(base, background="random", n_groups=50), torch.Generator())
+    random = draw_backgrounds(
+        replace(base, background="random", n_groups=50), 0.0, torch.Generator()
+    )
     assert random.shape == (200, 3)
     assert torch.equal(random[0], random[3])
     assert random.unflatten(0, (50, 4))[:, 0].std(0).min() > 0.1
-    white = draw_backgrounds(replace(base, background="white"), torch.Generator())
+    white = draw_backgrounds(replace(base, background="white"), 0.0, torch.Generator())
     assert (white == 1).all()
+    late = replace(base, background="random", random_from=0.3)
+    assert (draw_backgrounds(late, 0.29, torch.Generator()) == 0.5).all()
+    assert (draw_backgrounds(late, 0.3, torch.Generator()) != 0.5).any()

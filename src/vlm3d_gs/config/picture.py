@@ -57,6 +57,9 @@ class CameraConfig:
     """Side of the square renders, pixels; rounded to a whole number at each step."""
     background: Background = "random"
     """Colour behind the object, one per group; `random` is any flat colour."""
+    random_from: float = 0.0
+    """Random backgrounds are middle grey before this fraction of the run: at high noise a prior
+    cannot see the background and expects the mean of all it knows."""
 
     def __post_init__(self) -> None:
         check_at_least("camera.n_groups", self.n_groups, 1)
@@ -65,6 +68,7 @@ class CameraConfig:
         check_range("camera.elevation_deg", self.elevation_deg, -90.0, 90.0)
         check_range("camera.distance", self.distance, 1.0, 100.0)
         check_range("camera.fov_deg", self.fov_deg, 5.0, 120.0)
+        check_within("camera.random_from", self.random_from, 0.0, 1.0)
         check_schedule("camera.resolution_px", self.resolution_px, 8, 4096)
 
 

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 def build_guidance(
     config: Config,
     prior_folder: Path,
-    critic_folder: Path,
+    critic_folder: Path | None,
     device: torch.device,
     noise: torch.Generator,
 ) -> list[Guidance]:
-    """Return the guidances of a run: the prior, and the critic unless it is off.
+    """Return the guidances of a run: the prior, and the critic if it has a folder.
 
     Args:
         config: the run.
         prior_folder: the diffusion pipeline's weights.
-        critic_folder: the vision-language model's weights.
+        critic_folder: the vision-language model's weights, None for a run without critic.
         device: where the networks run.
         noise: source of the prior's noise.
 
@@ -42,7 +42,7 @@ def build_guidance(
     guidances: list[Guidance] = [
         MultiViewPrior(load_denoiser(prior_folder, device), config.prompt, config.prior, noise)
     ]
-    if not config.critic.enabled:
+    if critic_folder is None:
         return guidances
     if config.critic.family != "mini":
         raise ConfigError(f"Unknown critic.family {config.critic.family!r}. Available: mini.")
