@@ -23,7 +23,9 @@ def publish_prior(out: Path, target: Path) -> None:
     prior = new_prior(0)
     codec = AutoencoderTiny.from_pretrained(out / "codec")
     _load({"unet": prior.unet, "text_encoder": prior.text_encoder}, out / "prior")
-    _load({"vae": codec}, out / "vae")
+    published(
+        {"vae": codec}, out / "vae"
+    )  # absent after a warm start: the codec is trained already
     prior.unet.half().save_pretrained(target / "unet")
     prior.text_encoder.half().save_pretrained(target / "text_encoder")
     codec.save_pretrained(target / "vae")

@@ -1,8 +1,9 @@
 """Train the embedded models: `python -m vlm3d_gs.mini.train --what vae|prior|critic --out DIR`.
 
 Order: `vae` prepares the codec's encoder and trains its decoder; `prior` needs only the encoder, so the two can run
-side by side; `critic` needs neither. Each goes on from its last checkpoint when started again.
-`--publish` writes what is trained so far into the package's weights folder.
+side by side; `critic` needs neither. Each goes on from its last checkpoint when started again. Where the checkpoints
+are gone, `--warm-start` with the package's weights folder goes on from what was published.
+`python -m vlm3d_gs.mini.publish` writes what is trained so far into that folder.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from vlm3d_gs.mini.train_vae import prepared_codec, train_vae
 from vlm3d_gs.mini.training import TrainingPlan
 
 
-def codec_of(out: Path, seed: int) -> AutoencoderTiny:
-    """Load the prepared codec of a training folder, or prepare and save it."""
+def codec_of(out: Path, seed: int, warm_start: Path | None) -> AutoencoderTiny:
+    """Load the codec of a training folder; the first time, prepare it or take that of a pipeline folder."""
     folder = out / "codec"
     if not folder.exists():
-        prepared_codec(seed).save_pretrained(folder)
+        codec = (
+            AutoencoderTiny.from_pretrained(warm_start / "vae")
+            if warm_start
+            else prepared_codec(seed)
+        )
+        codec.save_pretrained(folder)
     return AutoencoderTiny.from_pretrained(folder)
 
 
@@ -40,6 +46,9 @@ def main(
     seed: Annotated[int, typer.Option(help="seed of weights and data")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice")] = 0,
+    warm_start: Annotated[
+        Path | None, typer.Option(help="weights folder (with prior/ and critic/) to begin with")
+    ] = None,
 ) -> None:
     """Train one of the embedded models."""
     if threads:
@@ -58,12 +67,15 @@ def main(
             weight_decay=default.weight_decay,
         )
 
+    prior = warm_start / "prior" if warm_start else None
     if what == "vae":
-        train_vae(out / "vae", device, seed, log, codec_of(out, seed), plan(VAE_PLAN))
+        train_vae(out / "vae", device, seed, log, codec_of(out, seed, prior), plan(VAE_PLAN))
     elif what == "prior":
-        train_prior(out / "prior", device, seed, log, codec_of(out, seed), plan(PRIOR_PLAN))
+        codec = codec_of(out, seed, prior)
+        train_prior(out / "prior", device, seed, log, codec, plan(PRIOR_PLAN), prior)
     elif what == "critic":
-        train_critic(out / "critic", device, seed, log, plan(CRITIC_PLAN))
+        critic = warm_start / "critic" if warm_start else None
+        train_critic(out / "critic", device, seed, log, plan(CRITIC_PLAN), critic)
     else:
         raise ConfigError(f"--what must be vae, prior or critic, got {what!r}.")
 

@@ -100,10 +100,28 @@ class _Sequences:
 
 
 def train_critic(
-    folder: Path, device: str, seed: int, log: Callable[[str], None], plan: TrainingPlan = PLAN
+    folder: Path,
+    device: str,
+    seed: int,
+    log: Callable[[str], None],
+    plan: TrainingPlan = PLAN,
+    warm_start: Path | None = None,
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Train the critic; return it with averaged weights, and its tokenizer."""
+    """Train the critic; return it with averaged weights, and its tokenizer.
+
+    Args:
+        folder: checkpoints.
+        device: where to train.
+        seed: of weights and data.
+        log: takes lines of progress.
+        plan: length and rates.
+        warm_start: model folder whose weights to begin with, where there is no checkpoint yet.
+    """
     model, tokenizer = new_critic(seed)
+    if warm_start is not None:
+        model.load_state_dict(
+            Qwen2_5_VLForConditionalGeneration.from_pretrained(warm_start).state_dict()
+        )
     heads = TokenHeads(model.config.vision_config.out_hidden_size)
     model, heads = model.to(device), heads.to(device)
 

@@ -110,9 +110,27 @@ def train_prior(
     log: Callable[[str], None],
     codec: AutoencoderTiny,
     plan: TrainingPlan = PLAN,
+    warm_start: Path | None = None,
 ) -> Prior:
-    """Train the denoiser and its text encoder together; return them with averaged weights."""
+    """Train the denoiser and its text encoder together; return them with averaged weights.
+
+    Args:
+        folder: checkpoints.
+        device: where to train.
+        seed: of weights and data.
+        log: takes lines of progress.
+        codec: encoder of the latents.
+        plan: length and rates.
+        warm_start: pipeline folder whose weights to begin with, where there is no checkpoint yet.
+    """
     prior = new_prior(seed)
+    if warm_start is not None:
+        prior.unet.load_state_dict(
+            UNet2DConditionModel.from_pretrained(warm_start / "unet").state_dict()
+        )
+        prior.text_encoder.load_state_dict(
+            CLIPTextModel.from_pretrained(warm_start / "text_encoder").state_dict()
+        )
     unet, text_encoder, codec = (
         prior.unet.to(device),
         prior.text_encoder.to(device),

@@ -1,0 +1,83 @@
+"""How often a run shows what its prompt says: every prompt of a list, several seeds, with and without critic.
+
+    python benchmarks/bench_composition.py --seeds 3 --critic on --runs runs/table --threads 2
+
+Runs that are in the folder already are kept, so an interrupted table goes on. The checker looks at the exported
+Gaussians only (`vlm3d_gs.evaluate.composition`). Writes tables as Markdown to standard output and the rows as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from harness import ROOT
+
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.evaluate.runs import evaluate_run, markdown_table
+from vlm3d_gs.pipeline import generate
+from vlm3d_gs.presets import preset, run_folder
+
+PROMPTS = ROOT / "tests" / "golden" / "prompts.txt"
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the prompts of a file, one a line; lines that begin with # are comments."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def table(prompts: list[str], seeds: int, critic: bool, runs: Path, settings: list[str]) -> None:
+    """Make the runs that are missing, check all, and print and write the result."""
+    folder = runs / ("with_critic" if critic else "without_critic")
+    rows, seconds = [], []
+    for seed in range(seeds):
+        for prompt in prompts:
+            out = folder / f"{run_folder(prompt).name}-{seed}"
+            if not (out / "scene.ply").is_file():
+                values = {
+                    "out": out,
+                    "train.seed": seed,
+                    "critic.enabled": critic,
+                    "export.formats": "ply,sheet",
+                }
+                generate(
+                    apply_settings(preset("mini", prompt), values, settings),
+                    overwrite=out.exists(),
+                    quiet=True,
+                )
+            rows.append(evaluate_run(out))
+            seconds.append(json.loads((out / "summary.json").read_text())["seconds"])
+            report = rows[-1].report
+            print(
+                f"{'ok ' if report.ok else 'no '} {prompt} #{seed}: {'; '.join(report.reasons[:2])}",
+                flush=True,
+            )
+    (folder / "rows.json").write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
+    print(
+        f"\n{'with' if critic else 'without'} critic, {statistics.median(seconds):.1f} s a run (median)\n"
+    )
+    print(markdown_table(rows))
+
+
+def main() -> None:
+    """Read the options and make the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=Path, default=PROMPTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--critic", choices=["on", "off", "both"], default="both")
+    parser.add_argument("--runs", type=Path, default=Path("runs/table"))
+    parser.add_argument("--threads", type=int, default=0, help="0 takes torch's choice")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for critic in {"on": [True], "off": [False], "both": [False, True]}[options.critic]:
+        table(read_prompts(options.prompts), options.seeds, critic, options.runs, options.settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The main job with the embedded models, short: files, repeatability, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vlm3d_gs.cli import app
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.errors import CheckpointError, ConfigError, PromptError
+from vlm3d_gs.export.ply import read_ply
+from vlm3d_gs.pipeline import generate
+from vlm3d_gs.presets import preset
+
+PROMPT = "a red cube on top of a blue sphere"
+
+
+def config(out: Path, steps: int = 6, **values: object):  # type: ignore[no-untyped-def]
+    return apply_settings(
+        preset("mini", PROMPT),
+        {
+            "out": out,
+            "train.steps": steps,
+            "scene.n_init": 300,
+            "critic.every": 2,
+            "export.formats": "ply",
+            **values,
+        },
+    )
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_command_line_makes_a_whole_run_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = ["--set", "scene.n_init=300", "--set", "export.turntable_s=0.5"]
+    result = CliRunner().invoke(
+        app,
+        ["generate", PROMPT, "--out", str(out), "--steps", "5", "--critic-every", "2", *settings],
+    )
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in out.iterdir()}
+    assert {
+        "scene.ply",
+        "turntable.mp4",
+        "sheet.png",
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+    } <= names
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 5
+    assert summary["finished"]
+    assert summary["versions"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+    assert len(read_ply(out / "scene.ply")) == summary["gaussians"]
+    asked = [row for row in rows(out) if "critic/semantic" in row]
+    assert [row["step"] for row in asked] == [1, 3, 5]
+    assert {"critic/semantic", "critic/relation", "critic/geometric"} <= set(asked[0])
+    assert all("prior/loss" in row for row in rows(out))
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        generate(config(tmp_path / name, **{"train.seed": seed}), quiet=True)
+        files.append((tmp_path / name / "scene.ply").read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_a_resumed_run_equals_an_uncut_one(tmp_path: Path) -> None:
+    """Schedules follow the fraction of the whole run, so the cut run is stopped, not shortened."""
+    whole, cut = (
+        config(tmp_path / "whole"),
+        config(tmp_path / "cut", **{"train.checkpoint_every": 0.5}),
+    )
+    generate(whole, quiet=True)
+    generate(cut, quiet=True)  # leaves the checkpoint of step 3
+    generate(cut, resume=True, quiet=True)
+    assert (tmp_path / "whole/scene.ply").read_bytes() == (tmp_path / "cut/scene.ply").read_bytes()
+    assert [row["step"] for row in rows(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_critic_nothing_is_asked(tmp_path: Path) -> None:
+    generate(config(tmp_path / "run", **{"critic.enabled": False}), quiet=True)
+    assert not any(key.startswith("critic/") for row in rows(tmp_path / "run") for key in row)
+
+
+def test_refusals_leave_everything_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(PromptError, match="corgi"):
+        generate(apply_settings(preset("mini", "a corgi"), {"out": out}), quiet=True)
+    assert not out.exists()
+    generate(config(out, 2), quiet=True)
+    before = (out / "scene.ply").read_bytes()
+    with pytest.raises(ConfigError, match="--overwrite"):
+        generate(config(out, 2), quiet=True)
+    with pytest.raises(ConfigError, match="not a diffusion pipeline"):
+        generate(config(out, 2, **{"prior.model": str(tmp_path)}), overwrite=True, quiet=True)
+    with pytest.raises(CheckpointError, match="seed"):
+        generate(config(out, 9, **{"train.seed": 5}), resume=True, quiet=True)
+    assert (out / "scene.ply").read_bytes() == before
