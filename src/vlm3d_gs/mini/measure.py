@@ -76,7 +76,7 @@ def _prompts_right(
 
 
 def measure_critic(
-    model: YesNoModel, n_scenes: int = 400, held_out: bool | None = False
+    model: YesNoModel, n_scenes: int = 160, held_out: bool | None = False
 ) -> dict[str, float]:
     """Return the balanced accuracy of each kind of question over four views of new scenes.
 
