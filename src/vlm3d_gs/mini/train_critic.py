@@ -30,7 +30,7 @@ from vlm3d_gs.mini.training import TrainingPlan, fit
 from vlm3d_gs.mini.world import IMAGE_PX
 from vlm3d_gs.prompts import COLORS, SHAPES
 
-PLAN = TrainingPlan(steps=16_000, lr=8e-4, warmup_steps=500)
+PLAN = TrainingPlan(steps=4_600, lr=8e-4, warmup_steps=500)
 VISION_SHARE = 0.4
 """First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
 SCENES_A_STEP = 8

@@ -20,7 +20,7 @@ from vlm3d_gs.mini.train_vae import channels_first
 from vlm3d_gs.mini.training import TrainingPlan, fit
 from vlm3d_gs.mini.world import IMAGE_PX, N_VIEWS
 
-PLAN = TrainingPlan(steps=7_000, lr=6e-4, warmup_steps=300)
+PLAN = TrainingPlan(steps=6_400, lr=6e-4, warmup_steps=300)
 SCENES_A_STEP = 8
 TEXT_WIDTH = 192
 NOISE_SHIFT = 4.0
