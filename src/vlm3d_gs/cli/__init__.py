@@ -5,7 +5,6 @@ Nothing here loads torch before a command runs, so `--help` answers at once.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -17,10 +16,6 @@ from vlm3d_gs.cli.evaluate import app as evaluate_app
 from vlm3d_gs.cli.generate import generate as generate_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.errors import Vlm3dGsError
-
-# Read by OpenMP when torch is loaded: idle threads sleep instead of spinning on cores that the renderer needs. Speed
-# only; no number depends on it.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 USER_ERROR = 2
 """Exit code for everything that the user can mend."""
