@@ -69,7 +69,7 @@ def critic_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Return the untrained critic, 4.0 M parameters, and its tokenizer."""
+    """Return the untrained critic, 3.7 M parameters, and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = critic_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}

@@ -8,6 +8,7 @@ are gone, `--warm-start` with the package's weights folder goes on from what was
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -59,13 +60,7 @@ def main(
         console.print(f"{what} {line}", highlight=False, soft_wrap=True)
 
     def plan(default: TrainingPlan) -> TrainingPlan:
-        return TrainingPlan(
-            steps=steps or default.steps,
-            lr=default.lr,
-            warmup_steps=default.warmup_steps,
-            ema_decay=default.ema_decay,
-            weight_decay=default.weight_decay,
-        )
+        return replace(default, steps=steps or default.steps)
 
     prior = warm_start / "prior" if warm_start else None
     if what == "vae":

@@ -42,7 +42,7 @@ class Prior:
 
 
 def new_prior(seed: int) -> Prior:
-    """Return the untrained prior; 9.6 M parameters."""
+    """Return the untrained prior; 9.5 M parameters."""
     torch.manual_seed(seed)
     tokenizer = prior_tokenizer()
     unet = UNet2DConditionModel(
