@@ -29,9 +29,13 @@ def test_noun_phrases_are_found_with_what_they_refer_to() -> None:
     ids = tokenizer(text, add_special_tokens=False).input_ids
     found = noun_phrases(tokenizer, ids, scene)
     words = tokenizer.convert_ids_to_tokens(ids)
-    assert [words[place] for place, _, _ in found] == ["box", "cone"]
-    assert [exists for _, exists, _ in found] == [1.0, 0.0]
-    assert found[0][2] == scene.objects[0].center
+    assert [words[phrase.place] for phrase in found] == ["box", "cone"]
+    assert [phrase.exists for phrase in found] == [True, False]
+    cube, sphere = scene.objects
+    assert found[0].center == cube.center
+    assert found[0].offset[2] == pytest.approx(sphere.center[2] - cube.center[2])
+    assert found[0].offset[2] < 0.0
+    assert found[1].offset == (0.0, 0.0, 0.0)
 
 
 def test_world_offsets_lead_from_one_object_to_the_other_in_every_view() -> None:
@@ -50,19 +54,27 @@ def test_world_offsets_lead_from_one_object_to_the_other_in_every_view() -> None
 def test_read_outs_fall_with_their_error_and_follow_their_places() -> None:
     hidden = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     labels = PhraseLabels(
-        torch.tensor([0, 1]), torch.tensor([3, 1]), torch.tensor([1.0, 0.0]), torch.zeros(2, 3)
+        torch.tensor([0, 1]),
+        torch.tensor([3, 1]),
+        torch.tensor([1.0, 0.0]),
+        torch.zeros(2, 3),
+        torch.tensor([[0.0, -0.8, 0.0], [0.0, 0.0, 0.0]]),
     )
     heads = PhraseHeads(8)
-    loss, _ = heads(hidden, labels)
+    loss, _ = heads(hidden, hidden, labels)
     moved = hidden.clone()
     moved[0, 0] += 1.0
-    assert torch.equal(heads(moved, labels)[0], loss)
+    assert torch.equal(heads(moved, moved, labels)[0], loss)
     moved[1, 1] = -moved[1, 1]
-    assert heads(moved, labels)[0] != loss
+    assert heads(moved, hidden, labels)[0] != loss
+    assert heads(hidden, moved, labels)[0] == loss, "no offset is asked where an object is missing"
     with torch.no_grad():
-        heads.center.weight.zero_()
-        heads.center.bias.fill_(0.5)
-        assert heads(hidden, labels)[1]["phrase place"] == pytest.approx(1.5)
+        for head, value in ((heads.center, 0.5), (heads.offset, 0.1)):
+            head.weight.zero_()
+            head.bias.fill_(value)
+    scalars = heads(hidden, hidden, labels)[1]
+    assert scalars["phrase place"] == pytest.approx(1.5)
+    assert scalars["phrase offset"] == pytest.approx(0.1 + 0.9 + 0.1)
 
 
 def test_the_world_head_counts_only_tokens_with_another_object() -> None:

@@ -3,7 +3,7 @@
 One bit a question teaches slowly. `TokenHeads` make each image token say what it shows, what the other object is and
 where it lies from here; `WorldHead` asks the same of the language model, which has read the views' names, in the frame
 of the scene; `PhraseHeads` make each noun phrase of a question say whether the scene has such an object,
-and where: with both places known, the relation between them is a small step.
+where it is, and in which direction the other one lies: from there the answer to a relation is a small step.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class PhraseLabels:
     """[P] float32: 1 where the scene has such an object."""
     center: Tensor
     """[P, 3] float32 its centre, world units; 0 where there is none."""
+    offset: Tensor
+    """[P, 3] float32 from it to the scene's other object, world units; 0 where either is missing."""
 
     def to(self, device: torch.device) -> PhraseLabels:
         """Move the tensors."""
@@ -107,6 +109,7 @@ class PhraseLabels:
             self.place.to(device),
             self.exists.to(device),
             self.center.to(device),
+            self.offset.to(device),
         )
 
 
@@ -118,39 +121,76 @@ class PhraseHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.exists = nn.Linear(width, 1)
         self.center = nn.Linear(width, 3)
+        self.early_norm = nn.LayerNorm(width)
+        self.offset = nn.Linear(width, 3)
 
-    def forward(self, hidden: Tensor, labels: PhraseLabels) -> tuple[Tensor, dict[str, float]]:
-        """Return the summed loss of both read-outs and how right they are; hidden [S, L, width]."""
+    def forward(
+        self, hidden: Tensor, early: Tensor, labels: PhraseLabels
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the summed loss of the read-outs and how right they are.
+
+        Args:
+            hidden: [S, L, width] states in which existence and place are read.
+            early: [S, L, width] states in which the offset is read, some layers before, so that the layers between can
+                compare it with the relation that is asked for.
+            labels: the phrases.
+        """
         said = self.norm(hidden[labels.row, labels.place].float())
         exists, center = self.exists(said)[:, 0], self.center(said)
         present = labels.exists > 0
         apart = (center - labels.center).abs().sum(-1)[present].mean()
-        loss = F.binary_cross_entropy_with_logits(exists, labels.exists) + apart
+        pointed = self.offset(self.early_norm(early[labels.row, labels.place].float()))
+        paired = labels.offset.abs().sum(-1) > 0
+        missed = (pointed - labels.offset).abs().sum(-1)
+        error = (missed * paired).sum() / paired.sum().clamp_min(1)
+        loss = F.binary_cross_entropy_with_logits(exists, labels.exists) + apart + 2.0 * error
         with torch.no_grad():
             hits = ((exists > 0) == present).float()
             scalars = {
                 "phrase yes": float(hits[present].mean()),
                 "phrase no": float(hits[~present].mean()) if bool((~present).any()) else 1.0,
                 "phrase place": float(apart),
+                "phrase offset": float(error),
             }
         return loss, scalars
 
 
+@dataclass(frozen=True, slots=True)
+class NounPhrase:
+    """One noun phrase of a question and what it refers to."""
+
+    place: int
+    """Index of its last word among the question's tokens."""
+    exists: bool
+    """Whether the scene has such an object."""
+    center: tuple[float, float, float]
+    """Where it is; zeros if there is none."""
+    offset: tuple[float, float, float]
+    """From it to the scene's other object; zeros if either is missing."""
+
+
 def noun_phrases(
     tokenizer: PreTrainedTokenizerFast, question: Sequence[int], scene: SceneSpec
-) -> list[tuple[int, float, tuple[float, float, float]]]:
-    """Return (place of the shape word, 1 if the scene has such an object, its centre) of each noun phrase.
+) -> list[NounPhrase]:
+    """Find the noun phrases of a question: a colour word and a shape word.
 
     Args:
         tokenizer: one token a word.
         question: token ids.
         scene: ground truth.
     """
+    nowhere = (0.0, 0.0, 0.0)
     centers = {(item.color, item.shape): item.center for item in scene.objects}
     words = tokenizer.convert_ids_to_tokens(list(question))
     found = []
     for place in range(1, len(words)):
         if words[place] in SHAPE_WORDS and words[place - 1] in COLORS:
-            center = centers.get((words[place - 1], SHAPE_WORDS[words[place]]))
-            found.append((place, float(center is not None), center or (0.0, 0.0, 0.0)))
+            named = (words[place - 1], SHAPE_WORDS[words[place]])
+            center = centers.get(named)
+            others = [other for key, other in centers.items() if key != named]
+            offset = nowhere
+            if center is not None and others:
+                x, y, z = (there - here for there, here in zip(others[0], center, strict=True))
+                offset = (x, y, z)
+            found.append(NounPhrase(place, center is not None, center or nowhere, offset))
     return found

@@ -24,6 +24,7 @@ from vlm3d_gs.guidance.preprocess import to_patches
 from vlm3d_gs.guidance.questions import CAPTION_REQUEST, VIEW_NAMES
 from vlm3d_gs.mini.critic_data import CriticBatch, sample_critic_batch
 from vlm3d_gs.mini.critic_heads import (
+    NounPhrase,
     PhraseHeads,
     PhraseLabels,
     TokenHeads,
@@ -43,6 +44,8 @@ SCENES_A_STEP = 8
 QUESTIONS_A_SCENE = 8
 NAMED_LAYER = 2
 """Layers of the language model after which an image token should know its view's name."""
+POINTED_LAYER = 3
+"""Layers after which a noun phrase should know in which direction the other object lies."""
 TOKENS_A_VIEW = (IMAGE_PX // LAYOUT.factor) ** 2
 
 
@@ -122,7 +125,9 @@ def train_critic(
             shown = packed.input_ids == model.config.image_token_id
             named = hidden[NAMED_LAYER][shown].unflatten(0, tokens.shape[:2])
             turned, apart = world_head(named, batch)
-            grounding, grounded = phrase_heads(hidden[-2], packed.phrases)
+            grounding, grounded = phrase_heads(
+                hidden[-2], hidden[POINTED_LAYER], packed.phrases
+            )
         chosen = packed.targets >= 0
         losses = F.cross_entropy(logits.float()[chosen], packed.targets[chosen], reduction="none")
         yes_no = packed.answers[chosen]
@@ -208,21 +213,22 @@ def _sequences(
         rows.append(_row(tokenizer, packed, len(said), examples))
         ends = packed.answer_index[1:].tolist()
         phrases += [
-            (len(rows) - 1, end - len(question) + 1 + place, exists, center)
+            (len(rows) - 1, end - len(question) + 1 + phrase.place, phrase)
             for question, end in zip(questions[1:], ends, strict=True)
-            for place, exists, center in noun_phrases(tokenizer, question, scene)
+            for phrase in noun_phrases(tokenizer, question, scene)
         ]
     return _stack(rows, _phrase_labels(phrases)).to(batch.images.device)
 
 
-def _phrase_labels(
-    phrases: list[tuple[int, int, float, tuple[float, float, float]]],
-) -> PhraseLabels:
+def _phrase_labels(phrases: list[tuple[int, int, NounPhrase]]) -> PhraseLabels:
+    """Stack phrases, each with its row of the batch and its place in the sequence."""
+    said = [phrase for _, _, phrase in phrases]
     return PhraseLabels(
-        row=torch.tensor([row for row, _, _, _ in phrases], dtype=torch.long),
-        place=torch.tensor([place for _, place, _, _ in phrases], dtype=torch.long),
-        exists=torch.tensor([exists for _, _, exists, _ in phrases]),
-        center=torch.tensor([center for _, _, _, center in phrases]).reshape(-1, 3),
+        row=torch.tensor([row for row, _, _ in phrases], dtype=torch.long),
+        place=torch.tensor([place for _, place, _ in phrases], dtype=torch.long),
+        exists=torch.tensor([float(phrase.exists) for phrase in said]),
+        center=torch.tensor([phrase.center for phrase in said]).reshape(-1, 3),
+        offset=torch.tensor([phrase.offset for phrase in said]).reshape(-1, 3),
     )
 
 
