@@ -125,9 +125,7 @@ def train_critic(
             shown = packed.input_ids == model.config.image_token_id
             named = hidden[NAMED_LAYER][shown].unflatten(0, tokens.shape[:2])
             turned, apart = world_head(named, batch)
-            grounding, grounded = phrase_heads(
-                hidden[-2], hidden[POINTED_LAYER], packed.phrases
-            )
+            grounding, grounded = phrase_heads(hidden[-2], hidden[POINTED_LAYER], packed.phrases)
         chosen = packed.targets >= 0
         losses = F.cross_entropy(logits.float()[chosen], packed.targets[chosen], reduction="none")
         yes_no = packed.answers[chosen]
