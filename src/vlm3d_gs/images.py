@@ -7,6 +7,7 @@ here knows what a picture shows.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,6 +118,13 @@ def save_png(image: Tensor, path: str | Path) -> None:
         raise ShapeError(f"save_png needs [H, W, 3] or [H, W, 4], got {tuple(image.shape)}.")
     with atomic_path(path) as temporary:
         Image.fromarray(to_uint8(image)).save(temporary, format="PNG")
+
+
+def encode_png(image: Tensor) -> bytes:
+    """Return one picture [H, W, 3], float 0 to 1, as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def load_png(path: str | Path) -> Tensor:

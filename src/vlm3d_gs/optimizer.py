@@ -32,6 +32,11 @@ class SceneOptimizer:
         others = {name: self._leaves[name] for name in PARAMETER_NAMES if name != "sh"}
         return Gaussians(**others, sh=sh)
 
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """The trained tensors by name."""
+        return dict(self._leaves)
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self._adam.zero_grad(set_to_none=True)

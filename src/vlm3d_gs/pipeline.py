@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError
 from vlm3d_gs.export.ply import write_ply
 from vlm3d_gs.export.sheet import write_preview, write_sheet
 from vlm3d_gs.export.turntable import render_turntable
-from vlm3d_gs.guidance import build_guidance
+from vlm3d_gs.guidance import Objective, build_objective, build_questions, build_vlm
+from vlm3d_gs.guidance.questions import Question
 from vlm3d_gs.initialize import ball, shell
-from vlm3d_gs.models import embedded_weights, locate
+from vlm3d_gs.models import locate
 from vlm3d_gs.optimizer import SceneOptimizer
 from vlm3d_gs.planning import large_priors, plan_memory
 from vlm3d_gs.prompts import parse_composition
@@ -25,9 +26,10 @@ from vlm3d_gs.runlog import RunLog, check_run_folder, prepare_run_folder
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.seeding import generator, generators
 from vlm3d_gs.trainer import TrainState, restore_state, train
+from vlm3d_gs.watch import RewardWatch
 
 CHECKPOINT = "checkpoint.safetensors"
-STREAMS = ("cameras", "backgrounds", "densify", "noise")
+STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,17 @@ class GenerateResult:
     """Steps done; fewer than asked for if the run was stopped."""
     seconds: float
     """From the call to the last file."""
+    held_out: float | None = None
+    """Held-out score at the end, mean log-odds; None where nothing was watched."""
 
 
 def generate(
-    config: Config, *, overwrite: bool = False, resume: bool = False, quiet: bool = False
+    config: Config,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
+    until: int | None = None,
 ) -> GenerateResult:
     """Make a splat from a sentence and write the run folder.
 
@@ -59,6 +68,7 @@ def generate(
         overwrite: replace an earlier run in the folder.
         resume: go on from the checkpoint of an interrupted run in the folder.
         quiet: show nothing.
+        until: pause after this step and export what is there; `resume` goes on. None is the whole run.
 
     Raises:
         PromptError: the embedded models do not know a word of the prompt.
@@ -74,22 +84,36 @@ def generate(
     streams = generators(config.train.seed, STREAMS)
     folders = model_folders(config, quiet=quiet)
     plan, notes = plan_memory(config, folders, device)
-    guidances = build_guidance(
-        config, folders, device, streams["noise"], text_cache=text_cache(config), plan=plan
+    objective = build_objective(
+        config, folders, device, streams, text_cache=text_cache(config), plan=plan
     )
+    notes += [f"The critic asks {q.name}: {q.text}" for q in objective.questions]
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
     first = first_cloud(config.scene, generator(config.train.seed, "first cloud"))
     state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
     if checkpoint is not None:
-        restore_state(checkpoint, state, guidances)
+        restore_state(checkpoint, state, objective.guidances)
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
         for note in notes:
             log.message(note)
-        show = partial(_show, config)
+        watch = reward_watch(config, objective)
         finished = train(
-            state, config, guidances, log, checkpoint=config.out / CHECKPOINT, show=show
+            state,
+            config,
+            objective.guidances,
+            log,
+            checkpoint=config.out / CHECKPOINT,
+            show=partial(_show, config),
+            watch=watch,
+            until=until,
         )
-        gaussians = state.optimizer.gaussians.detach()
+        gaussians, watched = state.optimizer.gaussians.detach(), {}
+        if watch is not None:
+            watch(gaussians, state.step)
+            gaussians, chosen, said = watch.choose(gaussians)
+            watched = {"watch": {**watch.summary(), "exported_step": chosen}}
+            if said is not None:
+                log.message(said)
         trained_s = time.monotonic() - began
         files = write_products(gaussians, config)
         seconds = time.monotonic() - began
@@ -104,9 +128,35 @@ def generate(
                 "seconds": round(seconds, 2),
                 "seconds_before_export": round(trained_s, 2),
                 "files": [path.name for path in files],
+                **watched,
             }
         )
-    return GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds)
+    score = watch.readings[-1].held_out if watch is not None else None
+    return GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds, score)
+
+
+def reward_watch(config: Config, objective: Objective) -> RewardWatch | None:
+    """Return what reads the scene beside the reward; None without a critic or with `critic.watch.enabled` off."""
+    own, held_out = objective.own, objective.held_out
+    if own is None or held_out is None:
+        return None
+    return RewardWatch(
+        own=own.score,
+        judge=held_out.score,
+        camera=config.camera,
+        config=config.critic.watch,
+        steps=config.train.steps,
+        backend=config.render.backend,
+    )
+
+
+def questions_for(config: Config) -> tuple[Question, ...]:
+    """Return what the critic of a run would be asked; loads the critic only if it lists checks itself."""
+    if config.critic.questions.checks != "model":
+        return build_questions(config)
+    folder = model_folders(replace(config, prior=replace(config.prior, enabled=False)))["critic"]
+    model = build_vlm(config.critic, folder, choose_device(config.device))
+    return build_questions(config, model, str(folder), text_cache(config))
 
 
 def check_prompt(config: Config) -> None:
@@ -170,15 +220,22 @@ def model_folders(config: Config, *, quiet: bool = True) -> dict[str, Path]:
             folders[name] = locate(
                 prior.model, prior.family, offline=config.offline, progress=not quiet
             )
-    if config.critic.enabled:
-        model = config.critic.model
-        folders["critic"] = Path(model) if model else embedded_weights("critic")
+    critic = config.critic
+    wanted: dict[str, tuple[str, str | None]] = {}
+    if critic.enabled and critic.family != "server":
+        wanted["critic"] = (critic.family, critic.model)
+        if critic.watch.enabled and (critic.watch.family or critic.watch.model):
+            wanted["judge"] = (critic.watch.family or critic.family, critic.watch.model)
+    for name, (family, model) in wanted.items():
+        known = "mini-critic" if family == "mini" else family
+        folders[name] = locate(model, known, offline=config.offline, progress=not quiet)
     return folders
 
 
 def text_cache(config: Config) -> Path | None:
-    """Return where embedded prompts of large models are kept; the embedded models need no such place."""
-    return Path.home() / ".cache" / "vlm3d-gs" / "text" if large_priors(config) else None
+    """Return where texts of large models are kept, embedded or written; the embedded models need no such place."""
+    large = large_priors(config) or config.critic.family != "mini"
+    return Path.home() / ".cache" / "vlm3d-gs" / "text" if large else None
 
 
 def first_cloud(config: SceneConfig, random: torch.Generator) -> Gaussians:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
 from vlm3d_gs.config import Config, PriorConfig
 from vlm3d_gs.guidance.memory import (
+    CriticWork,
     MemoryEstimate,
     Plan,
     choose_plan,
     count_parameters,
+    critic_work,
     describe,
     estimate,
 )
 
 LORA_VALUES_A_RANK = 230_400
 """Values of a LoRA of rank 1 on the attention of Stable Diffusion's UNet: 32 layers of four matrices."""
+TEXT_TOKENS = 100
+"""Of the message around the views."""
+QUESTION_TOKENS = 40
+"""Of one question; a guess, the joint one is longer."""
 NEGATIVE_VIEWS = 2
 """Perp-Neg pushes away from the front and the side at most."""
 
@@ -38,7 +45,7 @@ def plan_memory(
     Raises:
         DeviceError: the run does not fit even when its models take turns.
     """
-    if not large_priors(config):
+    if not large_priors(config) and not has_large_critic(config):
         return "full", []
     parts = estimate_run(config, folders)
     said = [describe(parts)]
@@ -57,8 +64,13 @@ def large_priors(config: Config) -> dict[str, PriorConfig]:
     return {name: p for name, p in priors.items() if p.enabled and p.family != "mini"}
 
 
+def has_large_critic(config: Config) -> bool:
+    """Tell whether the run loads a critic that is not embedded."""
+    return config.critic.enabled and config.critic.family not in ("mini", "server")
+
+
 def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
-    """Estimate a run with large priors from the headers of its weight files."""
+    """Estimate a run with large models from the headers of its weight files."""
     priors = large_priors(config)
     parameters = {
         f"{name}.{part.name}": count_parameters(part)
@@ -69,13 +81,18 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
     for name, prior in priors.items():
         if prior.loss == "vsd":
             parameters[f"{name}.lora"] = prior.lora_rank * LORA_VALUES_A_RANK
-    network = max(
-        (key for key in parameters if key.endswith((".unet", ".transformer"))),
-        key=parameters.__getitem__,
+    for name in ("critic", "judge"):
+        if name in folders and has_large_critic(config):
+            parameters[f"{name}.critic"] = count_parameters(folders[name])
+    networks = [key for key in parameters if key.endswith((".unet", ".transformer"))]
+    largest = (
+        priors[max(networks, key=parameters.__getitem__).partition(".")[0]]
+        if networks
+        else config.prior
     )
-    largest = priors[network.partition(".")[0]]
     side = max(
-        prior.size_px or round(config.camera.resolution_px.high) for prior in priors.values()
+        prior.size_px or round(config.camera.resolution_px.high)
+        for prior in (*priors.values(), config.prior)
     )
     return estimate(
         largest.family,
@@ -84,4 +101,13 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
         side,
         branches=2 + NEGATIVE_VIEWS if largest.perp_neg else 2,
         gaussians=config.scene.max_gaussians,
+        critic=_critic_work(config, folders) if has_large_critic(config) else None,
     )
+
+
+def _critic_work(config: Config, folders: dict[str, Path]) -> CriticWork:
+    sizes = json.loads((folders["critic"] / "config.json").read_text())
+    side = config.critic.size_px or config.camera.resolution_px
+    pictures = config.camera.n_groups * config.camera.n_views
+    text = TEXT_TOKENS + QUESTION_TOKENS * config.critic.questions.most
+    return critic_work(sizes, pictures, round(side.high), text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from vlm3d_gs.render import render
 from vlm3d_gs.runlog import RunLog
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.seeding import capture_states, restore_states
+from vlm3d_gs.stale import StaleGradients
 
 NORM_MEMORY = 0.9
 """Decay of the running gradient norm to which relative guidances are scaled."""
@@ -41,6 +42,8 @@ class TrainState:
     """Running norm of the guidances' gradient on the renders."""
     gradients: ScreenGradients = field(init=False)
     """Densification statistics since the last round."""
+    stale: StaleGradients = field(default_factory=StaleGradients)
+    """Gradients of lasting guidances."""
 
     def __post_init__(self) -> None:
         scene = self.optimizer.gaussians
@@ -55,6 +58,8 @@ def train(
     *,
     checkpoint: Path | None = None,
     show: Callable[[Gaussians, int], None] | None = None,
+    watch: Callable[[Gaussians, int], Mapping[str, float]] | None = None,
+    until: int | None = None,
 ) -> bool:
     """Run to the end of the config's steps.
 
@@ -65,23 +70,30 @@ def train(
         log: takes scalars and progress.
         checkpoint: file to write now and then; None for none.
         show: called now and then with the scene and the number of steps done.
+        watch: called at every `critic.watch.every` of the run with the same; what it returns is logged.
+        until: pause after this step; None is the end of the run.
 
     Returns:
-        True when all steps were done, False when Ctrl-C stopped the run after a whole step.
+        True when all steps were done, False when Ctrl-C or `until` stopped the run after a whole step.
     """
     steps = config.train.steps
+    last = steps if until is None else min(until, steps)
     with stop_requests() as stop_asked:
-        while state.step < steps and not stop_asked():
+        while state.step < last and not stop_asked():
             scalars = train_step(state, config, guidances)
+            if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
+                scalars |= watch(state.optimizer.gaussians.detach(), state.step)
             log.scalars(state.step, scalars)
             log.progress(state.step, steps, scalars)
-            due = stop_asked() or _is_mark(state.step, steps, config.train.checkpoint_every)
+            due = stop_asked() or state.step == last < steps
+            due = due or _is_mark(state.step, steps, config.train.checkpoint_every)
             if checkpoint is not None and due:
                 save_state(checkpoint, state, config, guidances)
             if show is not None and _is_mark(state.step, steps, config.train.preview_every):
                 show(state.optimizer.gaussians.detach(), state.step)
-    if state.step < steps:
+    if state.step < last:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
+    if state.step < steps:
         return False
     if config.densify.enabled:
         scene = state.optimizer.gaussians.detach()
@@ -107,9 +119,19 @@ def train_step(
     state.optimizer.zero_grad()
     views = Views(rendering.color, cameras, config.camera.n_views)
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
-    pull = image_gradient(rendering.color, list(outputs.values()), state)
+    pull, lasting = image_gradients(rendering.color, list(outputs.values()), state)
+    leaves = state.optimizer.leaves
+    if lasting is not None:
+        felt = torch.autograd.grad(
+            (rendering.color * lasting).sum(),
+            list(leaves.values()),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        state.stale.keep(tuple(leaves), felt)
     penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
     ((rendering.color * pull).sum() + penalty).backward()
+    state.stale.add_to(leaves)
     state.gradients.add(rendering)
     state.optimizer.step(fraction)
     state.step += 1
@@ -127,8 +149,10 @@ def train_step(
     }
 
 
-def image_gradient(color: Tensor, outputs: Sequence[GuidanceOutput], state: TrainState) -> Tensor:
-    """Add up the guidances' gradients on the renders; see `GuidanceOutput.relative_strength`.
+def image_gradients(
+    color: Tensor, outputs: Sequence[GuidanceOutput], state: TrainState
+) -> tuple[Tensor, Tensor | None]:
+    """Add up the guidances' gradients on the renders; see `GuidanceOutput`.
 
     Args:
         color: [C, H, W, 3] renders that the losses were computed from.
@@ -136,24 +160,30 @@ def image_gradient(color: Tensor, outputs: Sequence[GuidanceOutput], state: Trai
         state: keeps the running norm of the gradients that count as they are.
 
     Returns:
-        Gradient with the shape of `color`.
+        Gradient of this step alone, with the shape of `color`, and the lasting one, None if no guidance has one.
     """
-    total = torch.zeros_like(color)
+    total, lasting = torch.zeros_like(color), torch.zeros_like(color)
     relative = []
     for output in outputs:
         (gradient,) = torch.autograd.grad(output.loss, color)
-        if output.relative_strength is None:
-            total += gradient
+        if output.relative_strength is not None:
+            relative.append((gradient, output.relative_strength, output.lasting))
+        elif output.lasting:
+            lasting += gradient
         else:
-            relative.append((gradient, output.relative_strength))
+            total += gradient
     norm = float(total.norm())
     if norm > 0.0:
         memory = NORM_MEMORY if state.reference_norm else 0.0
         state.reference_norm = memory * state.reference_norm + (1.0 - memory) * norm
-    for gradient, strength in relative:
+    for gradient, strength, lasts in relative:
         target = state.reference_norm or float(gradient.norm())
-        total += gradient * (strength * target / gradient.norm().clamp_min(1e-12))
-    return total
+        scaled = gradient * (strength * target / gradient.norm().clamp_min(1e-12))
+        if lasts:
+            lasting += scaled
+        else:
+            total += scaled
+    return total, lasting if any(output.lasting for output in outputs) else None
 
 
 def draw_cameras(
@@ -192,6 +222,7 @@ def save_state(
     tensors = state.optimizer.state_tensors()
     tensors |= {f"stream.{name}": value for name, value in capture_states(state.streams).items()}
     tensors |= {"gradients.total": state.gradients.total, "gradients.count": state.gradients.count}
+    tensors |= {f"stale.{name}": value for name, value in state.stale.state_tensors().items()}
     tensors |= {
         f"guidance.{guidance.name}.{name}": value
         for guidance in guidances
@@ -225,6 +256,12 @@ def restore_state(checkpoint: Checkpoint, state: TrainState, guidances: Sequence
             }
         )
     device = state.optimizer.gaussians.device
+    stale = {
+        name.removeprefix("stale."): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("stale.")
+    }
+    state.stale.load_state_tensors(stale, device)
     state.gradients = ScreenGradients(
         checkpoint.tensors["gradients.total"].to(device),
         checkpoint.tensors["gradients.count"].to(device),
@@ -238,6 +275,7 @@ def _densify(state: TrainState, config: Config) -> None:
         scene, state.gradients, config.densify, config.scene.max_gaussians, state.streams["densify"]
     )
     state.optimizer.replace(result.gaussians, result.source, result.fresh)
+    state.stale.follow(result.source, result.fresh)
     state.gradients = ScreenGradients.empty(len(result.source), scene.device)
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from vlm3d_gs.cameras import Cameras, orbit
-from vlm3d_gs.guidance.critic import YesNoModel
 from vlm3d_gs.guidance.loading import load_denoiser
 from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.guidance.sampling import sample_views
 from vlm3d_gs.guidance.text import embed_texts
+from vlm3d_gs.guidance.vlm import YesNoModel
 from vlm3d_gs.mini.damage_images import damaged
 from vlm3d_gs.mini.measure import measure_codec
 from vlm3d_gs.mini.recognize import Recognizer

@@ -20,7 +20,7 @@ from vlm3d_gs.runlog import RunLog
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.schedules import constant
 from vlm3d_gs.seeding import generators
-from vlm3d_gs.trainer import TrainState, image_gradient, restore_state, train
+from vlm3d_gs.trainer import TrainState, image_gradients, restore_state, train
 
 STEPS = 30
 
@@ -155,7 +155,7 @@ def test_relative_guidance_is_scaled_to_the_others_norm(tmp_path: Path) -> None:
         plain = GuidanceOutput(3.0 * color[0].sum(), {})
         state.reference_norm = 0.0
         relative = GuidanceOutput(weight * color[1].sum(), {}, relative_strength=0.5)
-        gradient = image_gradient(color, [plain, relative], state)
+        gradient = image_gradients(color, [plain, relative], state)[0]
         torch.testing.assert_close(gradient[0], torch.full((4, 4, 3), 3.0))
         assert gradient[1].norm().item() == pytest.approx(0.5 * gradient[0].norm().item(), rel=1e-4)
 
@@ -164,7 +164,7 @@ def test_a_critic_alone_still_pulls(tmp_path: Path) -> None:
     state = fresh(config(tmp_path))
     color = torch.rand(1, 2, 2, 3, requires_grad=True)
     only = GuidanceOutput(color.sum(), {}, relative_strength=0.5)
-    assert image_gradient(color, [only], state).norm().item() == pytest.approx(0.5 * 12**0.5)
+    assert image_gradients(color, [only], state)[0].norm().item() == pytest.approx(0.5 * 12**0.5)
 
 
 def test_background_choices(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.presets import PRESETS, preset
+from vlm3d_gs.recipes import RECIPES, apply_recipe
 
 Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
 Settings = Annotated[
@@ -33,6 +34,30 @@ def generate(
     critic_every: Annotated[
         int | None, typer.Option(help="Ask the critic at every k-th step.")
     ] = None,
+    critic: Annotated[
+        str | None, typer.Option(help="Critic: mini, qwen2.5-vl-7b, ..., server (see models list).")
+    ] = None,
+    critic_model: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the critic's weights.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help='One more Yes/No question, "TEXT" or "TEXT @ WEIGHT". Repeatable.'),
+    ] = None,
+    drop_question: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a question not to ask (see `questions`). Repeatable."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"Somebody's procedure: {', '.join(RECIPES)}.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Begin this many seeds, finish the one that --pick chooses.")
+    ] = None,
+    pick: Annotated[str, typer.Option(help="best: by the critic.")] = "best",
+    pick_at: Annotated[
+        float, typer.Option(help="Fraction of the run after which the seeds are compared.")
+    ] = 0.4,
     backend: Annotated[
         str | None, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")
     ] = None,
@@ -57,13 +82,17 @@ def generate(
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
     config = apply_settings(
-        preset(preset_name, prompt),
+        apply_recipe(preset(preset_name, prompt), recipe),
         {
             "out": out,
             "train.steps": steps,
             "train.seed": seed,
-            "critic.enabled": False if no_critic else None,
+            "critic.enabled": False if no_critic else True if critic else None,
+            "critic.family": critic,
+            "critic.model": critic_model,
             "critic.every": critic_every,
+            "critic.questions.asks": ask,
+            "critic.questions.drop": drop_question,
             "render.backend": backend,
             "device": device,
             "prior.model": model,
@@ -73,8 +102,13 @@ def generate(
         settings or (),
     )
 
-    from vlm3d_gs.pipeline import generate as run
+    if seeds is not None:
+        from vlm3d_gs.selection import generate_best
 
-    run(config, overwrite=overwrite, resume=resume, quiet=quiet)
+        generate_best(config, seeds, pick, pick_at, overwrite=overwrite, resume=resume, quiet=quiet)
+    else:
+        from vlm3d_gs.pipeline import generate as run
+
+        run(config, overwrite=overwrite, resume=resume, quiet=quiet)
     if not quiet:
         typer.echo(f"written to {config.out}")

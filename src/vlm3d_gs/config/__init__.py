@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlm3d_gs.config.objective import CriticConfig, RegularizerConfig
+from vlm3d_gs.config.critic import (
+    AugmentConfig,
+    CriticConfig,
+    CriticFamily,
+    QuestionConfig,
+    ServerConfig,
+    WatchConfig,
+)
+from vlm3d_gs.config.objective import RegularizerConfig
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
 from vlm3d_gs.config.prior import DistillationLoss, Family, PriorConfig
 from vlm3d_gs.config.run import DensifyConfig, ExportConfig, ExportFormat, OptimConfig, TrainConfig
@@ -20,11 +28,13 @@ from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.records import from_plain, replace_paths, to_plain
 
 __all__ = [
+    "AugmentConfig",
     "Backend",
     "Background",
     "CameraConfig",
     "Config",
     "CriticConfig",
+    "CriticFamily",
     "DensifyConfig",
     "DistillationLoss",
     "ExportConfig",
@@ -32,10 +42,13 @@ __all__ = [
     "Family",
     "OptimConfig",
     "PriorConfig",
+    "QuestionConfig",
     "RegularizerConfig",
     "RenderConfig",
     "SceneConfig",
+    "ServerConfig",
     "TrainConfig",
+    "WatchConfig",
     "apply_settings",
     "from_dict",
     "replace_path",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,55 +12,103 @@ from vlm3d_gs.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from vlm3d_gs.config import Config, PriorConfig
+    from vlm3d_gs.config import Config, CriticConfig, PriorConfig
     from vlm3d_gs.guidance.base import Guidance
+    from vlm3d_gs.guidance.judge import Judge
     from vlm3d_gs.guidance.memory import Plan
+    from vlm3d_gs.guidance.prior import DiffusionPrior
+    from vlm3d_gs.guidance.questions import Question
+    from vlm3d_gs.guidance.ranked import Scorer
+    from vlm3d_gs.guidance.vlm import YesNoModel
 
 
-def build_guidance(
+@dataclass(frozen=True)
+class Objective:
+    """Everything that a run is optimised for, and what watches over it."""
+
+    guidances: list[Guidance]
+    """Asked in order at each step."""
+    questions: tuple[Question, ...] = ()
+    """What the critic is asked; empty without one."""
+    own: Judge | None = None
+    """The critic's own questions, to read a scene without gradient."""
+    held_out: Judge | None = None
+    """Other questions, or another model; None where nothing is watched."""
+
+
+def build_objective(
     config: Config,
     folders: dict[str, Path],
     device: torch.device,
-    noise: torch.Generator,
+    streams: dict[str, torch.Generator],
     *,
     text_cache: Path | None = None,
     plan: Plan = "full",
-) -> list[Guidance]:
-    """Return the guidances of a run: its priors and its critic.
+) -> Objective:
+    """Return the guidances of a run, its priors and its critic, and the judge of the critic.
 
     Args:
         config: the run.
-        folders: weights of each model that the run uses: `prior`, `detail`, `critic`.
+        folders: weights of each model that the run uses: `prior`, `detail`, `critic`, `judge`.
         device: where the networks run.
-        noise: source of the priors' noise.
-        text_cache: folder where embedded prompts of large models are kept, None to embed anew.
-        plan: how the priors' networks share the device.
+        streams: `noise` for the priors, `critic` for the augmentation.
+        text_cache: folder where embedded prompts and listed questions of large models are kept, None for none.
+        plan: how the networks share the device.
 
     Raises:
         ConfigError: an unknown family, or nothing to optimise for.
     """
-    guidances: list[Guidance] = [
-        build_prior(
+    priors = {
+        name: build_prior(
             name,
             config.prompt,
             settings,
             folders[name],
             device,
-            noise,
+            streams["noise"],
             text_cache=text_cache,
             plan=plan,
         )
         for name, settings in (("prior", config.prior), ("detail", config.detail))
         if name in folders
-    ]
-    if "critic" in folders:
-        guidances.append(build_critic(config, folders["critic"], device))
-    if not guidances:
-        raise ConfigError(
-            "Nothing says how the scene should look: prior, detail and critic are all off. "
-            "Set prior.enabled=true."
+    }
+    critic = config.critic
+    guidances: list[Guidance] = list(priors.values())
+    if critic.enabled and critic.family == "server":
+        from vlm3d_gs.guidance.server import ServerScorer
+
+        asked = build_questions(config)
+        return Objective(_ranked(priors, ServerScorer(critic.server, asked), critic), asked)
+    if "critic" not in folders:
+        if not guidances:
+            raise ConfigError(
+                "Nothing says how the scene should look: prior, detail and critic are all off. "
+                "Set prior.enabled=true."
+            )
+        return Objective(guidances)
+
+    from vlm3d_gs.guidance.checklist import held_out_questions
+    from vlm3d_gs.guidance.judge import Judge
+
+    visits = plan != "full"
+    model = build_vlm(critic, folders["critic"], device, plan)
+    asked = build_questions(config, model, str(folders["critic"]), text_cache)
+    own = Judge(model, asked, size_px=model.trained_px, visits=visits)
+    held_out = None
+    if critic.watch.enabled:
+        other = model
+        if "judge" in folders:
+            other = build_vlm(replace(critic, quantize="none"), folders["judge"], device, plan)
+        held_out = Judge(
+            other, held_out_questions(config.prompt), size_px=other.trained_px, visits=visits
         )
-    return guidances
+    if critic.mode == "gradient":
+        from vlm3d_gs.guidance.critic import Critic
+
+        guidances.append(Critic(model, asked, critic, streams["critic"], visits=visits))
+    else:
+        guidances = _ranked(priors, own, critic)
+    return Objective(guidances, asked, own, held_out)
 
 
 def build_prior(
@@ -72,8 +121,8 @@ def build_prior(
     *,
     text_cache: Path | None = None,
     plan: Plan = "full",
-) -> Guidance:
-    """Return one diffusion prior; arguments as in `build_guidance`.
+) -> DiffusionPrior:
+    """Return one diffusion prior; arguments as in `build_objective`.
 
     The network of `vsd` stays on the device under any plan: its gradients outlive a visit.
     """
@@ -102,21 +151,62 @@ def build_prior(
     return DiffusionPrior(name, denoiser, texts, settings, noise, adapter)
 
 
-def build_critic(config: Config, folder: Path, device: torch.device) -> Guidance:
-    """Return the critic with all questions of a run.
+def build_vlm(
+    critic: CriticConfig, folder: Path, device: torch.device, plan: Plan = "full"
+) -> YesNoModel:
+    """Return the model that answers, as the config wants it.
 
-    Raises:
-        ConfigError: an unknown family.
+    The paper's recipe (checks `joint`) counts only the words "Yes" and "No".
     """
-    if config.critic.family != "mini":
-        raise ConfigError(f"Unknown critic.family {config.critic.family!r}. Available: mini.")
-    from vlm3d_gs.guidance.critic import Critic, YesNoModel
-    from vlm3d_gs.guidance.questions import Question, questions_for
+    import torch
 
-    questions = questions_for(
-        config.prompt, config.critic.semantic_weight, config.critic.geometric_weight
+    from vlm3d_gs.guidance.vlm import YesNoModel
+
+    large = critic.family != "mini" and device.type == "cuda"
+    halved = critic.precision == "bfloat16" or (critic.precision == "auto" and large)
+    return YesNoModel(
+        folder,
+        device,
+        torch.bfloat16 if halved else torch.float32,
+        quantize=critic.quantize,
+        checkpointing=critic.checkpointing,
+        layout=critic.layout,
+        pooled=critic.questions.checks != "joint",
+        resident=plan == "full",
     )
-    asked = tuple(
-        Question(f"ask_{index}", text) for index, text in enumerate(config.critic.asks, 1)
-    )
-    return Critic(YesNoModel(folder, device), questions + asked, config.critic)
+
+
+def build_questions(
+    config: Config,
+    model: YesNoModel | None = None,
+    name: str = "",
+    cache: Path | None = None,
+) -> tuple[Question, ...]:
+    """Return what the critic is asked.
+
+    Args:
+        config: the run.
+        model: the critic, where it shall list checks itself.
+        name: of the model, for the cache.
+        cache: folder of its earlier answers, None for none.
+    """
+    from vlm3d_gs.guidance.checklist import questions_of, remembered
+
+    wanted = config.critic.questions
+    if model is None or wanted.checks != "model":
+        return questions_of(config.prompt, wanted)
+    return questions_of(config.prompt, wanted, remembered(model.write, name, cache))
+
+
+def _ranked(
+    priors: dict[str, DiffusionPrior], scorer: Scorer, critic: CriticConfig
+) -> list[Guidance]:
+    """Return the priors, the first of which weighs its noises by what the critic says of their outcome."""
+    from vlm3d_gs.guidance.ranked import RankedPrior
+
+    if "prior" not in priors:
+        raise ConfigError(
+            f"critic.mode is {critic.mode!r}, which weighs the noises of a prior, but prior.enabled is false."
+        )
+    others: list[Guidance] = [prior for name, prior in priors.items() if name != "prior"]
+    return [RankedPrior(priors["prior"], scorer, critic), *others]

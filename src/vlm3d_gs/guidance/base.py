@@ -34,6 +34,8 @@ class GuidanceOutput:
     """None: the gradient of `loss` counts as it is. A number: only its direction counts; the trainer scales it to this
     multiple of the norm that the other guidances' gradients have on the renders, so that it means the same beside
     every prior."""
+    lasting: bool = False
+    """True: what this does to the Gaussians is done again at each step until the guidance is asked again."""
 
 
 class Guidance(Protocol):

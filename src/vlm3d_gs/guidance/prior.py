@@ -6,6 +6,7 @@ is asked (view prompts, Perp-Neg, cameras) and which loss is taken are the two b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,6 +49,18 @@ if TYPE_CHECKING:
 MULTIVIEW_FAMILIES = ("mini", "mvdream")
 ISM_STEPS = 5
 """Inversion steps of ISM's published configuration, for the whole range of timesteps."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Where one noise would lead."""
+
+    residual: Tensor
+    """[B, C, h, w]: guided; its negative is the pull on the latents, weighted by the noise level."""
+    conditional_residual: Tensor
+    """The same from the conditional branch alone."""
+    clean: Tensor
+    """[B, C, h, w]: the guided clean latents."""
 
 
 class DiffusionPrior:
@@ -99,18 +112,45 @@ class DiffusionPrior:
         Raises:
             ShapeError: the number of pictures is no multiple of the group size.
         """
-        config = self.config
+        latents, index = self.begin(views, fraction)
+        noise = torch.randn(latents.shape, generator=self.generator).to(latents.device)
+        loss, scalars = self._distill(latents, index, noise, views, fraction)
+        scalars |= {"loss": float(loss.detach()), "t": float(index.float().mean())}
+        return GuidanceOutput(self.config.weight(fraction) * loss, scalars)
+
+    def begin(self, views: Views, fraction: float) -> tuple[Tensor, Tensor]:
+        """Encode the renders and draw their noise levels.
+
+        Returns:
+            Latents [B, C, h, w] on the graph, and timestep indices [B].
+
+        Raises:
+            ShapeError: the number of pictures is no multiple of the group size.
+        """
         if len(views.cameras) % views.n_views:
             raise ShapeError(
                 f"{len(views.cameras)} pictures do not divide into groups of {views.n_views} views."
             )
         self._prepare_attention(views.n_views)
-        latents = encode_pictures(self.denoiser, resized(views.color, config.size_px))
-        index = self._timesteps(len(views.cameras), views.n_views, fraction).to(latents.device)
+        latents = encode_pictures(self.denoiser, resized(views.color, self.config.size_px))
+        index = self._timesteps(len(views.cameras), views.n_views, fraction)
+        return latents, index.to(latents.device)
+
+    def propose(self, latents: Tensor, index: Tensor, views: Views, fraction: float) -> Proposal:
+        """Draw a noise and say where it leads, for the losses `recon` and `sds`."""
+        process, clean = self.denoiser.process, latents.detach()
         noise = torch.randn(latents.shape, generator=self.generator).to(latents.device)
-        loss, scalars = self._distill(latents, index, noise, views, fraction)
-        scalars |= {"loss": float(loss.detach()), "t": float(index.float().mean())}
-        return GuidanceOutput(config.weight(fraction) * loss, scalars)
+        said = self.predictor(views.cameras, fraction)(
+            add_noise(process, clean, noise, index), index
+        )
+        group = views.n_views if self.joins_views else 1
+        target = rescale_clean(said.clean, said.conditional_clean, self.config.rescale, group)
+        if self.config.loss == "recon":
+            return Proposal(clean - target, clean - said.conditional_clean, target)
+        scale = timestep_weight(self.config.weighting, process, index)
+        return Proposal(
+            scale * (said.noise - noise), scale * (said.conditional_noise - noise), target
+        )
 
     def _prepare_attention(self, n_views: int) -> None:
         if self.denoiser.is_multiview:

@@ -1,15 +1,15 @@
 """What the critic is asked: plain Yes/No questions about several named views of one scene.
 
 The same texts go to the embedded critic and to the large models. Views are named in the message, since without the
-names nobody could tell left from right.
+names nobody could tell left from right. Which questions a prompt gets is decided in `checklist`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlm3d_gs.errors import ConfigError, PromptError
-from vlm3d_gs.prompts import ObjectPhrase, article, parse_composition
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.prompts import ObjectPhrase, article
 
 VIEW_NAMES = ("Front view", "Right side view", "Back view", "Left side view")
 """Names of the views at azimuth 0, 90, 180 and 270 degrees."""
@@ -40,7 +40,15 @@ def content_question(prompt: str) -> str:
     return f"Do these views show {prompt}? Answer Yes or No."
 
 
-def relation_question(first: ObjectPhrase, relation: str, second: ObjectPhrase) -> str:
+def joint_question(prompt: str) -> str:
+    """Ask for content and geometry at once, as the paper does: Yes only if both hold."""
+    return (
+        f"Do these views show {prompt} and one clean and solid scene from all sides, "
+        "without floaters, holes, blur or noise? Answer Yes or No."
+    )
+
+
+def relation_question(first: ObjectPhrase | str, relation: str, second: ObjectPhrase | str) -> str:
     """Ask whether a relation holds, as the front camera sees it."""
     return f"Seen from the front, is the {first} {relation} the {second}? Answer Yes or No."
 
@@ -48,6 +56,21 @@ def relation_question(first: ObjectPhrase, relation: str, second: ObjectPhrase) 
 def object_question(item: ObjectPhrase) -> str:
     """Ask whether an object with this colour and this shape is there: a test of attribute binding."""
     return f"Is there {article(item.color)} {item}? Answer Yes or No."
+
+
+def thing_question(words: str) -> str:
+    """Ask for one thing of an open-vocabulary prompt, with all that is said of it."""
+    return f"Do these views show {article(words)} {words}? Answer Yes or No."
+
+
+def count_question(words: str) -> str:
+    """Ask for a number of things, such as "three apples"."""
+    return f"Are there exactly {words}, counted over the whole scene? Answer Yes or No."
+
+
+def own_question(text: str) -> str:
+    """Ask what the user wrote; the way to answer is added where it is missing."""
+    return text if "yes" in text.lower() and "no" in text.lower() else f"{text} Answer Yes or No."
 
 
 def view_name(azimuth_deg: float) -> str:
@@ -64,29 +87,3 @@ def view_name(azimuth_deg: float) -> str:
             f"180 (back) or 270 (left side)."
         )
     return VIEW_NAMES[index % 4]
-
-
-def questions_for(
-    prompt: str, semantic_weight: float, geometric_weight: float
-) -> tuple[Question, ...]:
-    """Return the semantic and the geometric query of a prompt.
-
-    A prompt in the language of the embedded models also gets a question for its relation; it shares the semantic
-    weight with the content question.
-    """
-    try:
-        composition = parse_composition(prompt)
-    except PromptError:
-        composition = None
-    if composition is None or composition.relation is None:
-        semantic: tuple[Question, ...] = (
-            Question("semantic", content_question(prompt), semantic_weight),
-        )
-    else:
-        first, second = composition.objects
-        relation = relation_question(first, composition.relation, second)
-        semantic = (
-            Question("semantic", content_question(prompt), 0.5 * semantic_weight),
-            Question("relation", relation, 0.5 * semantic_weight),
-        )
-    return (*semantic, Question("geometric", GEOMETRY_QUESTION, geometric_weight))

@@ -12,7 +12,7 @@ from vlm3d_gs.cameras import Cameras, orbit
 from vlm3d_gs.mini.critic_model import LAYOUT
 from vlm3d_gs.mini.damage_images import DAMAGES, blurred, damaged, with_floaters
 from vlm3d_gs.mini.data import sample_background
-from vlm3d_gs.mini.examples import Example, geometry_example, sample_examples
+from vlm3d_gs.mini.examples import Example, geometry_example, joint_example, sample_examples
 from vlm3d_gs.mini.splat_images import splat_views
 from vlm3d_gs.mini.world import (
     DISTANCE,
@@ -88,7 +88,7 @@ def sample_critic_batch(
     Args:
         rng: source of all randomness.
         n_scenes: S.
-        n_questions: questions a scene; the first is about geometric quality.
+        n_questions: questions a scene; the first is about geometric quality, the second about that and the content.
         held_out: as in `world.sample_composition`.
         n_views: V; None for four in 7 of 10 batches, else one to three.
     """
@@ -160,7 +160,10 @@ def _ask(
     hidden = any(int((ids == index).sum()) < MIN_VISIBLE_PX for index in range(len(scene.objects)))
     if kind == "mismatch" or hidden:
         return [geometry]
-    return [geometry, *sample_examples(scene.composition, rng, count - 1)]
+    if count < 3:
+        return [geometry, *sample_examples(scene.composition, rng, count - 1)]
+    joint = joint_example(scene.composition, rng, kind == "none")
+    return [geometry, joint, *sample_examples(scene.composition, rng, count - 2)]
 
 
 def _labels(

@@ -38,6 +38,8 @@ CHAT_TEMPLATE = (
     "{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+TRAINED_PX = 64
+"""Side of the pictures that the critic knows; kept in its config.json."""
 VISION_HEADS = 12
 VISION_ROPE_THETA = 10.0
 """Rotary frequencies from 1 to 0.18 radians a patch: on an 8x8 grid the published 10,000 leaves most pairs still."""
@@ -111,6 +113,7 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
+        trained_px=TRAINED_PX,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
     for index, block in enumerate(model.model.visual.blocks):

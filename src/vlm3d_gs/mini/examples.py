@@ -9,6 +9,7 @@ import numpy as np
 from vlm3d_gs.guidance.questions import (
     GEOMETRY_QUESTION,
     content_question,
+    joint_question,
     object_question,
     relation_question,
 )
@@ -31,6 +32,14 @@ class Example:
 def geometry_example(clean: bool) -> Example:
     """Ask for geometric quality."""
     return Example("geometry", GEOMETRY_QUESTION, clean)
+
+
+def joint_example(composition: Composition, rng: np.random.Generator, clean: bool) -> Example:
+    """Ask for content and quality at once; the content is right in 3 of 4."""
+    stated, right = composition, bool(rng.random() < 0.75)
+    if not right:
+        _, stated = _false_statement(composition, rng)
+    return Example("joint", joint_question(phrase_prompt(stated, rng)), right and clean)
 
 
 def sample_examples(

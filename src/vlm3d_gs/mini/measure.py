@@ -15,12 +15,12 @@ import torch
 import typer
 
 from vlm3d_gs.cameras import orbit
-from vlm3d_gs.guidance.critic import YesNoModel
 from vlm3d_gs.guidance.denoiser import Denoiser, decode_pictures, encode_pictures
 from vlm3d_gs.guidance.loading import load_denoiser
 from vlm3d_gs.guidance.questions import VIEW_NAMES
 from vlm3d_gs.guidance.sampling import sample_views
 from vlm3d_gs.guidance.text import embed_texts
+from vlm3d_gs.guidance.vlm import YesNoModel
 from vlm3d_gs.mini.critic_data import sample_critic_batch
 from vlm3d_gs.mini.data import sample_batch, step_rng
 from vlm3d_gs.mini.recognize import Recognizer, all_compositions
@@ -100,10 +100,10 @@ def measure_critic(
     yes = [
         hit
         for (kind, answer), values in hits.items()
-        if answer and kind != "geometry"
+        if answer and kind not in ("geometry", "joint")
         for hit in values
     ]
-    sides = {"geometry": hits[("geometry", True)]}
+    sides = {kind: hits[(kind, True)] for kind in ("geometry", "joint")}
     result = {"yes": float(np.mean(yes))}
     for (kind, answer), values in sorted(hits.items()):
         if not answer:

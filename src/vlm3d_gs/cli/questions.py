@@ -1,0 +1,37 @@
+"""`vlm3d-gs questions`: what the critic would ask about a prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vlm3d_gs.cli.generate import Choice, Settings
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.presets import preset
+
+
+def questions(
+    prompt: Annotated[str, typer.Argument(help="What to make, in quotes.")],
+    preset_name: Choice = "mini",
+    critic: Annotated[str | None, typer.Option(help="Critic, as in `generate`.")] = None,
+    from_model: Annotated[
+        bool, typer.Option("--from-model", help="Let the critic itself list checks, too.")
+    ] = False,
+    settings: Settings = None,
+) -> None:
+    """List the questions by name and weight; `generate --drop-question NAME` leaves one out."""
+    config = apply_settings(
+        preset(preset_name, prompt),
+        {
+            "critic.enabled": True,
+            "critic.family": critic,
+            "critic.questions.checks": "model" if from_model else None,
+        },
+        settings or (),
+    )
+
+    from vlm3d_gs.pipeline import questions_for
+
+    for question in questions_for(config):
+        typer.echo(f"{question.name:<12} {question.weight:5.2f}  {question.text}")

@@ -1,0 +1,144 @@
+"""A prior whose noises are weighed by a critic that gives no gradient.
+
+At a due step several noises are tried. Each leads the denoiser to other clean pictures; the critic scores those, and
+the noises that led to better ones pull more (best-of-n), or the better of two pulls and the worse one pushes
+(pairwise). Any scorer will do: a model behind a server, a person.
+
+Sources: RewardSDS (Chachy et al. 2025, arXiv 2503.09601); DreamDPO (Zhou et al. 2025, arXiv 2502.04370).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.config import CriticConfig
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.guidance.base import GuidanceOutput, Views
+from vlm3d_gs.guidance.denoiser import decode_pictures
+from vlm3d_gs.guidance.distillation import residual_loss
+from vlm3d_gs.guidance.prior import DiffusionPrior, Proposal
+from vlm3d_gs.guidance.questions import VIEW_REACH_DEG, view_name
+
+SHARPNESS = 2.0
+"""Of the weights over standardised scores: at 2, one standard deviation more weighs e^2 times as much."""
+PAIR_GAP = 0.1
+"""Log-odds by which two noises must differ for the worse one to push away."""
+
+
+class Scorer(Protocol):
+    """Anything that scores a group of named views [V, H, W, 3]; larger is better."""
+
+    def score(self, images: Tensor, names: Sequence[str]) -> float:
+        """Return one number."""
+
+
+class RankedPrior:
+    """A `DiffusionPrior` that draws several noises at due steps and follows the critic's choice among them."""
+
+    def __init__(self, prior: DiffusionPrior, scorer: Scorer, config: CriticConfig) -> None:
+        """Keep both.
+
+        Args:
+            prior: must use a loss of one evaluation a noise: recon or sds.
+            scorer: says which clean pictures are better.
+            config: mode, number of noises, interval.
+
+        Raises:
+            ConfigError: another loss.
+        """
+        if prior.config.loss not in ("recon", "sds"):
+            raise ConfigError(
+                f"critic.mode {config.mode!r} needs prior.loss recon or sds, got {prior.config.loss!r}."
+            )
+        self.prior, self.scorer, self.config = prior, scorer, config
+        self.name = prior.name
+        self.step = 0
+
+    @property
+    def azimuth_offset_deg(self) -> tuple[float, float] | None:
+        """Only views with a name can be scored."""
+        return (-VIEW_REACH_DEG, VIEW_REACH_DEG) if self._asks(self.step) else None
+
+    def _asks(self, step: int) -> bool:
+        return step % self.config.every == 0
+
+    def is_due(self, step: int) -> bool:
+        """Every step; the critic is asked at every k-th."""
+        self.step = step
+        return True
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return those of the prior."""
+        return self.prior.state_tensors()
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `state_tensors` returned."""
+        self.prior.load_state_tensors(tensors)
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        """Return the prior's loss for the critic's choice among the noises; between due steps for a single one."""
+        if not self._asks(self.step):
+            return self.prior(views, fraction)
+        count = 2 if self.config.mode == "pairwise" else self.config.n_noises
+        latents, index = self.prior.begin(views, fraction)
+        tried = [self.prior.propose(latents, index, views, fraction) for _ in range(count)]
+        scores = torch.stack([self._scores(proposal, views) for proposal in tried])
+        if self.config.mode == "pairwise":
+            residual = pairwise_residual(tried, scores, views.n_views)
+        else:
+            residual = best_of_residual(tried, scores, views.n_views)
+        loss = residual_loss(latents, residual)
+        scalars = {
+            "loss": float(loss.detach()),
+            "t": float(index.float().mean()),
+            "score": float(scores.mean()),
+            "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
+        }
+        return GuidanceOutput(self.prior.config.weight(fraction) * loss, scalars)
+
+    @torch.no_grad()
+    def _scores(self, proposal: Proposal, views: Views) -> Tensor:
+        """Return one score a view group [G] of the clean pictures that a noise leads to."""
+        pictures = decode_pictures(self.prior.denoiser, proposal.clean).clamp(0.0, 1.0)
+        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        return torch.tensor(
+            [
+                self.scorer.score(group, names[index * views.n_views : (index + 1) * views.n_views])
+                for index, group in enumerate(pictures.split(views.n_views))
+            ]
+        )
+
+
+def best_of_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+    """Return the mean of the noises' residuals, weighted by a softmax of their scores in each group.
+
+    Args:
+        tried: N proposals of G * V views.
+        scores: [N, G]; standardised over the noises, so that the scale of a critic does not matter.
+        n_views: V.
+    """
+    spread = scores.std(0, keepdim=True).clamp_min(1e-6)
+    weights = torch.softmax(SHARPNESS * (scores - scores.mean(0, keepdim=True)) / spread, 0)
+    each = weights.repeat_interleave(n_views, 1)[..., None, None, None]
+    residuals = torch.stack([proposal.residual for proposal in tried])
+    return (each.to(residuals) * residuals).sum(0)
+
+
+def pairwise_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+    """Return the better noise's residual minus the worse one's without guidance, where the scores differ enough.
+
+    Args:
+        tried: two proposals of G * V views.
+        scores: [2, G].
+        n_views: V.
+    """
+    first = (scores[0] >= scores[1]).repeat_interleave(n_views)[:, None, None, None]
+    apart = ((scores[0] - scores[1]).abs() >= PAIR_GAP).repeat_interleave(n_views)
+    first = first.to(tried[0].residual.device)
+    better = torch.where(first, tried[0].residual, tried[1].residual)
+    worse = torch.where(first, tried[1].conditional_residual, tried[0].conditional_residual)
+    return better - apart.to(better)[:, None, None, None] * worse

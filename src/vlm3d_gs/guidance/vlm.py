@@ -1,0 +1,270 @@
+"""Qwen-VL models as answerers of Yes/No questions about several views, differentiable in the pictures.
+
+Owns transformers' Qwen2-VL, Qwen2.5-VL and Qwen3-VL. Nothing of them is patched: the vision tower is given patches that
+`preprocess` cut, the language model is given embeddings, positions and a mask. All questions share one look at the
+views; only the answer tokens' rows of the head are evaluated, at the last position of each question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from vlm3d_gs.errors import ConfigError, DeviceError
+from vlm3d_gs.guidance.loading import quiet_loading
+from vlm3d_gs.guidance.messages import split_message
+from vlm3d_gs.guidance.packing import PackedQuestions, mrope_positions, pack
+from vlm3d_gs.guidance.preprocess import as_grid, load_patch_layout, to_patches
+
+YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES")
+NO_WORDS = ("No", " No", "no", " no", "NO")
+"""Ways to begin an answer; those that a tokenizer knows as one token are pooled."""
+GRID_COLUMNS = 2
+MODEL_TYPES = {
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+}
+"""`model_type` of a folder's config.json -> the class of transformers that reads it."""
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What a set of views and questions is to the language model; built once."""
+
+    packed: PackedQuestions
+    places: Tensor
+    """[L] bool: where image tokens go."""
+    text: tuple[int, ...]
+    """Token ids before the first image."""
+
+
+class YesNoModel:
+    """A Qwen-VL that answers several Yes/No questions about the same views in one pass."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        quantize: Literal["none", "8bit", "4bit"] = "none",
+        checkpointing: bool = False,
+        layout: Literal["images", "grid"] = "images",
+        pooled: bool = True,
+        cache_text: bool = True,
+        resident: bool = True,
+    ) -> None:
+        """Load weights, tokenizer and patch layout from a folder in the published layout.
+
+        Args:
+            folder: with config.json, .safetensors weights, tokenizer and processor files.
+            device: where the model answers.
+            dtype: of weights and activations.
+            quantize: hold the language model's matrices in fewer bits, on a GPU only.
+            checkpointing: compute activations again in the backward pass instead of keeping them.
+            layout: one image a view, or one image with all views in a grid.
+            pooled: add up the probabilities of all ways to write Yes and No; else only "Yes" and "No" count.
+            cache_text: keep what the text before the first image looks like to the language model. Off with
+                `checkpointing`, which cannot use it.
+            resident: stay on the device; else the caller moves `network` there for each answer.
+
+        Raises:
+            ConfigError: the folder holds no Qwen-VL.
+            DeviceError: quantised weights without a GPU.
+        """
+        self.patches = load_patch_layout(folder)
+        self.network = _load(folder, device, dtype, quantize, resident)
+        self.network.requires_grad_(False).eval()
+        if checkpointing:
+            self.network.gradient_checkpointing_enable({"use_reentrant": False})
+            self.network.train()  # transformers checkpoints in this mode only; Qwen-VL has no dropout
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+        self.device, self.dtype, self.layout = device, dtype, layout
+        self.cache_text = cache_text and not checkpointing
+        self._messages: dict[tuple[object, ...], _Message] = {}
+        self._read: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self.yes_ids = answer_ids(self.tokenizer, YES_WORDS if pooled else YES_WORDS[:1])
+        self.no_ids = answer_ids(self.tokenizer, NO_WORDS if pooled else NO_WORDS[:1])
+
+    @property
+    def trained_px(self) -> int | None:
+        """Side of the pictures that a model knows, where it knows one size only (`trained_px` in its config.json)."""
+        side = getattr(self.network.config, "trained_px", None)
+        return None if side is None else int(side)
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the placeholder that stands for one token of a picture."""
+        return int(self.network.config.image_token_id)
+
+    def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
+        """Return log p(Yes) - log p(No) of each question, at the first answered token.
+
+        Args:
+            images: [V, H, W, 3], 0 to 1, sRGB, the views of one scene.
+            names: V names of the views, as the message gives them.
+            questions: K sentences.
+
+        Returns:
+            [K] float32. Differentiable in `images`.
+        """
+        with torch.autocast(self.device.type, enabled=False):  # float16 overflows in these models
+            hidden = self._answers(images.to(self.device), tuple(names), tuple(questions))
+            head = self.network.lm_head.weight
+            said = [
+                torch.logsumexp((hidden @ head[list(ids)].T).float(), -1)
+                for ids in (self.yes_ids, self.no_ids)
+            ]
+        return said[0] - said[1]
+
+    def _answers(
+        self, images: Tensor, names: tuple[str, ...], questions: tuple[str, ...]
+    ) -> Tensor:
+        """Return the last hidden states [K, width] of the questions."""
+        if self.layout == "grid":
+            images = as_grid(images, min(GRID_COLUMNS, len(images)))
+            names = (f"One picture of {len(names)} views, row by row: {', '.join(names)}",)
+        model = self.network.model
+        patches, grids = to_patches(images.float(), self.patches)
+        seen = model.visual(patches.to(self.dtype), grid_thw=grids)
+        tokens: Tensor = seen.pooler_output
+        message = self._message(names, questions, tuple(images.shape[1:3]), grids)
+        packed, places = message.packed, message.places
+        embedded = model.get_input_embeddings()(packed.input_ids)
+        embedded = embedded.masked_scatter(places[:, None], tokens.to(embedded.dtype))
+        start = len(message.text) if self.cache_text else 0
+        more: dict[str, Any] = {"use_cache": False}
+        if start:
+            more = {"use_cache": True, "past_key_values": self._read_text(message)}
+        mask = packed.mask[None, None, start:]
+        if self.network.config.model_type == "qwen3_vl":
+            more["visual_pos_masks"] = places[None, start:]
+            more["deepstack_visual_embeds"] = seen.deepstack_features
+        else:
+            kinds = set(model.language_model.config.layer_types)
+            more["attention_mask"] = dict.fromkeys(kinds, mask)
+        read = model.language_model(
+            inputs_embeds=embedded[None, start:],
+            position_ids=packed.position_ids[:, None, start:],
+            **({"attention_mask": mask} | more),
+        )
+        hidden: Tensor = read.last_hidden_state[0, packed.answer_index - start]
+        return hidden
+
+    def _read_text(self, message: _Message) -> DynamicCache:
+        """Return keys and values of the text before the first image, computed once."""
+        config = self.network.model.language_model.config
+        if message.text not in self._read:
+            length = len(message.text)
+            ids, positions = message.packed.input_ids, message.packed.position_ids
+            fresh = DynamicCache(config=config)
+            with torch.no_grad():
+                self.network.model.language_model(
+                    inputs_embeds=self.network.get_input_embeddings()(ids[None, :length]),
+                    position_ids=positions[:, None, :length],
+                    past_key_values=fresh,
+                    use_cache=True,
+                )
+            self._read[message.text] = [(layer.keys, layer.values) for layer in fresh.layers]
+        cache = DynamicCache(config=config)
+        for index, (keys, values) in enumerate(self._read[message.text]):
+            cache.update(keys, values, index)
+        return cache
+
+    def _message(
+        self,
+        names: tuple[str, ...],
+        questions: tuple[str, ...],
+        size: tuple[int, ...],
+        grids: Tensor,
+    ) -> _Message:
+        """Build token ids, positions and mask once for views of one size and questions."""
+        key = (names, questions, size)
+        if key not in self._messages:
+            merge, image = self.patches.merge_size, self.image_token_id
+            counts = [int(grid[1] * grid[2]) // merge**2 for grid in grids.cpu()]
+            prefix, asked = split_message(self.tokenizer, names, counts, questions)
+            positions = mrope_positions(prefix, image, grids.cpu(), merge)
+            packed = pack(prefix, positions, asked).to(self.device)
+            self._messages[key] = _Message(
+                packed, packed.input_ids == image, tuple(prefix[: prefix.index(image)])
+            )
+        return self._messages[key]
+
+    @torch.no_grad()
+    def write(self, request: str, max_tokens: int = 512) -> str:
+        """Return the model's answer to a request without pictures, most likely words first."""
+        turn = [{"role": "user", "content": [{"type": "text", "text": request}]}]
+        text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        encoded = self.tokenizer(str(text), add_special_tokens=False, return_tensors="pt")
+        ids = encoded.input_ids.to(self.device)
+        written = self.network.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+        )
+        return str(self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
+    """Return the distinct tokens that `words` are, leaving out those that are several tokens or unknown.
+
+    Raises:
+        ConfigError: the first word is not one token.
+    """
+    found: list[int] = []
+    for word in words:
+        ids = tokenizer(word, add_special_tokens=False).input_ids
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id and ids[0] not in found:
+            found.append(int(ids[0]))
+        elif not found:
+            raise ConfigError(f"The critic's tokenizer does not know {word!r} as one token.")
+    return tuple(found)
+
+
+def _load(
+    folder: Path, device: torch.device, dtype: torch.dtype, quantize: str, resident: bool
+) -> Any:
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ConfigError(
+            f"{folder} holds a {kind!r}. A critic with gradients must be one of {', '.join(MODEL_TYPES)}."
+        )
+    more: dict[str, Any] = {}
+    if quantize != "none":
+        if device.type != "cuda":
+            raise DeviceError(
+                f"critic.quantize is {quantize!r}, which needs a GPU; this run is on {device.type}. "
+                "Set critic.quantize=none."
+            )
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantize == "8bit",
+            load_in_4bit=quantize == "4bit",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type="nf4",
+        )
+        more["device_map"] = {"": device}
+    with quiet_loading():
+        network = MODEL_TYPES[kind].from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, **more
+        )
+    return network.to(device) if resident and quantize == "none" else network
