@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -107,13 +108,7 @@ def generate(
             watch=watch,
             until=until,
         )
-        gaussians, watched = state.optimizer.gaussians.detach(), {}
-        if watch is not None:
-            watch(gaussians, state.step)
-            gaussians, chosen, said = watch.choose(gaussians)
-            watched = {"watch": {**watch.summary(), "exported_step": chosen}}
-            if said is not None:
-                log.message(said)
+        gaussians, watched = last_reading(watch, state, log)
         trained_s = time.monotonic() - began
         files = write_products(gaussians, config)
         seconds = time.monotonic() - began
@@ -148,6 +143,20 @@ def reward_watch(config: Config, objective: Objective) -> RewardWatch | None:
         steps=config.train.steps,
         backend=config.render.backend,
     )
+
+
+def last_reading(
+    watch: RewardWatch | None, state: TrainState, log: RunLog
+) -> tuple[Gaussians, dict[str, Any]]:
+    """Return the scene to export, and what summary.json says of the readings; tells the user if scores parted."""
+    gaussians = state.optimizer.gaussians.detach()
+    if watch is None:
+        return gaussians, {}
+    watch(gaussians, state.step)
+    chosen, step, said = watch.choose(gaussians)
+    if said is not None:
+        log.message(said)
+    return chosen, {"watch": {**watch.summary(), "exported_step": step}}
 
 
 def questions_for(config: Config) -> tuple[Question, ...]:

@@ -76,7 +76,8 @@ class RewardWatch:
         held_out = self._mean(gaussians, self.judge, HELD_OUT_VIEWS, side * FINER)
         self.readings.append(Reading(step, reward, held_out))
         if step >= CANDIDATES_FROM * self.steps and (self.best is None or held_out > self.best[0]):
-            self.best = (held_out, step, gaussians.to("cpu"))
+            kept = {name: value.cpu().clone() for name, value in gaussians.parameters().items()}
+            self.best = (held_out, step, Gaussians(**kept))
         return {"watch/reward": reward, "watch/held_out": held_out}
 
     def parted(self) -> bool:

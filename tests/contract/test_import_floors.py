@@ -12,7 +12,7 @@ from contract.source_tree import PACKAGE, Import, imports, modules
 
 FLOORS: list[list[str]] = [
     # 0: no torch
-    ["errors", "files", "schedules", "records", "config", "presets", ""],
+    ["errors", "files", "schedules", "records", "config", "presets", "recipes", ""],
     # 1: torch only
     ["checks", "seeding", "rotations", "harmonics", "images", "kernels"],
     # 2: nouns
@@ -30,14 +30,16 @@ FLOORS: list[list[str]] = [
         "progress",
         "runlog",
         "interrupt",
+        "stale",
         "trainer",
+        "watch",
         "export",
         "mesh",
         "mini",
         "evaluate",
     ],
     # 6: doors
-    ["doctor", "planning", "pipeline", "batch", "viewer", "cli", "__main__"],
+    ["doctor", "planning", "pipeline", "selection", "batch", "viewer", "cli", "__main__"],
 ]
 """Areas (files or folders of the package), in the order in which they may import each other."""
 
@@ -48,10 +50,10 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "gsplat": ("render.gsplat_backend", "densify"),
     "diffusers": ("guidance.denoiser", "guidance.loading", "mini"),
     "transformers": (
-        "guidance.critic",
         "guidance.loading",
         "guidance.messages",
         "guidance.text",
+        "guidance.vlm",
         "mini",
     ),
     "tokenizers": ("mini",),
@@ -71,6 +73,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # doors, so that --help and the other commands stay quick
     ("cli.doctor", "vlm3d_gs.doctor"),
     ("cli.generate", "vlm3d_gs.pipeline"),
+    ("cli.generate", "vlm3d_gs.selection"),
+    ("cli.questions", "vlm3d_gs.pipeline"),
     ("cli.models", "vlm3d_gs.models.listing"),
     ("cli.render", "vlm3d_gs.export.ply"),
     ("cli.render", "vlm3d_gs.export.turntable"),
@@ -91,7 +95,12 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("guidance", "vlm3d_gs.guidance.critic"),
     ("guidance", "vlm3d_gs.guidance.loading"),
     ("guidance", "vlm3d_gs.guidance.prior"),
-    ("guidance", "vlm3d_gs.guidance.questions"),
+    ("guidance", "torch"),
+    ("guidance", "vlm3d_gs.guidance.checklist"),
+    ("guidance", "vlm3d_gs.guidance.judge"),
+    ("guidance", "vlm3d_gs.guidance.ranked"),
+    ("guidance", "vlm3d_gs.guidance.server"),
+    ("guidance", "vlm3d_gs.guidance.vlm"),
     ("guidance", "vlm3d_gs.guidance.view_prompts"),
     ("guidance", "vlm3d_gs.guidance.text"),
 }
@@ -101,6 +110,7 @@ NEVER: set[tuple[str, str]] = {
     ("export", "trainer"),
     ("mesh", "trainer"),
     ("trainer", "guidance.critic"),
+    ("trainer", "guidance.vlm"),
     ("trainer", "guidance.denoiser"),
     ("trainer", "guidance.multiview"),
     ("trainer", "guidance.distillation"),

@@ -10,17 +10,19 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from gradients import assert_grad_close
 from vlm3d_gs.cameras import orbit
-from vlm3d_gs.config import CriticConfig
+from vlm3d_gs.config import AugmentConfig, CriticConfig, QuestionConfig
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Views
-from vlm3d_gs.guidance.critic import Critic, YesNoModel, reward_loss
+from vlm3d_gs.guidance.checklist import questions_of
+from vlm3d_gs.guidance.critic import Critic, clip_pixels, reward_loss
 from vlm3d_gs.guidance.preprocess import load_patch_layout, to_patches
 from vlm3d_gs.guidance.questions import (
     GEOMETRY_QUESTION,
     VIEW_NAMES,
+    Question,
     content_question,
-    questions_for,
 )
+from vlm3d_gs.guidance.vlm import YesNoModel
 from vlm3d_gs.mini.critic_model import new_critic, save_processor
 from vlm3d_gs.schedules import constant
 
@@ -115,13 +117,76 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
     model: YesNoModel, generator: torch.Generator
 ) -> None:
     config = CriticConfig(every=3, weight=constant(0.5))
-    critic = Critic(model, questions_for(PROMPT, 1.0, 1.0), config)
+    critic = Critic(model, questions_of(PROMPT, QuestionConfig()), config, generator)
     assert [step for step in range(7) if critic.is_due(step)] == [0, 3, 6]
-    cameras = orbit([5.0, 95.0, 185.0, 275.0], 15.0, 3.0, 40.0, 64, 64)
-    color = torch.rand(4, 64, 64, 3, generator=generator).requires_grad_()
-    output = critic(Views(color, cameras, 4), 0.0)
-    assert set(output.scalars) == {"semantic", "relation", "geometric", "loss"}
+    output = critic(shown(generator), 0.0)
+    assert set(output.scalars) == {"semantic", "relation", "geometric", "loss", "reward"}
     odds = torch.tensor([output.scalars[name] for name in ("semantic", "relation", "geometric")])
     weights = torch.tensor([0.25, 0.25, 0.5])
     expected = 0.5 * 3 * float((weights * (-odds).sigmoid()).sum())
     assert output.relative_strength == pytest.approx(expected, rel=1e-4)
+    assert not output.lasting
+
+
+def shown(generator: torch.Generator, groups: int = 1) -> Views:
+    """Random views at named cameras, on the graph."""
+    azimuths = [5.0, 95.0, 185.0, 275.0] * groups
+    cameras = orbit(azimuths, 15.0, 3.0, 40.0, 64, 64)
+    color = torch.rand(4 * groups, 64, 64, 3, generator=generator).requires_grad_()
+    return Views(color, cameras, 4)
+
+
+def test_the_loss_has_the_gradient_of_the_weighted_reward(
+    model: YesNoModel, generator: torch.Generator
+) -> None:
+    config = CriticConfig(clip=0.0, weight=constant(2.0), every=1, balance="raw", reward="logit")
+    questions = [Question("a", QUESTIONS[0], 3.0), Question("b", QUESTIONS[1], 1.0)]
+    views = shown(generator, groups=2)
+    output = Critic(model, questions, config, generator)(views, 0.0)
+    assert output.relative_strength is None
+    (ours,) = torch.autograd.grad(output.loss, views.color)
+    names = list(VIEW_NAMES)
+    odds = torch.stack(
+        [model.log_odds(group, names, QUESTIONS[:2]) for group in views.color.split(4)]
+    )
+    wanted = -2.0 * (0.75 * odds[:, 0] + 0.25 * odds[:, 1]).mean()
+    (theirs,) = torch.autograd.grad(wanted, views.color)
+    assert float(output.loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-4)
+    assert_grad_close("color", ours, theirs)
+
+
+def test_augmented_resized_and_clipped_pictures_still_pull(
+    model: YesNoModel, generator: torch.Generator
+) -> None:
+    config = CriticConfig(
+        clip=2.0, size_px=constant(48), augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.8)
+    )
+    views = shown(generator)
+    output = Critic(model, [Question("a", QUESTIONS[0])], config, generator)(views, 0.5)
+    (gradient,) = torch.autograd.grad(output.loss, views.color)
+    lengths = gradient.norm(dim=-1)
+    assert 0 < lengths.max() <= 2.01 * lengths.square().mean().sqrt() * 2
+
+
+def test_reuse_lasts_and_does_not_count_the_interval_twice(
+    model: YesNoModel, generator: torch.Generator
+) -> None:
+    views, questions = shown(generator), [Question("a", QUESTIONS[0])]
+    plain, lasting = (
+        Critic(model, questions, CriticConfig(every=4, reuse=reuse), generator)(views, 0.0)
+        for reuse in (False, True)
+    )
+    assert lasting.lasting
+    assert plain.relative_strength == pytest.approx(4 * (lasting.relative_strength or 0.0))
+
+
+def test_only_pixels_that_stick_out_are_shortened() -> None:
+    gradient = torch.zeros(1, 4, 4, 3)
+    gradient[0, 0] = 1.0
+    gradient[0, 1, 0] = 30.0
+    clipped = clip_pixels(gradient, 1.5)
+    usual = ((gradient.norm(dim=-1) ** 2).sum() / 5).sqrt()
+    torch.testing.assert_close(clipped[0, 0], gradient[0, 0])
+    assert float(clipped[0, 1, 0].norm()) == pytest.approx(1.5 * float(usual), rel=1e-5)
+    assert clipped[0, 2:].abs().sum() == 0
+    assert torch.equal(clip_pixels(gradient, 0.0), gradient)

@@ -167,6 +167,84 @@ def test_a_critic_alone_still_pulls(tmp_path: Path) -> None:
     assert image_gradients(color, [only], state)[0].norm().item() == pytest.approx(0.5 * 12**0.5)
 
 
+class Seldom(Picture):
+    """A guidance that is asked at every fourth step; lasting, or with four times the strength."""
+
+    name = "seldom"
+
+    def __init__(self, target: Gaussians, lasting: bool, stop_at: int | None = None) -> None:
+        super().__init__(target, stop_at=stop_at)
+        self.lasting = lasting
+
+    def is_due(self, step: int) -> bool:
+        return step % 4 == 0
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        output = super().__call__(views, fraction)
+        factor = 1.0 if self.lasting else 4.0
+        return GuidanceOutput(factor * output.loss, output.scalars, lasting=self.lasting)
+
+
+def test_a_lasting_gradient_goes_on_until_the_next_question(tmp_path: Path) -> None:
+    settings = replace(config(tmp_path / "run", steps=4), densify=DensifyConfig(enabled=False))
+    state = fresh(settings)
+    seen: list[dict[str, torch.Tensor]] = []
+    step = state.optimizer.step
+
+    def recording(fraction: float) -> None:
+        seen.append(
+            {
+                name: leaf.grad.clone()
+                for name, leaf in state.optimizer.leaves.items()
+                if leaf.grad is not None
+            }
+        )
+        step(fraction)
+
+    state.optimizer.step = recording  # type: ignore[method-assign]
+    run(settings, state, Seldom(target(), lasting=True))
+    assert len(seen) == 4
+    assert seen[0]["means"].abs().max() > 0
+    for later in seen[1:]:
+        torch.testing.assert_close(later["means"], seen[0]["means"])
+
+
+def test_lasting_gradients_follow_densification_and_checkpoints(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    whole, again, half = fresh(settings), fresh(settings), fresh(settings)
+    run(settings, whole, Picture(target()), Seldom(target(), lasting=True))
+    path = tmp_path / "state.safetensors"
+    stopping = Picture(target(), stop_at=22)
+    run(settings, again, stopping, Seldom(target(), lasting=True), checkpoint=path)
+    resumed = Picture(target())
+    lasting = Seldom(target(), lasting=True)
+    restore_state(load_checkpoint(path), half, [resumed, lasting])
+    run(settings, half, resumed, lasting)
+    for name, value in whole.optimizer.gaussians.parameters().items():
+        assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
+
+
+def test_a_run_can_pause_and_is_watched_at_its_marks(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    settings.out.mkdir()
+    state, marks = fresh(settings), []
+
+    def watch(gaussians: Gaussians, step: int) -> dict[str, float]:
+        marks.append(step)
+        return {"watch/held_out": float(len(gaussians))}
+
+    path = tmp_path / "state.safetensors"
+    with RunLog(settings.out, settings, quiet=True) as log:
+        done = train(
+            state, settings, [Picture(target())], log, checkpoint=path, watch=watch, until=25
+        )
+    assert not done
+    assert load_checkpoint(path).step == state.step == 25
+    every = settings.critic.watch.every * STEPS
+    assert marks == [round(every * k) for k in range(1, int(25 / every) + 1)]
+    assert (settings.out / "metrics.jsonl").read_text().count("watch/held_out") == len(marks)
+
+
 def test_background_choices(tmp_path: Path) -> None:
     from vlm3d_gs.trainer import draw_backgrounds
 

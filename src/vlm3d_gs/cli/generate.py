@@ -12,6 +12,26 @@ from vlm3d_gs.presets import PRESETS, preset
 from vlm3d_gs.recipes import RECIPES, apply_recipe
 
 Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
+CriticName = Annotated[
+    str | None, typer.Option(help="Critic: mini, qwen2.5-vl-7b, ..., server (see models list).")
+]
+CriticModel = Annotated[str | None, typer.Option(help="Folder or hub id of the critic's weights.")]
+Asks = Annotated[
+    list[str] | None,
+    typer.Option(help='One more Yes/No question, "TEXT" or "TEXT @ WEIGHT". Repeatable.'),
+]
+Drops = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a question not to ask (see `questions`). Repeatable."),
+]
+Recipe = Annotated[str | None, typer.Option(help=f"Somebody's procedure: {', '.join(RECIPES)}.")]
+Seeds = Annotated[
+    int | None, typer.Option(help="Begin this many seeds, finish the one that --pick chooses.")
+]
+Pick = Annotated[str, typer.Option(help="best: by the critic.")]
+PickAt = Annotated[
+    float, typer.Option(help="Fraction of the run after which the seeds are compared.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -34,30 +54,14 @@ def generate(
     critic_every: Annotated[
         int | None, typer.Option(help="Ask the critic at every k-th step.")
     ] = None,
-    critic: Annotated[
-        str | None, typer.Option(help="Critic: mini, qwen2.5-vl-7b, ..., server (see models list).")
-    ] = None,
-    critic_model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the critic's weights.")
-    ] = None,
-    ask: Annotated[
-        list[str] | None,
-        typer.Option(help='One more Yes/No question, "TEXT" or "TEXT @ WEIGHT". Repeatable.'),
-    ] = None,
-    drop_question: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a question not to ask (see `questions`). Repeatable."),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help=f"Somebody's procedure: {', '.join(RECIPES)}.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Begin this many seeds, finish the one that --pick chooses.")
-    ] = None,
-    pick: Annotated[str, typer.Option(help="best: by the critic.")] = "best",
-    pick_at: Annotated[
-        float, typer.Option(help="Fraction of the run after which the seeds are compared.")
-    ] = 0.4,
+    critic: CriticName = None,
+    critic_model: CriticModel = None,
+    ask: Asks = None,
+    drop_question: Drops = None,
+    recipe: Recipe = None,
+    seeds: Seeds = None,
+    pick: Pick = "best",
+    pick_at: PickAt = 0.4,
     backend: Annotated[
         str | None, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")
     ] = None,

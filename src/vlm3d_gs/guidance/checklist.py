@@ -106,7 +106,12 @@ def _open_questions(prompt: str) -> list[Question]:
     found = []
     for index, relation in enumerate(relations, 1):
         name = "relation" if len(relations) == 1 else f"relation_{index}"
-        text = relation_question(str(relation.first), relation.words, str(relation.second))
+        text = relation_question(
+            str(relation.first),
+            relation.words,
+            str(relation.second),
+            several=relation.first.count > 1,
+        )
         found.append(Question(name, text))
     if len(things) > 1 or any(thing.count > 1 for thing in things):
         for index, thing in enumerate(things, 1):

@@ -48,9 +48,12 @@ def joint_question(prompt: str) -> str:
     )
 
 
-def relation_question(first: ObjectPhrase | str, relation: str, second: ObjectPhrase | str) -> str:
-    """Ask whether a relation holds, as the front camera sees it."""
-    return f"Seen from the front, is the {first} {relation} the {second}? Answer Yes or No."
+def relation_question(
+    first: ObjectPhrase | str, relation: str, second: ObjectPhrase | str, *, several: bool = False
+) -> str:
+    """Ask whether a relation holds, as the front camera sees it; `several` if the first is a plural."""
+    verb = "are" if several else "is"
+    return f"Seen from the front, {verb} the {first} {relation} the {second}? Answer Yes or No."
 
 
 def object_question(item: ObjectPhrase) -> str:

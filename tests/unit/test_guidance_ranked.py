@@ -1,0 +1,143 @@
+"""Noises weighed by a critic without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from small_denoisers import untrained_mini
+from vlm3d_gs.cameras import orbit
+from vlm3d_gs.config import CriticConfig, PriorConfig
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.guidance.base import Views
+from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, decode_pictures
+from vlm3d_gs.guidance.prior import DiffusionPrior, Proposal
+from vlm3d_gs.guidance.ranked import (
+    PAIR_GAP,
+    RankedPrior,
+    best_of_residual,
+    pairwise_residual,
+)
+from vlm3d_gs.schedules import constant
+
+
+class Brightness:
+    """Likes bright pictures; keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, tuple[str, ...]]] = []
+
+    def score(self, images: torch.Tensor, names: Sequence[str]) -> float:
+        self.seen.append((float(images.mean()), tuple(names)))
+        return 100.0 * float(images.mean())
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    return untrained_mini()
+
+
+def prior_of(denoiser: Denoiser, **settings: object) -> DiffusionPrior:
+    texts = TextEmbedding(torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(8)))
+    config = PriorConfig(t_max=constant(0.6), t_min=constant(0.5), **settings)  # type: ignore[arg-type]
+    return DiffusionPrior("prior", denoiser, texts, config, torch.Generator().manual_seed(5))
+
+
+def views() -> Views:
+    generator = torch.Generator().manual_seed(3)
+    color = torch.rand(8, 64, 64, 3, generator=generator).requires_grad_()
+    return Views(color, orbit([10.0, 100.0, 190.0, 280.0] * 2, 15.0, 3.0, 40.0, 64, 64), 4)
+
+
+def proposals(count: int) -> list[Proposal]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Proposal(*(torch.randn(4, 2, 3, 3, generator=generator) for _ in range(3)))
+        for _ in range(count)
+    ]
+
+
+def test_better_noises_weigh_more_in_each_group_by_itself() -> None:
+    tried = proposals(3)
+    scores = torch.tensor([[9.0, -5.0], [1.0, -5.0], [1.0, 500.0]])
+    residual = best_of_residual(tried, scores, 2)
+    weights = torch.softmax(2.0 * (scores - scores.mean(0)) / scores.std(0), 0).repeat_interleave(
+        2, 1
+    )
+    wanted = sum(w[:, None, None, None] * p.residual for w, p in zip(weights, tried, strict=True))
+    torch.testing.assert_close(residual, wanted)
+    assert weights[0, 0] > weights[1, 0]
+    same = best_of_residual(tried, torch.zeros(3, 2), 2)
+    torch.testing.assert_close(same, torch.stack([p.residual for p in tried]).mean(0))
+
+
+def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> None:
+    first, second = proposals(2)
+    scores = torch.tensor([[1.0, 0.0], [0.0, 0.5 * PAIR_GAP]])
+    residual = pairwise_residual([first, second], scores, 2)
+    torch.testing.assert_close(residual[:2], (first.residual - second.conditional_residual)[:2])
+    torch.testing.assert_close(residual[2:], second.residual[2:])
+
+
+@pytest.mark.parametrize("loss", ["recon", "sds"])
+def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
+    shown = views()
+    plain = prior_of(denoiser, loss=loss)(shown, 0.0)
+    prior = prior_of(denoiser, loss=loss)
+    latents, index = prior.begin(shown, 0.0)
+    proposal = prior.propose(latents, index, shown, 0.0)
+    (wanted,) = torch.autograd.grad(plain.loss, shown.color, retain_graph=True)
+    (ours,) = torch.autograd.grad(
+        latents, shown.color, proposal.residual / len(latents), retain_graph=True
+    )
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["best-of-n", "pairwise"])
+def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
+    denoiser: Denoiser, mode: str
+) -> None:
+    scorer = Brightness()
+    config = CriticConfig(mode=mode, n_noises=3, every=2)  # type: ignore[arg-type]
+    ranked = RankedPrior(prior_of(denoiser), scorer, config)
+    assert ranked.is_due(0)
+    assert ranked.azimuth_offset_deg is not None
+    output = ranked(views(), 0.0)
+    assert len(scorer.seen) == 2 * (2 if mode == "pairwise" else 3)
+    assert scorer.seen[0][1] == ("Front view", "Right side view", "Back view", "Left side view")
+    assert {"loss", "score", "score_spread"} <= set(output.scalars)
+    assert ranked.is_due(1)
+    assert ranked.azimuth_offset_deg is None
+    assert "score" not in ranked(views(), 0.0).scalars
+
+
+def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
+    """Latents that follow a critic of brightness get brighter than those that follow its opposite."""
+
+    class Darkness(Brightness):
+        def score(self, images: torch.Tensor, names: Sequence[str]) -> float:
+            return -super().score(images, names)
+
+    liked = []
+    for scorer in (Brightness(), Darkness()):
+        prior = prior_of(denoiser)
+        latents, index = prior.begin(views(), 0.0)
+        tried = [prior.propose(latents, index, views(), 0.0) for _ in range(6)]
+        scores = torch.tensor([[scorer.score(g, ()) for g in decoded(prior, p)] for p in tried])
+        residual = best_of_residual(tried, scores, 4)
+        target = Proposal(residual, residual, latents.detach() - residual)
+        liked.append(float(torch.cat(decoded(prior, target)).mean()))
+    assert liked[0] > liked[1]
+
+
+def decoded(prior: DiffusionPrior, proposal: Proposal) -> tuple[torch.Tensor, ...]:
+    """Pictures of the clean latents, in groups of four views."""
+    with torch.no_grad():
+        return decode_pictures(prior.denoiser, proposal.clean).split(4)
+
+
+def test_losses_of_several_evaluations_are_refused(denoiser: Denoiser) -> None:
+    with pytest.raises(ConfigError, match="recon or sds"):
+        RankedPrior(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))
