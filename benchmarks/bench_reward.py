@@ -1,0 +1,167 @@
+"""What the critic's reward is worth, on ground truth: distillation alone, the paper's recipe, and our default.
+
+    python benchmarks/bench_reward.py --prior multi-view --seeds 3 --runs runs/reward --threads 1
+
+Sixteen prompts of two objects, the embedded models, equal steps (`--steps` for equal seconds). Each run is checked on
+its Gaussians alone (`evaluate.composition`), read by the critic with held-out questions, and its noise is the total
+variation of its renders over that of distillation alone from the same seed. Runs that are in the folder are kept, so
+an interrupted table goes on, and several processes can share the work (`--part 0/2`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_composition import PROMPTS, read_prompts
+from harness import ROOT, record
+
+from vlm3d_gs.config import Config, apply_settings, from_dict
+from vlm3d_gs.evaluate.runs import evaluate_run
+from vlm3d_gs.export.ply import read_ply
+from vlm3d_gs.guidance.checklist import held_out_questions
+from vlm3d_gs.guidance.judge import Judge
+from vlm3d_gs.guidance.questions import VIEW_NAMES
+from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.models import embedded_weights
+from vlm3d_gs.pipeline import generate
+from vlm3d_gs.presets import preset, run_folder
+from vlm3d_gs.prompts import parse_composition
+from vlm3d_gs.recipes import apply_recipe
+from vlm3d_gs.render import render
+from vlm3d_gs.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
+
+VARIANTS = ("none", "paper", "ours")
+SIDE_PX = 64
+
+
+def config_of(
+    prompt: str, variant: str, prior: str, seed: int, out: Path, settings: list[str]
+) -> Config:
+    """Return the config of one run."""
+    base = preset("mini", prompt)
+    if variant == "paper":
+        base = apply_recipe(base, "vlm3d-paper")
+    values: dict[str, Any] = {
+        "out": out,
+        "train.seed": seed,
+        "critic.enabled": variant != "none",
+        "critic.watch.enabled": False,
+        "prior.use_cameras": prior == "multi-view",
+        "export.formats": "ply,sheet",
+    }
+    return apply_settings(base, values, settings)
+
+
+def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
+    """Return the checker's verdict, the held-out scores and the total variation of one run."""
+    row = evaluate_run(folder)
+    config = from_dict(json.loads((folder / "config.json").read_text())["config"])
+    summary = json.loads((folder / "summary.json").read_text())
+    gaussians = read_ply(folder / "scene.ply")
+    judge = Judge(model, held_out_questions(config.prompt), size_px=SIDE_PX)
+    scores = []
+    for offset, place in HELD_OUT_VIEWS:
+        cameras = named_views(config.camera, offset, place, SIDE_PX * FINER)
+        scores.append(judge.answers(render(gaussians, cameras, background=GREY).color, VIEW_NAMES))
+    cameras = named_views(config.camera, 0.0, 0.5, SIDE_PX * FINER)
+    color = render(gaussians, cameras, background=GREY).color
+    variation = (color.diff(dim=1).abs().mean() + color.diff(dim=2).abs().mean()) / 2.0
+    return {
+        "prompt": row.prompt,
+        "seed": row.seed,
+        "steps": summary["steps"],
+        "relation": bool(row.report.relation_right),
+        "binding": all(item.color_right for item in row.report.objects),
+        "shape": all(item.shape_right for item in row.report.objects),
+        "content": row.report.content_right,
+        "held_out_semantic": statistics.mean(score["semantic"] for score in scores),
+        "held_out_geometric": statistics.mean(score["geometric"] for score in scores),
+        "total_variation": float(variation),
+        "seconds": summary["seconds_before_export"],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the variants side by side as Markdown; noise is the mean ratio to `none` of equal prompt and seed."""
+    lines = [
+        "| variant | runs | steps | relation | binding | shape | all three | held-out content | held-out geometry "
+        "| noise | s a run |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    alone = {(r["prompt"], r["seed"]): r["total_variation"] for r in rows if r["variant"] == "none"}
+    for variant in dict.fromkeys(r["variant"] for r in rows):
+        mine = [r for r in rows if r["variant"] == variant]
+        ratios = [
+            r["total_variation"] / alone[key]
+            for r in mine
+            if (key := (r["prompt"], r["seed"])) in alone
+        ]
+        shares = [
+            f"{100.0 * statistics.mean(r[name] for r in mine):.0f} %"
+            for name in ("relation", "binding", "shape", "content")
+        ]
+        scores = [
+            f"{statistics.mean(r[name] for r in mine):.2f}"
+            for name in ("held_out_semantic", "held_out_geometric")
+        ]
+        noise = f"{statistics.mean(ratios):.3f}" if ratios else "-"
+        seconds = statistics.median(r["seconds"] for r in mine)
+        cells = [variant, len(mine), mine[0]["steps"], *shares, *scores, noise, f"{seconds:.1f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the options, make the runs that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prior", choices=["multi-view", "single-view"], default="multi-view")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of every run; default: the preset's")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reward"))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument(
+        "--part", default="0/1", help="i/n: make only every n-th run, from the i-th"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="0 takes torch's choice")
+    parser.add_argument("--label", default="", help="suffix of the folder, for other settings")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    part, parts = (int(number) for number in options.part.split("/"))
+    prompts = [
+        prompt for prompt in read_prompts(PROMPTS) if parse_composition(prompt).relation is not None
+    ]
+    model = YesNoModel(embedded_weights("critic"), torch.device("cpu"))
+    settings = list(options.settings)
+    if options.steps:
+        settings.append(f"train.steps={options.steps}")
+    rows: list[dict[str, Any]] = []
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    cases = [(s, p, v) for s in seeds for p in prompts for v in options.variants.split(",")]
+    for index, (seed, prompt, variant) in enumerate(cases):
+        folder = options.runs / f"{options.prior}{options.label}" / variant
+        out = folder / f"{run_folder(prompt).name}-{seed}"
+        if not (out / "summary.json").is_file():
+            if index % parts != part:
+                continue
+            generate(
+                config_of(prompt, variant, options.prior, seed, out, settings),
+                overwrite=out.exists(),
+                quiet=True,
+            )
+        rows.append({"variant": variant, **measure_run(out, model)})
+        print(f"{variant:6} {prompt} #{seed}: {rows[-1]['content']}", flush=True)
+    print(f"\n{options.prior}{options.label}\n\n{table(rows)}")
+    record(f"reward_{options.prior}{options.label}", rows, options.out)
+
+
+if __name__ == "__main__":
+    main()
