@@ -161,12 +161,13 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     seconds = summary.get("seconds")
     versions = summary.get("versions", config.get("versions"))
     version = versions.get("vlm3d_gs") if isinstance(versions, dict) else None
+    written = summary.get("written", config.get("written"))
     said = (
         ("Steps", steps),
         ("Time", f"{seconds:.0f} s" if isinstance(seconds, int | float) else None),
         ("Seed", config.get("seed")),
         ("Preset", summary.get("preset")),
-        ("Written", summary.get("written", config.get("written"))),
+        ("Written", str(written).replace("T", " ")[:16] if written else None),
         ("Made by", None if version is None else f"vlm3d-gs {version}"),
         ("Commit", str(summary.get("commit") or "")[:12] or None),
     )

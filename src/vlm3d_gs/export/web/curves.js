@@ -20,16 +20,17 @@ function showFacts(list, facts) {
 function showCurves(holder, charts) {
   for (const chart of charts) {
     const figure = element("figure", undefined, holder), caption = element("figcaption", chart.title, figure);
+    const alone = chart.series.length === 1;
     const words = chart.series.map((series, i) => {
       const word = element("span", undefined, caption);
-      element("i", undefined, word).style.background = LINE_COLOURS[i % LINE_COLOURS.length];
+      if (!alone) element("i", undefined, word).style.background = LINE_COLOURS[i % LINE_COLOURS.length];
       const label = element("b", "", word);
       label.style.fontWeight = "inherit";
       return label;
     });
     const say = (step) => chart.series.forEach((series, i) => {
       const at = step === null ? series.values.length - 1 : nearest(series.steps, step);
-      words[i].textContent = `${series.name} ${brief(series.values[at])}`;
+      words[i].textContent = `${alone ? "" : `${series.name} `}${brief(series.values[at])}`;
     });
     say(null);
     const range = extent(chart.series);

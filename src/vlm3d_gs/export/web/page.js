@@ -99,6 +99,7 @@ function adapt(milliseconds) {
 
 // Sort here and now, draw, and read the picture before the browser may drop it.
 function snapshot() {
+  state.resting = true;
   fit();
   const camera = currentCamera();
   state.renderer.setOrder(depthOrder(state.sorter.centres, depthRow(camera), story.near));
