@@ -24,7 +24,7 @@ from vlm3d_gs.prompts import parse_composition
 from vlm3d_gs.runlog import RunLog, check_run_folder, prepare_run_folder
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.seeding import generator, generators
-from vlm3d_gs.trainer import TrainState, restore_state, train
+from vlm3d_gs.trainer import Observer, TrainState, restore_state, train
 
 CHECKPOINT = "checkpoint.safetensors"
 STREAMS = ("cameras", "backgrounds", "densify", "noise")
@@ -47,7 +47,12 @@ class GenerateResult:
 
 
 def generate(
-    config: Config, *, overwrite: bool = False, resume: bool = False, quiet: bool = False
+    config: Config,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
+    observe: Observer | None = None,
 ) -> GenerateResult:
     """Make a splat from a sentence and write the run folder.
 
@@ -59,6 +64,7 @@ def generate(
         overwrite: replace an earlier run in the folder.
         resume: go on from the checkpoint of an interrupted run in the folder.
         quiet: show nothing.
+        observe: watches the run, and may pause or end it; see `trainer.Observer`.
 
     Raises:
         PromptError: the embedded models do not know a word of the prompt.
@@ -87,7 +93,13 @@ def generate(
             log.message(note)
         show = partial(_show, config)
         finished = train(
-            state, config, guidances, log, checkpoint=config.out / CHECKPOINT, show=show
+            state,
+            config,
+            guidances,
+            log,
+            checkpoint=config.out / CHECKPOINT,
+            show=show,
+            observe=observe,
         )
         gaussians = state.optimizer.gaussians.detach()
         trained_s = time.monotonic() - began

@@ -17,6 +17,7 @@ from vlm3d_gs.cli.generate import generate as generate_command
 from vlm3d_gs.cli.html import html as html_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.render import render as render_command
+from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.errors import Vlm3dGsError
 
 USER_ERROR = 2
@@ -63,6 +64,7 @@ def _root(
 app.command("generate")(generate_command)
 app.command("render")(render_command)
 app.command("html")(html_command)
+app.command("view")(view_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)

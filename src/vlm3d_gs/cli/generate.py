@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlm3d_gs.cli.view import Host, Port
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.presets import PRESETS, preset
 
@@ -54,6 +55,11 @@ def generate(
         bool, typer.Option("--resume", help="Go on with an interrupted run in the folder.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    view: Annotated[
+        bool, typer.Option("--view", help="Serve a page to watch, pause and stop the run.")
+    ] = False,
+    host: Host = None,
+    port: Port = None,
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
     config = apply_settings(
@@ -73,8 +79,14 @@ def generate(
         settings or (),
     )
 
-    from vlm3d_gs.pipeline import generate as run
+    flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
+    if view:
+        from vlm3d_gs.viewer import generate as run_and_show
 
-    run(config, overwrite=overwrite, resume=resume, quiet=quiet)
+        run_and_show(config, host=host, port=port, say=typer.echo, **flags)
+    else:
+        from vlm3d_gs.pipeline import generate as run
+
+        run(config, **flags)
     if not quiet:
         typer.echo(f"written to {config.out}")
