@@ -6,11 +6,13 @@ Listens on this machine only unless another host is asked for. Colours are those
 
 from __future__ import annotations
 
+import io
 import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +21,7 @@ import numpy as np
 import viser
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.cameras import Cameras, orbit
 from vlm3d_gs.config import Config
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.export.framing import BACKGROUND, DISTANCE, FOV_DEG, bounds
@@ -40,6 +42,10 @@ MOST_SHARE = 0.1
 """Share of the run's time that showing it may take; large scenes are refreshed less often."""
 POLL_S = 0.05
 MOST_FRUSTA = 16
+START_AZIMUTH_DEG, START_ELEVATION_DEG = 25.0, 20.0
+BEHIND_CAMERAS = 1.7
+"""Visitors of a run start this much farther away than product cameras, behind the training's."""
+FRUSTUM_COLOUR = (84, 96, 108)
 LINE_COLOURS = ("#3b82c4", "#d9772b", "#2f9e6d", "#a65fc1")
 
 
@@ -157,7 +163,8 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.stop()
+        with _muted():
+            self._server.stop()
 
     def observe(
         self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
@@ -178,6 +185,18 @@ class LiveView:
             self._status.value = f"exporting after step {state.step} of {self._steps}"
         return self._stopped.is_set()
 
+    def hold(self, paused: bool) -> None:
+        """Let the observed run wait after its current step, or go on."""
+        self._due_s = 0.0
+        if paused:
+            self._paused.set()
+        else:
+            self._paused.clear()
+
+    def end(self) -> None:
+        """Let the observed run end after its current step."""
+        self._stopped.set()
+
     def show_scene(self, gaussians: Gaussians) -> None:
         """Put these Gaussians in the place of those shown so far."""
         scene = gaussians.detach().to("cpu")
@@ -190,12 +209,12 @@ class LiveView:
         )
 
     def look_at(self, gaussians: Gaussians) -> None:
-        """Let new visitors start where the product cameras stand, in front of the scene."""
+        """Let new visitors start a little beside the front, of a run behind its cameras."""
         center, radius = bounds(gaussians.detach())
         start, middle = self._server.initial_camera, _array(center.cpu())
-        elevation = math.radians(15.0)
-        toward = np.array([math.cos(elevation), 0.0, math.sin(elevation)])
-        start.position = middle + DISTANCE * radius * toward
+        far = DISTANCE * radius * (1.0 if self._steps is None else BEHIND_CAMERAS)
+        seen = orbit(START_AZIMUTH_DEG, START_ELEVATION_DEG, far, FOV_DEG, 1, 1)
+        start.position = middle + _array(seen.positions[0])
         start.look_at = middle
         start.fov = math.radians(FOV_DEG)
 
@@ -213,7 +232,9 @@ class LiveView:
             else:
                 aspect = some.width / some.height
                 name = f"/cameras/{index}"
-                made = self._server.scene.add_camera_frustum(name, fov, aspect, scale=0.2, **pose)
+                made = self._server.scene.add_camera_frustum(
+                    name, fov, aspect, scale=0.12, thickness=0.004, color=FRUSTUM_COLOUR, **pose
+                )
                 self._frusta.append(made)
         for extra in self._frusta[len(some) :]:
             extra.remove()
@@ -260,25 +281,22 @@ class LiveView:
         pause, stop = gui.add_button("Pause"), gui.add_button("Stop and export", color="red")
         frusta = gui.add_checkbox("Training cameras", initial_value=True)
 
-        @pause.on_click
-        def _(_: object) -> None:
-            if self._paused.is_set():
-                self._paused.clear()
-                self._due_s = 0.0
-            else:
-                self._paused.set()
-            pause.label = "Go on" if self._paused.is_set() else "Pause"
-
-        @stop.on_click
-        def _(_: object) -> None:
-            self._stopped.set()
-            pause.disabled = stop.disabled = True
-
         root = self._server.scene.add_frame("/cameras", show_axes=False)
 
-        @frusta.on_update
-        def _(_: object) -> None:
+        def pause_or_go_on(_: object) -> None:
+            self.hold(not self._paused.is_set())
+            pause.label = "Go on" if self._paused.is_set() else "Pause"
+
+        def stop_run(_: object) -> None:
+            self.end()
+            pause.disabled = stop.disabled = True
+
+        def show_or_hide(_: object) -> None:
             root.visible = frusta.value
+
+        pause.on_click(pause_or_go_on)
+        stop.on_click(stop_run)
+        frusta.on_update(show_or_hide)
 
     def _add_backgrounds(self) -> None:
         colors = {"grey": BACKGROUND, "white": (1.0, 1.0, 1.0), "dark": (0.07, 0.08, 0.09)}
@@ -310,11 +328,18 @@ def _serve(host: str, port: int) -> Any:
             f"Cannot listen at {host}, port {port or 'any'}: {error}. Give another --port (or none, "
             f"for a free one), or a --host that is an address of this machine."
         ) from error
-    server = viser.ViserServer(host=host, port=port, label="vlm3d-gs", verbose=False)
+    with _muted():
+        server = viser.ViserServer(host=host, port=port, label="vlm3d-gs", verbose=False)
     if port and server.get_port() != port:
-        server.stop()
+        with _muted():
+            server.stop()
         raise ConfigError(f"Port {port} was taken just now. Give another --port, or none.")
     return server
+
+
+def _muted() -> redirect_stdout[io.StringIO]:
+    """Keep viser's own words off the screen; it prints them even when told to be quiet."""
+    return redirect_stdout(io.StringIO())
 
 
 def _array(values: Tensor) -> Any:
