@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from vlm3d_gs import __version__
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
+from vlm3d_gs.cli.film import film as film_command
 from vlm3d_gs.cli.generate import generate as generate_command
 from vlm3d_gs.cli.html import html as html_command
 from vlm3d_gs.cli.models import app as models_app
@@ -63,6 +64,7 @@ def _root(
 
 app.command("generate")(generate_command)
 app.command("render")(render_command)
+app.command("film")(film_command)
 app.command("html")(html_command)
 app.command("view")(view_command)
 app.add_typer(evaluate_app, name="evaluate")
