@@ -103,7 +103,11 @@ def train(
             log.scalars(state.step, scalars)
             log.progress(state.step, steps, scalars)
             stopped = observe is not None and observe(state, scalars, stop_asked)
-            due = stopped or stop_asked() or _is_mark(state.step, steps, config.train.checkpoint_every)
+            due = (
+                stopped
+                or stop_asked()
+                or _is_mark(state.step, steps, config.train.checkpoint_every)
+            )
             if checkpoint is not None and due:
                 save_state(checkpoint, state, config, guidances)
             if show is not None and _is_mark(state.step, steps, config.train.preview_every):

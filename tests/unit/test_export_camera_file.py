@@ -72,9 +72,15 @@ def test_an_orbit_written_as_matrices_is_the_same_camera(tmp_path: Path) -> None
         ([{"elevation_deg": 1}], "lacks 'azimuth_deg'"),
         ([{"azimuth_deg": "x"}], "azimuth_deg should be a number, is 'x'"),
         ('[{"azimuth_deg": NaN}]', "azimuth_deg should be a number"),
-        ([{"azimuth_deg": 1, "elevation_deg": 91}], "camera 0: .*elevations_deg must be in -90..90"),
+        (
+            [{"azimuth_deg": 1, "elevation_deg": 91}],
+            "camera 0: .*elevations_deg must be in -90..90",
+        ),
         ([{"azimuth_deg": 1, "fov_deg": 180}], "fov_deg must be above 0"),
-        ([{"azimuth_deg": 1, "width": 10**6}], "width should be a whole number of pixels, 1 to 8192"),
+        (
+            [{"azimuth_deg": 1, "width": 10**6}],
+            "width should be a whole number of pixels, 1 to 8192",
+        ),
         ([{"viewmat": EYE, "K": K, "width": 8}], "height should be a whole number"),
         ([{"viewmat": EYE, "width": 8, "height": 8}], "lacks 'K'"),
         ([{"viewmat": EYE[:3], "K": K, "width": 8, "height": 8}], "4 rows of 4 finite numbers"),
@@ -86,9 +92,7 @@ def test_an_orbit_written_as_matrices_is_the_same_camera(tmp_path: Path) -> None
         ([{"viewmat": EYE, "K": K, "width": 8, "height": 8, "azimuth_deg": 1}], "does not know"),
     ],
 )
-def test_what_is_no_camera_is_told_with_its_number(
-    tmp_path: Path, content: Any, says: str
-) -> None:
+def test_what_is_no_camera_is_told_with_its_number(tmp_path: Path, content: Any, says: str) -> None:
     with pytest.raises(InputFileError, match=says):
         read_cameras(written(tmp_path, content))
 
@@ -111,7 +115,9 @@ def test_render_writes_what_the_cameras_see(scene: Gaussians, tmp_path: Path) ->
     camera = orbit(40.0, 15.0, 3.1, 40.0, 40, 40)
     red = (1.0, 0.0, 0.0)
     wanted = render(read_ply(tmp_path / "scene.ply"), camera, background=red).color[0]
-    torch.testing.assert_close(load_png(files[0]), wanted.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(
+        load_png(files[0]), wanted.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0
+    )
 
 
 def test_one_camera_may_go_to_one_file_and_several_may_not(

@@ -98,7 +98,9 @@ def test_wrong_names_lengths_and_broken_previews_leave_no_file(run: Path, tmp_pa
 
 
 def test_a_turntable_may_be_webp(tmp_path: Path) -> None:
-    render_turntable(splats_for("a red cube"), tmp_path / "turn.webp", seconds=0.5, fps=10, size_px=48)
+    render_turntable(
+        splats_for("a red cube"), tmp_path / "turn.webp", seconds=0.5, fps=10, size_px=48
+    )
     with Image.open(tmp_path / "turn.webp") as picture:
         assert (picture.format, picture.n_frames, picture.size) == ("WEBP", 5, (48, 48))
         assert picture.info["loop"] == 0

@@ -141,7 +141,9 @@ def test_a_page_makes_no_request_and_shows_hostile_text_as_text(
     assert page.run("document.querySelectorAll('figure').length") == 3
     assert page.errors == []
     own = (tmp_path / "page.html").as_uri()
-    outside = [url for url in page.requests if url != own and not url.startswith(("blob:", "data:"))]
+    outside = [
+        url for url in page.requests if url != own and not url.startswith(("blob:", "data:"))
+    ]
     assert outside == []
     # The policy holds even where somebody manages to add a script: nothing of it runs or leaves.
     page.run(
@@ -158,20 +160,23 @@ def test_fingers_mouse_and_buttons_change_the_picture(browser: Page, tmp_path: P
     browser.size(390, 780, scale=1, mobile=True)
     try:
         page = opened(browser, tmp_path / "page.html")
-        nav = page.run("(b => [b.left, b.right])(document.querySelector('nav').getBoundingClientRect())")
+        nav = page.run(
+            "(b => [b.left, b.right])(document.querySelector('nav').getBoundingClientRect())"
+        )
         about = page.run("document.getElementById('about').getBoundingClientRect().right")
-        assert nav[0] >= 0 and max(nav[1], about) <= 390
+        assert nav[0] >= 0
+        assert max(nav[1], about) <= 390
         first = picture(page.run("vlm3d.snapshot()"))
         for kind, x in (("mousePressed", 150), ("mouseMoved", 260), ("mouseReleased", 260)):
-            page.send(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=300, button="left", buttons=1
-            )
+            page.send("Input.dispatchMouseEvent", type=kind, x=x, y=300, button="left", buttons=1)
         turned = picture(page.run("vlm3d.snapshot()"))
         assert psnr(first, turned) < 25.0
         page.send("Input.dispatchMouseEvent", type="mouseWheel", x=200, y=300, deltaX=0, deltaY=400)
         farther = picture(page.run("vlm3d.snapshot()"))
         grey = farther[2, 2]
-        covered = [float(((shot - grey).abs() > 0.1).any(-1).float().mean()) for shot in (turned, farther)]
+        covered = [
+            float(((shot - grey).abs() > 0.1).any(-1).float().mean()) for shot in (turned, farther)
+        ]
         assert covered[1] < 0.6 * covered[0]
         page.run("document.querySelector('[data-mode=points]').click()")
         assert psnr(farther, picture(page.run("vlm3d.snapshot()"))) < 30.0
@@ -216,7 +221,11 @@ def test_the_file_is_whole_and_says_the_same_each_time(tmp_path: Path) -> None:
 def test_equal_scales_and_the_zero_quaternion_are_packed() -> None:
     scene = cloud(3, 0)
     same = Gaussians(
-        scene.means, torch.full((3, 3), -2.0), torch.zeros(3, 4), scene.opacity_logits, scene.sh * 1e9
+        scene.means,
+        torch.full((3, 3), -2.0),
+        torch.zeros(3, 4),
+        scene.opacity_logits,
+        scene.sh * 1e9,
     )
     head, blob = pack(same)
     low, high = head["log_scale_range"]

@@ -23,7 +23,14 @@ from browser import chromium
 from scenes import splats_for
 from vlm3d_gs.cameras import Cameras, orbit
 from vlm3d_gs.cli import app
-from vlm3d_gs.config import CameraConfig, Config, DensifyConfig, OptimConfig, SceneConfig, TrainConfig
+from vlm3d_gs.config import (
+    CameraConfig,
+    Config,
+    DensifyConfig,
+    OptimConfig,
+    SceneConfig,
+    TrainConfig,
+)
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.export.framing import BACKGROUND
 from vlm3d_gs.export.ply import write_ply
@@ -101,7 +108,8 @@ class Running:
     def reaches(self, step: int) -> None:
         end = time.monotonic() + SOON_S
         while self.state.step < step:
-            assert time.monotonic() < end and self.thread.is_alive()
+            assert time.monotonic() < end
+            assert self.thread.is_alive()
             time.sleep(0.02)
 
 
@@ -125,7 +133,9 @@ def listening(port: int) -> set[str]:
     if not rows:
         pytest.skip("needs /proc/net/tcp to see who listens where")
     found = [row.split() for row in rows]
-    return {row[1].split(":")[0] for row in found if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+    return {
+        row[1].split(":")[0] for row in found if row[3] == "0A" and row[1].endswith(f":{port:04X}")
+    }
 
 
 def test_only_this_machine_can_connect_unless_a_host_is_given(view: LiveView) -> None:
@@ -213,7 +223,10 @@ def test_frusta_stand_where_the_cameras_stand_and_look_along(view: LiveView) -> 
 
 
 def test_curves_of_different_steps_share_an_axis_with_gaps(view: LiveView) -> None:
-    rows = [{"step": 1, "critic/semantic": 1.0, "gaussians": 5}, {"step": 2, "critic/relation": -2.0}]
+    rows = [
+        {"step": 1, "critic/semantic": 1.0, "gaussians": 5},
+        {"step": 2, "critic/relation": -2.0},
+    ]
     view.show_record(RunRecord("", None, {}, {}, tuple(rows)))
     steps, semantic, relation = view._plots["Reward, log-odds of Yes"].data
     assert steps.tolist() == [1.0, 2.0]
@@ -262,7 +275,9 @@ def test_a_browser_sees_the_run_and_its_buttons_work(tmp_path: Path) -> None:
         )
 
     def click(page, label: str) -> None:
-        find = f"[...document.querySelectorAll('button')].find(one => one.textContent === '{label}')"
+        find = (
+            f"[...document.querySelectorAll('button')].find(one => one.textContent === '{label}')"
+        )
         page.wait_for(find)
         page.run(f"{find}.click()")
 

@@ -79,14 +79,21 @@ def generate(
         settings or (),
     )
 
-    flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
     if view:
         from vlm3d_gs.viewer import generate as run_and_show
 
-        run_and_show(config, host=host, port=port, say=typer.echo, **flags)
+        run_and_show(
+            config,
+            host=host,
+            port=port,
+            say=typer.echo,
+            overwrite=overwrite,
+            resume=resume,
+            quiet=quiet,
+        )
     else:
         from vlm3d_gs.pipeline import generate as run
 
-        run(config, **flags)
+        run(config, overwrite=overwrite, resume=resume, quiet=quiet)
     if not quiet:
         typer.echo(f"written to {config.out}")

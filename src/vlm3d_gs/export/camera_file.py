@@ -170,10 +170,12 @@ def _matrix(entry: dict[str, Any], name: str, side: int) -> torch.Tensor:
 
 
 def _number(entry: dict[str, Any], name: str, default: float | None) -> float:
-    value = entry.get(name, default)
+    value: Any = entry.get(name, default)
     if not _finite(value):
         raise InputFileError(
-            f"lacks {name!r}." if name not in entry else f"{name} should be a number, is {value!r:.60}."
+            f"lacks {name!r}."
+            if name not in entry
+            else f"{name} should be a number, is {value!r:.60}."
         )
     return float(value)
 

@@ -150,7 +150,9 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputFileError(f"Cannot read {path}: {error}") from error
     if not isinstance(data, dict):
-        raise InputFileError(f"{path} should hold one JSON object, it holds a {type(data).__name__}.")
+        raise InputFileError(
+            f"{path} should hold one JSON object, it holds a {type(data).__name__}."
+        )
     return data
 
 
