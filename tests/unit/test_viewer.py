@@ -248,6 +248,8 @@ def test_the_command_line_hands_view_options_on(
     del seen["say"]
     flags = {"overwrite": True, "resume": False, "quiet": False}
     assert seen == {"host": None, "port": 8123, **flags}
+    alone = CliRunner().invoke(app, ["generate", "a red cube", "--port", "8123"])
+    assert (alone.exit_code, "belong to --view" in alone.stderr) == (2, True)
     wrong = CliRunner().invoke(app, ["view", str(tmp_path / "nothing.ply")])
     assert wrong.exit_code == 2
     assert "There is no file or run folder" in wrong.stderr

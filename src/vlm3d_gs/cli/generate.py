@@ -9,6 +9,7 @@ import typer
 
 from vlm3d_gs.cli.view import Host, Port
 from vlm3d_gs.config import apply_settings
+from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.presets import PRESETS, preset
 
 Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
@@ -62,6 +63,8 @@ def generate(
     port: Port = None,
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
+    if not view and (host or port):
+        raise ConfigError("--host and --port belong to --view. Add --view, or leave them away.")
     config = apply_settings(
         preset(preset_name, prompt),
         {
