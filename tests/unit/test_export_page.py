@@ -57,6 +57,10 @@ def run_folder(folder: Path, prompt: str, gaussians: Gaussians) -> Path:
             odd = float("nan") if step == 9 else 900.0 / step
             log.scalars(step, {"prior/loss": odd, **rewards, "gaussians": 100 + step})
         log.summary({"prompt": prompt, "steps": 40, "finished": True, "seconds": 12.3})
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(
+        json.dumps({**summary, "commit": "0123456789abcdef-dirty"})
+    )
     write_ply(gaussians, folder / "scene.ply")
     return folder
 
@@ -269,6 +273,7 @@ def test_the_page_of_a_run_tells_its_story(tmp_path: Path) -> None:
     assert facts["Steps"] == "40 of 40"
     assert facts["Time"] == "12 s"
     assert facts["Seed"] == "0"
+    assert facts["Commit"] == "0123456789ab-dirty"
     titles = [chart["title"] for chart in told["charts"]]
     assert titles == ["Reward, log-odds of Yes", "Prior loss", "Gaussians"]
     loss = told["charts"][1]["series"][0]

@@ -169,9 +169,15 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Preset", summary.get("preset")),
         ("Written", str(written).replace("T", " ")[:16] if written else None),
         ("Made by", None if version is None else f"vlm3d-gs {version}"),
-        ("Commit", str(summary.get("commit") or "")[:12] or None),
+        ("Commit", _short(summary.get("commit"))),
     )
     return [(label, str(value)) for label, value in said if value is not None]
+
+
+def _short(commit: object) -> str | None:
+    """Return the start of a commit, and whether the checkout was edited."""
+    name, edited, _ = str(commit or "").partition("-dirty")
+    return name[:12] + edited or None
 
 
 def _embedded_json(data: dict[str, Any]) -> str:
