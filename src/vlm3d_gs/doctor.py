@@ -39,6 +39,7 @@ REQUIRED = (
     "imageio-ffmpeg",
     "rich",
     "typer",
+    "viser",
 )
 
 

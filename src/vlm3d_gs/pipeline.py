@@ -26,7 +26,7 @@ from vlm3d_gs.prompts import parse_composition
 from vlm3d_gs.runlog import RunLog, check_run_folder, prepare_run_folder
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.seeding import generator, generators
-from vlm3d_gs.trainer import TrainState, restore_state, train
+from vlm3d_gs.trainer import Observer, TrainState, restore_state, train
 from vlm3d_gs.watch import RewardWatch
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -58,6 +58,7 @@ def generate(
     resume: bool = False,
     quiet: bool = False,
     until: int | None = None,
+    observe: Observer | None = None,
 ) -> GenerateResult:
     """Make a splat from a sentence and write the run folder.
 
@@ -70,6 +71,7 @@ def generate(
         resume: go on from the checkpoint of an interrupted run in the folder.
         quiet: show nothing.
         until: pause after this step and export what is there; `resume` goes on. None is the whole run.
+        observe: watches the run, and may pause or end it; see `trainer.Observer`.
 
     Raises:
         PromptError: the embedded models do not know a word of the prompt.
@@ -107,6 +109,7 @@ def generate(
             show=partial(_show, config),
             watch=watch,
             until=until,
+            observe=observe,
         )
         gaussians, watched = last_reading(watch, state, log)
         trained_s = time.monotonic() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class TrainState:
     """Steps done."""
     reference_norm: float = 0.0
     """Running norm of the guidances' gradient on the renders."""
+    cameras: Cameras | None = None
+    """Views of the last step; not saved."""
     gradients: ScreenGradients = field(init=False)
     """Densification statistics since the last round."""
     stale: StaleGradients = field(default_factory=StaleGradients)
@@ -48,6 +51,28 @@ class TrainState:
     def __post_init__(self) -> None:
         scene = self.optimizer.gaussians
         self.gradients = ScreenGradients.empty(len(scene), scene.device)
+
+
+class Observer(Protocol):
+    """Watches a run from outside, and may hold or end it."""
+
+    def __call__(
+        self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
+    ) -> bool:
+        """Look at the run after a step.
+
+        May block for as long as the run is to pause, but not longer than until `stop_asked` says
+        yes (Ctrl-C).
+
+        Args:
+            state: to look at only.
+            scalars: what the step logged.
+            stop_asked: tells whether the run is to end anyhow.
+
+        Returns:
+            True to end the run here, as Ctrl-C does.
+        """
+        ...
 
 
 def train(
@@ -60,6 +85,7 @@ def train(
     show: Callable[[Gaussians, int], None] | None = None,
     watch: Callable[[Gaussians, int], Mapping[str, float]] | None = None,
     until: int | None = None,
+    observe: Observer | None = None,
 ) -> bool:
     """Run to the end of the config's steps.
 
@@ -72,21 +98,27 @@ def train(
         show: called now and then with the scene and the number of steps done.
         watch: called at every `critic.watch.every` of the run with the same; what it returns is logged.
         until: pause after this step; None is the end of the run.
+        observe: asked after each step; may pause the run, or end it.
 
     Returns:
-        True when all steps were done, False when Ctrl-C or `until` stopped the run after a whole step.
+        True when all steps were done, False when Ctrl-C, `until` or the observer stopped the run after a whole step.
     """
-    steps = config.train.steps
+    steps, stopped = config.train.steps, False
     last = steps if until is None else min(until, steps)
     with stop_requests() as stop_asked:
-        while state.step < last and not stop_asked():
+        while state.step < last and not (stopped or stop_asked()):
             scalars = train_step(state, config, guidances)
             if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
                 scalars |= watch(state.optimizer.gaussians.detach(), state.step)
             log.scalars(state.step, scalars)
             log.progress(state.step, steps, scalars)
-            due = stop_asked() or state.step == last < steps
-            due = due or _is_mark(state.step, steps, config.train.checkpoint_every)
+            stopped = observe is not None and observe(state, scalars, stop_asked)
+            due = (
+                stopped
+                or stop_asked()
+                or state.step == last < steps
+                or _is_mark(state.step, steps, config.train.checkpoint_every)
+            )
             if checkpoint is not None and due:
                 save_state(checkpoint, state, config, guidances)
             if show is not None and _is_mark(state.step, steps, config.train.preview_every):
@@ -111,6 +143,7 @@ def train_step(
     steps, fraction = config.train.steps, state.step / config.train.steps
     due = [guidance for guidance in guidances if guidance.is_due(state.step)]
     cameras = draw_cameras(config.camera, due, fraction, state.streams["cameras"])
+    state.cameras = cameras
     scene = state.optimizer.gaussians
     background = draw_backgrounds(config.camera, fraction, state.streams["backgrounds"])
     rendering = render(

@@ -66,6 +66,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "safetensors": ("checkpoint", "guidance.loading", "guidance.text", "mini"),
     "rich": ("progress", "mini"),
     "typer": ("cli", "mini"),
+    "viser": ("viewer",),
 }
 """Library -> the only files or folders of the package that may import it."""
 
@@ -76,8 +77,13 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.selection"),
     ("cli.questions", "vlm3d_gs.pipeline"),
     ("cli.models", "vlm3d_gs.models.listing"),
-    ("cli.render", "vlm3d_gs.export.ply"),
-    ("cli.render", "vlm3d_gs.export.turntable"),
+    ("cli.generate", "vlm3d_gs.viewer"),
+    ("cli.view", "vlm3d_gs.viewer"),
+    ("cli.render", "vlm3d_gs.export.pictures"),
+    ("cli.film", "vlm3d_gs.export.film"),
+    ("cli.html", "vlm3d_gs.export.page"),
+    ("cli.html", "vlm3d_gs.export.ply"),
+    ("cli.html", "vlm3d_gs.export.record"),
     ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
     ("cli.evaluate", "vlm3d_gs.evaluate.targets"),
     # weights in a folder or in the package need no hub

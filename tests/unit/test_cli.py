@@ -176,7 +176,7 @@ def test_render_writes_a_turntable(perfect: Path) -> None:
 def test_render_says_what_it_can_write(perfect: Path) -> None:
     result = RUNNER.invoke(app, ["render", str(perfect), "--out", "turn.avi"])
     assert result.exit_code == 2
-    assert ".mp4, .gif, .png" in result.stderr
+    assert ".mp4, .gif, .webp, .png" in result.stderr
 
 
 def test_render_refuses_what_is_no_splat(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_png_is_a_grid_of_stills(scene: Gaussians, tmp_path: Path) -> None:
 def test_unknown_suffix_is_refused_before_rendering(
     scene: Gaussians, tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(ExportError, match=r"\.mp4, \.gif, \.png"):
+    with pytest.raises(ExportError, match=r"\.mp4, \.gif, \.webp, \.png"):
         render_turntable(scene, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

@@ -13,10 +13,13 @@ from typer.core import TyperGroup
 from vlm3d_gs import __version__
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
+from vlm3d_gs.cli.film import film as film_command
 from vlm3d_gs.cli.generate import generate as generate_command
+from vlm3d_gs.cli.html import html as html_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
+from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.errors import Vlm3dGsError
 
 USER_ERROR = 2
@@ -63,6 +66,9 @@ def _root(
 app.command("generate")(generate_command)
 app.command("questions")(questions_command)
 app.command("render")(render_command)
+app.command("film")(film_command)
+app.command("html")(html_command)
+app.command("view")(view_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)

@@ -2,58 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from vlm3d_gs.cli.options import (
+    Asks,
+    Backend,
+    Choice,
+    CriticEvery,
+    CriticModel,
+    CriticName,
+    Device,
+    Drops,
+    Export,
+    Model,
+    NoCritic,
+    Offline,
+    Out,
+    Overwrite,
+    Pick,
+    PickAt,
+    Prompt,
+    Quiet,
+    Recipe,
+    Resume,
+    Seed,
+    Seeds,
+    Settings,
+    Steps,
+    View,
+)
+from vlm3d_gs.cli.view import Host, Port
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.presets import PRESETS, preset
-from vlm3d_gs.recipes import RECIPES, apply_recipe
-
-Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
-CriticName = Annotated[
-    str | None, typer.Option(help="Critic: mini, qwen2.5-vl-7b, ..., server (see models list).")
-]
-CriticModel = Annotated[str | None, typer.Option(help="Folder or hub id of the critic's weights.")]
-Asks = Annotated[
-    list[str] | None,
-    typer.Option(help='One more Yes/No question, "TEXT" or "TEXT @ WEIGHT". Repeatable.'),
-]
-Drops = Annotated[
-    list[str] | None,
-    typer.Option(help="Name of a question not to ask (see `questions`). Repeatable."),
-]
-Recipe = Annotated[str | None, typer.Option(help=f"Somebody's procedure: {', '.join(RECIPES)}.")]
-Seeds = Annotated[
-    int | None, typer.Option(help="Begin this many seeds, finish the one that --pick chooses.")
-]
-Pick = Annotated[str, typer.Option(help="best: by the critic.")]
-PickAt = Annotated[
-    float, typer.Option(help="Fraction of the run after which the seeds are compared.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="a.b=c", help="Change any setting, e.g. optim.sh_lr=0.01. Repeatable."
-    ),
-]
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.presets import preset
+from vlm3d_gs.recipes import apply_recipe
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to make, in quotes.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the results. Default: runs/<prompt>.")
-    ] = None,
+    prompt: Prompt,
+    out: Out = None,
     preset_name: Choice = "mini",
-    steps: Annotated[int | None, typer.Option(help="Optimisation steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same files.")] = None,
-    no_critic: Annotated[
-        bool, typer.Option("--no-critic", help="Without the vision-language reward.")
-    ] = False,
-    critic_every: Annotated[
-        int | None, typer.Option(help="Ask the critic at every k-th step.")
-    ] = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    no_critic: NoCritic = False,
+    critic_every: CriticEvery = None,
     critic: CriticName = None,
     critic_model: CriticModel = None,
     ask: Asks = None,
@@ -62,29 +54,24 @@ def generate(
     seeds: Seeds = None,
     pick: Pick = "best",
     pick_at: PickAt = 0.4,
-    backend: Annotated[
-        str | None, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    export: Annotated[
-        str | None, typer.Option(help="Products, with commas: ply, mp4, gif, sheet.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the prior's weights (same family).")
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Never ask the model hub; see `models pull`.")
-    ] = False,
+    backend: Backend = None,
+    device: Device = None,
+    export: Export = None,
+    model: Model = None,
+    offline: Offline = False,
     settings: Settings = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run in the folder.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    view: View = False,
+    host: Host = None,
+    port: Port = None,
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
+    if not view and (host or port):
+        raise ConfigError("--host and --port belong to --view. Add --view, or leave them away.")
+    if view and seeds is not None:
+        raise ConfigError("--view watches one run. Leave --view or --seeds away.")
     config = apply_settings(
         apply_recipe(preset(preset_name, prompt), recipe),
         {
@@ -110,6 +97,18 @@ def generate(
         from vlm3d_gs.selection import generate_best
 
         generate_best(config, seeds, pick, pick_at, overwrite=overwrite, resume=resume, quiet=quiet)
+    elif view:
+        from vlm3d_gs.viewer import generate as run_and_show
+
+        run_and_show(
+            config,
+            host=host,
+            port=port,
+            say=typer.echo,
+            overwrite=overwrite,
+            resume=resume,
+            quiet=quiet,
+        )
     else:
         from vlm3d_gs.pipeline import generate as run
 

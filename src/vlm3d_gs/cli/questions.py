@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.cli.generate import Choice, Settings
+from vlm3d_gs.cli.options import Choice, Settings
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.presets import preset
 

@@ -1,4 +1,4 @@
-"""`vlm3d-gs render`: a splat in, a turntable out."""
+"""`vlm3d-gs render`: a splat in, a turntable or stills out."""
 
 from __future__ import annotations
 
@@ -11,17 +11,43 @@ import typer
 def render(
     splat: Annotated[Path, typer.Argument(help="A splat file (.ply).")],
     out: Annotated[
-        Path, typer.Option(help="What to write: .mp4, .gif, or .png for a grid of stills.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="What to write: .mp4, .gif, .webp, or .png for a grid of stills. With --cameras: "
+            "a folder, or a .png for one camera.",
+        ),
     ],
     seconds: Annotated[float, typer.Option(help="Length of the turn.")] = 4.0,
     size_px: Annotated[int, typer.Option(help="Side of the square frames.")] = 256,
     elevation_deg: Annotated[float, typer.Option(help="Height of the camera.")] = 15.0,
+    background: Annotated[
+        str | None, typer.Option(help="white, grey, black, #rrggbb, or r,g,b from 0 to 1.")
+    ] = None,
+    beside: Annotated[
+        str | None, typer.Option(help="To the right of a turntable's picture: depth or normal.")
+    ] = None,
+    cameras: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON list of cameras: azimuth_deg, elevation_deg, distance, fov_deg; or viewmat, "
+            "K, width, height."
+        ),
+    ] = None,
 ) -> None:
-    """Turn a splat before the camera: video, animation or stills."""
-    from vlm3d_gs.export.ply import read_ply
-    from vlm3d_gs.export.turntable import render_turntable
+    """Turn a splat before the camera, or look at it through given cameras."""
+    from vlm3d_gs.export.pictures import render_pictures
 
-    render_turntable(
-        read_ply(splat), out, seconds=seconds, size_px=size_px, elevation_deg=elevation_deg
+    files = render_pictures(
+        splat,
+        out,
+        seconds=seconds,
+        size_px=size_px,
+        elevation_deg=elevation_deg,
+        background=background,
+        beside=beside,
+        cameras=cameras,
     )
-    typer.echo(f"written to {out}")
+    for path in files:
+        typer.echo(f"written to {path}")

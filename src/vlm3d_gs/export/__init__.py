@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm3d_gs.errors import ExportError
+from vlm3d_gs.export.page import write_page
 from vlm3d_gs.export.ply import write_ply
 from vlm3d_gs.export.sheet import write_sheet
 from vlm3d_gs.export.turntable import render_turntable
@@ -12,13 +13,14 @@ from vlm3d_gs.scene import Gaussians
 
 __all__ = ["SUFFIXES", "export"]
 
-SUFFIXES = (".ply", ".mp4", ".gif", ".png")
+SUFFIXES = (".ply", ".html", ".mp4", ".gif", ".webp", ".png")
 
 
 def export(gaussians: Gaussians, path: str | Path) -> None:
     """Write one product with its default settings; the suffix chooses the format.
 
-    `.ply` is the splat itself, `.mp4` and `.gif` are turntables, `.png` is a labelled sheet.
+    `.ply` is the splat itself, `.html` an offline page that shows it, `.mp4`, `.gif` and `.webp` are
+    turntables, `.png` is a labelled sheet.
 
     Args:
         gaussians: the scene.
@@ -30,7 +32,9 @@ def export(gaussians: Gaussians, path: str | Path) -> None:
     suffix = Path(path).suffix.lower()
     if suffix == ".ply":
         write_ply(gaussians, path)
-    elif suffix in (".mp4", ".gif"):
+    elif suffix == ".html":
+        write_page(gaussians, path, name=Path(path).stem)
+    elif suffix in (".mp4", ".gif", ".webp"):
         render_turntable(gaussians, path)
     elif suffix == ".png":
         write_sheet(gaussians, path)

@@ -35,17 +35,28 @@ def framed(gaussians: Gaussians) -> Gaussians:
         The same Gaussians if nearly all visible ones are within `OWN_RADIUS` of the origin, else
         a copy whose median is the origin and whose 99 % radius is 1.
     """
+    center, radius = bounds(gaussians)
+    if radius == 1.0 and not bool(center.any()):
+        return gaussians
+    moved = {
+        "means": (gaussians.means - center) / radius,
+        "log_scales": gaussians.log_scales - torch.tensor(radius, dtype=center.dtype).log(),
+    }
+    return Gaussians.from_parameters({**gaussians.parameters(), **moved})
+
+
+def bounds(gaussians: Gaussians) -> tuple[Tensor, float]:
+    """Return the centre [3] and the radius of the ball that product cameras look at, world units.
+
+    The unit ball at the origin for scenes that are there already; else the median and the 99 %
+    radius of the visible Gaussians.
+    """
     means = gaussians.means.detach()
     seen = means[gaussians.opacities.detach() > SEEN_OPACITY]
     if len(seen) == 0 or _radius(seen) <= OWN_RADIUS:
-        return gaussians
+        return means.new_zeros(3), 1.0
     center = seen.median(dim=0).values
-    radius = max(_radius(seen - center), 1e-9)
-    moved = {
-        "means": (gaussians.means - center) / radius,
-        "log_scales": gaussians.log_scales - torch.tensor(radius, dtype=means.dtype).log(),
-    }
-    return Gaussians.from_parameters({**gaussians.parameters(), **moved})
+    return center, max(_radius(seen - center), 1e-9)
 
 
 def render_frames(

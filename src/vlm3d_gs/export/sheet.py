@@ -77,7 +77,22 @@ def write_preview(
     Raises:
         ExportError: no Gaussians, or the folder does not exist.
     """
-    save_png(_sheet(gaussians, NAMED_VIEWS, size_px, background, backend), path)
+    save_png(preview(gaussians, size_px=size_px, background=background, backend=backend), path)
+
+
+def preview(
+    gaussians: Gaussians,
+    *,
+    size_px: int = 128,
+    background: Color = BACKGROUND,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Return what `write_preview` writes, [H, W, 3] on the host.
+
+    Raises:
+        ExportError: no Gaussians.
+    """
+    return _sheet(gaussians, NAMED_VIEWS, size_px, background, backend)
 
 
 def _sheet(

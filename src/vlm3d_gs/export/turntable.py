@@ -1,28 +1,28 @@
-"""One turn around the object: a video, an animated GIF, or a grid of stills."""
+"""One turn around the object: a video, an animated GIF or WebP, or a grid of stills."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio_ffmpeg
 import torch
-from PIL import Image
 from torch import Tensor
 
-from vlm3d_gs.cameras import turntable_cameras
+from vlm3d_gs.cameras import Cameras, turntable_cameras
 from vlm3d_gs.errors import ConfigError, ExportError
 from vlm3d_gs.export.framing import BACKGROUND, DISTANCE, FOV_DEG, framed, render_frames
+from vlm3d_gs.export.moving import MOVING, write_moving
+from vlm3d_gs.export.surfaces import BESIDE, Beside, surface_pictures
 from vlm3d_gs.files import atomic_path
-from vlm3d_gs.images import Color, save_png, tile_grid, to_uint8
-from vlm3d_gs.render import Backend
+from vlm3d_gs.images import Color, save_png, tile_grid
+from vlm3d_gs.render import Backend, render
 from vlm3d_gs.scene import Gaussians
 
-SUFFIXES = (".mp4", ".gif", ".png")
+SUFFIXES = (*MOVING, ".png")
 GRID_FRAMES, GRID_COLUMNS = 12, 4
 """A PNG shows this many evenly spaced stills, in rows of so many."""
-VIDEO_QUALITY = 8
-"""imageio-ffmpeg's scale, 1 to 10."""
+REACH_QUANTILE = 0.98
+"""Share of the Gaussians within the depths that a depth picture spreads over."""
 
 
 def render_turntable(
@@ -34,11 +34,12 @@ def render_turntable(
     size_px: int = 256,
     elevation_deg: float = 15.0,
     background: Color = BACKGROUND,
+    beside: Beside | None = None,
     backend: Backend = "auto",
 ) -> None:
     """Write a turntable; the suffix chooses the kind.
 
-    `.mp4` is H.264 in yuv420p, `.gif` loops for ever, `.png` is a grid of `GRID_FRAMES` stills.
+    `.mp4` is H.264 in yuv420p, `.gif` and `.webp` loop for ever, `.png` is a grid of `GRID_FRAMES` stills.
     The turn starts at the front and grows in azimuth. Scenes larger than the unit ball are scaled.
 
     Args:
@@ -49,11 +50,13 @@ def render_turntable(
         size_px: side of the square frames, at least 16; rounded up to even for `.mp4`.
         elevation_deg: height of the camera, -90 to 90.
         background: colour behind the object.
+        beside: what stands to the right of the picture, at the same size: depth (near is bright)
+            or normals (as seen from the camera: red right, green up, blue towards it).
         backend: as in `render.render`.
 
     Raises:
         ExportError: another suffix, no Gaussians, or the folder does not exist.
-        ConfigError: a length, rate or size out of range.
+        ConfigError: a length, rate or size out of range, or another word for `beside`.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -69,48 +72,33 @@ def render_turntable(
             f"A turntable needs seconds > 0, fps >= 1 and size_px >= 16, got seconds={seconds}, "
             f"fps={fps}, size_px={size_px}."
         )
+    if beside is not None and beside not in BESIDE:
+        raise ConfigError(f"beside must be one of {', '.join(BESIDE)}, got {beside!r}.")
     count = GRID_FRAMES if suffix == ".png" else max(1, round(seconds * fps))
     side = size_px + size_px % 2 if suffix == ".mp4" else size_px
     cameras = turntable_cameras(count, elevation_deg, DISTANCE, FOV_DEG, side, side)
-    frames = render_frames(framed(gaussians), cameras, background, backend)
+    scene = framed(gaussians)
+    if beside is None:
+        frames = render_frames(scene, cameras, background, backend)
+    else:
+        frames = _pairs(scene, cameras, background, beside, backend)
     with atomic_path(target) as temporary:
-        if suffix == ".mp4":
-            _write_mp4(frames, temporary, side, fps)
-        elif suffix == ".gif":
-            _write_gif(frames, temporary, fps)
-        else:
+        if suffix == ".png":
             save_png(tile_grid(torch.stack(list(frames)), GRID_COLUMNS, fill=background), temporary)
+        else:
+            write_moving(frames, temporary, fps)
 
 
-def _write_mp4(frames: Iterator[Tensor], path: Path, side: int, fps: int) -> None:
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (side, side),
-        fps=fps,
-        quality=VIDEO_QUALITY,
-        codec="libx264",
-        pix_fmt_in="rgb24",
-        pix_fmt_out="yuv420p",
-        macro_block_size=2,
-        output_params=["-movflags", "+faststart"],
-    )
-    try:
-        writer.send(None)
-        for frame in frames:
-            writer.send(to_uint8(frame).tobytes())
-    except OSError as error:
-        raise ExportError(f"The video encoder failed while writing {path.name}: {error}") from error
-    finally:
-        writer.close()
-
-
-def _write_gif(frames: Iterator[Tensor], path: Path, fps: int) -> None:
-    pictures = [Image.fromarray(to_uint8(frame)).quantize(128) for frame in frames]
-    pictures[0].save(
-        path,
-        format="GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=max(20, round(100 / fps) * 10),
-        loop=0,
-    )
+def _pairs(
+    gaussians: Gaussians, cameras: Cameras, background: Color, beside: Beside, backend: Backend
+) -> Iterator[Tensor]:
+    """Yield frames of a render and its depth or normals, [H, 2 W, 3] on the host."""
+    reach = gaussians.means.detach().norm(dim=-1).sort().values
+    radius = float(reach[int(REACH_QUANTILE * (len(reach) - 1))].clamp(0.01, 1.0))
+    depths = (DISTANCE - radius, DISTANCE + radius)
+    for index in range(len(cameras)):
+        camera = cameras.select([index]).to(gaussians.device)
+        with torch.no_grad():
+            rendering = render(gaussians, camera, backend=backend, background=background)
+            shape = surface_pictures(rendering, camera, beside, background, depths)
+        yield torch.cat([rendering.color, shape], dim=2)[0].cpu()

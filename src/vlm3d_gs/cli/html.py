@@ -1,0 +1,22 @@
+"""`vlm3d-gs html`: a splat in, one offline page out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def html(
+    splat: Annotated[Path, typer.Argument(metavar="SPLAT|RUN", help="A splat, or a run's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, .html.")],
+) -> None:
+    """Write one self-contained page that shows a splat in any browser, offline."""
+    from vlm3d_gs.export.page import write_page
+    from vlm3d_gs.export.ply import read_ply
+    from vlm3d_gs.export.record import find_splat
+
+    path, record = find_splat(splat)
+    write_page(read_ply(path), out, name=splat.resolve().stem, record=record)
+    typer.echo(f"written to {out}")
