@@ -11,9 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from vlm3d_gs import __version__
+from vlm3d_gs.cli.convert import convert as convert_command
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
 from vlm3d_gs.cli.generate import generate as generate_command
+from vlm3d_gs.cli.info import info as info_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.errors import Vlm3dGsError
@@ -61,6 +63,8 @@ def _root(
 
 app.command("generate")(generate_command)
 app.command("render")(render_command)
+app.command("convert")(convert_command)
+app.command("info")(info_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)

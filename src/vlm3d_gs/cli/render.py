@@ -9,7 +9,7 @@ import typer
 
 
 def render(
-    splat: Annotated[Path, typer.Argument(help="A splat file (.ply).")],
+    splat: Annotated[Path, typer.Argument(help="A splat file of any format.")],
     out: Annotated[
         Path, typer.Option(help="What to write: .mp4, .gif, or .png for a grid of stills.")
     ],
@@ -18,10 +18,10 @@ def render(
     elevation_deg: Annotated[float, typer.Option(help="Height of the camera.")] = 15.0,
 ) -> None:
     """Turn a splat before the camera: video, animation or stills."""
-    from vlm3d_gs.export.ply import read_ply
+    from vlm3d_gs.export.formats import read_splat
     from vlm3d_gs.export.turntable import render_turntable
 
     render_turntable(
-        read_ply(splat), out, seconds=seconds, size_px=size_px, elevation_deg=elevation_deg
+        read_splat(splat), out, seconds=seconds, size_px=size_px, elevation_deg=elevation_deg
     )
     typer.echo(f"written to {out}")

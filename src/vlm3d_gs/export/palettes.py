@@ -123,9 +123,7 @@ def _shares(
     return [int(share) for share in np.minimum(shares, np.clip(counts, 1, MOST_ENTRIES))]
 
 
-def _kmeans(
-    vectors: FloatArray, size: int, rounds: int, draw: np.random.Generator
-) -> FloatArray:
+def _kmeans(vectors: FloatArray, size: int, rounds: int, draw: np.random.Generator) -> FloatArray:
     """Return up to `size` centres of vectors; ones that lose all of theirs stay where they were."""
     if len(vectors) <= size:
         return vectors

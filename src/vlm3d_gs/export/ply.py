@@ -55,7 +55,7 @@ def write_ply(
     Raises:
         ExportError: no Gaussians, a NaN or an infinity, or the folder does not exist.
     """
-    arrays = to_arrays(gaussians, _axes(frame))
+    arrays = to_arrays(gaussians, axes_of(frame))
     with atomic_path(path) as temporary:
         save_ply(arrays, temporary, pad_sh3=pad_sh3)
 
@@ -79,7 +79,7 @@ def read_ply(path: str | Path, *, frame: PlyFrame | None = None) -> Gaussians:
     """
     arrays = load_ply(Path(path))
     if frame is not None:
-        arrays = replace(arrays, frame=_axes(frame))
+        arrays = replace(arrays, frame=axes_of(frame))
     return to_gaussians(arrays, Path(path))
 
 
@@ -117,7 +117,12 @@ def load_ply(source: Path) -> SplatArrays:
         raise InputFileError(f"{source} is not a readable PLY file: {error}") from error
 
 
-def _axes(frame: PlyFrame) -> Frame:
+def axes_of(frame: PlyFrame) -> Frame:
+    """Return the axes that a choice of the user stands for.
+
+    Raises:
+        ConfigError: neither `viewer` nor `world`.
+    """
     if frame == "viewer":
         return "rdf"
     if frame == "world":
@@ -130,7 +135,9 @@ def _from_table(data: NDArray[np.void], header: PlyHeader, frame: Frame) -> Spla
 
     def columns(*wanted: str) -> FloatArray:
         found = np.empty((len(data), len(wanted)), np.float32)
-        with np.errstate(over="ignore"):  # doubles that no float32 holds become infinite, and are told
+        with np.errstate(
+            over="ignore"
+        ):  # doubles that no float32 holds become infinite, and are told
             for index, name in enumerate(wanted):
                 found[:, index] = data[name]
         return found

@@ -94,9 +94,7 @@ def read_header(source: Path) -> PlyHeader:
                 "A splat has plain number columns only."
             )
     if encoding not in ("binary_little_endian", "binary_big_endian", "ascii"):
-        raise InputFileError(
-            f"{source} has a header that names no known format, got {encoding!r}."
-        )
+        raise InputFileError(f"{source} has a header that names no known format, got {encoding!r}.")
     return PlyHeader(encoding, tuple(tables), tuple(comments), len(head) + 10 + newline)
 
 

@@ -56,7 +56,10 @@ def save_sog(arrays: SplatArrays, path: Path) -> None:
     arrays = arrays.select(morton_order(arrays))
     low, high, images = _positions(arrays.means)
     images["quats"] = _rotations(arrays.quats)
-    scale_palette, color_palette = number_palette(arrays.log_scales), number_palette(arrays.sh[:, 0])
+    scale_palette, color_palette = (
+        number_palette(arrays.log_scales),
+        number_palette(arrays.sh[:, 0]),
+    )
     images["scales"] = nearest_codes(arrays.log_scales, scale_palette)
     alpha = alpha_bytes(arrays.opacity_logits)[:, None]
     images["sh0"] = np.concatenate([nearest_codes(arrays.sh[:, 0], color_palette), alpha], axis=1)

@@ -94,7 +94,11 @@ def _load(archive: _Archive) -> SplatArrays:
     count = _count(archive, meta["count"], MOST_COUNT)
     colors = archive.pixels(meta["sh0"]["files"][0], 4, count)
     dc = _codebook(meta["sh0"])[colors[:, :3]][:, None]
-    sh = np.concatenate([dc, _harmonics(archive, meta["shN"], count)], axis=1) if "shN" in meta else dc
+    sh = (
+        np.concatenate([dc, _harmonics(archive, meta["shN"], count)], axis=1)
+        if "shN" in meta
+        else dc
+    )
     rotations = archive.pixels(meta["quats"]["files"][0], 4, count)
     if rotations[:, 3].min() < LARGEST_FIRST:
         raise InputFileError(f"{archive.source} is damaged: a rotation has no known mode.")
@@ -112,7 +116,9 @@ def _load(archive: _Archive) -> SplatArrays:
 def _positions(archive: _Archive, meta: dict[str, Any], count: int) -> FloatArray:
     low, high = (np.asarray(meta[name], np.float64).reshape(3) for name in ("mins", "maxs"))
     fine, coarse = (archive.pixels(name, 3, count).astype(np.uint32) for name in meta["files"][:2])
-    with np.errstate(over="ignore", invalid="ignore"):  # broken ranges become infinite, and are told
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # broken ranges become infinite, and are told
         logs = low + (high - low) * ((coarse << 8 | fine) / 65535.0)
         means: FloatArray = (np.sign(logs) * np.expm1(np.abs(logs))).astype(np.float32)
     return means

@@ -134,7 +134,9 @@ def _load_gzip(source: Path, data: bytes, frame: Frame) -> SplatArrays:
     expect_present(source, f"{count} Gaussians", sum(sizes), sum(sizes) - missing)
     trailing = unpacker.decompress(unpacker.unconsumed_tail, MOST_TRAILING)
     if not unpacker.eof:
-        raise InputFileError(f"{source} is truncated, or carries unknown data behind its Gaussians.")
+        raise InputFileError(
+            f"{source} is truncated, or carries unknown data behind its Gaussians."
+        )
     if flags & HAS_EXTENSIONS:
         frame = _frame_in_records(source, trailing, frame)
     body = memoryview(b"".join(parts))
@@ -143,14 +145,18 @@ def _load_gzip(source: Path, data: bytes, frame: Frame) -> SplatArrays:
 
 def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
     if len(data) < HEADER_V4.size:
-        raise InputFileError(f"{source} is truncated: it is shorter than the header of an .spz file.")
+        raise InputFileError(
+            f"{source} is truncated: it is shorter than the header of an .spz file."
+        )
     _, version, count, degree, bits, flags, streams, offset = HEADER_V4.unpack_from(data)
     header = SpzHeader(version, count, degree, bits)
     sizes = [size for size in _sizes(source, header, (4,)) if size]
     expect_plausible(source, f"{count} Gaussians", sum(sizes), len(data))
     end = offset + ENTRY.size * streams
     if streams != len(sizes) or offset < HEADER_V4.size or end > len(data):
-        raise InputFileError(f"{source} is damaged or truncated: its table of streams is not there.")
+        raise InputFileError(
+            f"{source} is damaged or truncated: its table of streams is not there."
+        )
     if flags & HAS_EXTENSIONS:
         frame = _frame_in_records(source, data[HEADER_V4.size : offset], frame)
     columns: list[memoryview] = []
