@@ -86,7 +86,8 @@ def load_compressed_ply(source: Path) -> SplatArrays:
     bounds = np.frombuffer(rows["chunk"], "<f4").reshape(tables["chunk"].count, -1)
     packed = np.frombuffer(rows["vertex"], "<u4").reshape(-1, 4)
     chunk = np.arange(len(packed)) // CHUNK
-    color = np.stack([(packed[:, 3] >> shift & 255) / 255.0 for shift in (24, 16, 8)], axis=1)
+    rgb_codes = np.stack([packed[:, 3] >> shift & 255 for shift in (24, 16, 8)], axis=1)
+    color = (rgb_codes / 255.0).astype(np.float32)
     if bounds.shape[1] == len(BOUNDS):
         color = _within(color, bounds, chunk, 12)
     dc = ((color - 0.5) / SH_C0).astype(np.float32)
@@ -132,7 +133,7 @@ def _within(
 
 def _pack_11_10_11(units: NDArray[np.float64]) -> NDArray[np.uint32]:
     x, y, z = units.T
-    return to_unorm(x, 11) << 21 | to_unorm(y, 10) << 11 | to_unorm(z, 11)
+    return (to_unorm(x, 11) << 21 | to_unorm(y, 10) << 11 | to_unorm(z, 11)).astype(np.uint32)
 
 
 def _unpack_11_10_11(packed: NDArray[np.uint32]) -> NDArray[np.float64]:

@@ -55,7 +55,8 @@ def save_glb(arrays: SplatArrays, path: Path) -> None:
     }
     for index in range(arrays.sh.shape[1]):
         columns[sh_name(index)] = arrays.sh[:, index]
-    accessors, views, blobs, offset = [], [], [], 0
+    accessors, views = list[dict[str, Any]](), list[dict[str, Any]]()
+    blobs, offset = list[bytes](), 0
     for name, column in columns.items():
         blob = np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes()
         views.append(

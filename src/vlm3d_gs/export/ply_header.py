@@ -16,7 +16,7 @@ TYPE_BYTES = {
 }
 """Bytes of PLY's scalar types, old and new names."""
 MAX_HEADER_BYTES = 65_536
-COUNT_DIGITS = 12
+COUNT_DIGITS = 40
 """A count with more digits is nonsense, and not worth turning into a number."""
 
 

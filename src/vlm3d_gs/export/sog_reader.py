@@ -39,8 +39,8 @@ class _Archive:
 
     source: Path
     zip: zipfile.ZipFile
-    bytes: int
-    """Length of the whole file."""
+    size: int
+    """Length of the whole file, bytes."""
 
     def member(self, name: str, most: int) -> bytes:
         """Return a member's content, refusing one longer than `most`."""
@@ -52,13 +52,13 @@ class _Archive:
 
     def pixels(self, name: str, channels: int, count: int) -> ByteArray:
         """Return the first pixels of an image, [count, channels]."""
-        content = self.member(name, self.bytes)
+        content = self.member(name, self.size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=["WEBP"])
         width, height = image.size
         promised = f"an image of {width} x {height} pixels"
-        expect_plausible(self.source, promised, 4 * width * height, self.bytes)
+        expect_plausible(self.source, promised, 4 * width * height, self.size)
         if width * height < count:
             raise InputFileError(
                 f"{self.source} is damaged: {name} has {width} x {height} pixels for {count} values."

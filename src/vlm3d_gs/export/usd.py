@@ -79,8 +79,16 @@ def load_usd(source: Path) -> SplatArrays:
             raise InputFileError(f"{source} moves its splat by a transform; apply it first.")
         return _arrays(source, splat)
     except (errors.ErrorException, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
-        raise InputFileError(f"{source} is not a readable USD file: {reason[:200]}") from error
+        raise InputFileError(f"{source} is not a readable USD file: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of the library's report, which may quote bytes that are no text."""
+    try:
+        lines = str(error).strip().splitlines()
+    except UnicodeDecodeError:
+        return "its text is damaged"
+    return lines[-1][:200] if lines else "no reason given"
 
 
 def _arrays(source: Path, splat: Any) -> SplatArrays:
