@@ -52,7 +52,12 @@ def installed_tools() -> NodeTools:
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         try:
             done = subprocess.run(
-                command, cwd=NODE_FOLDER, capture_output=True, text=True, timeout=INSTALL_S, check=False
+                command,
+                cwd=NODE_FOLDER,
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_S,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             pytest.skip(f"npm ci in tests/node took longer than {INSTALL_S} s")

@@ -96,10 +96,14 @@ def test_we_read_the_glb_of_splat_transform(tmp_path: Path, node_tools: NodeTool
     got, wanted = load_glb(tmp_path / "theirs.glb"), to_arrays(SCENE, "rdf")
     np.testing.assert_allclose(got.means, wanted.means * [-1, -1, 1], atol=1e-6)
     np.testing.assert_allclose(got.log_scales, wanted.log_scales, atol=1e-5)
-    np.testing.assert_allclose(sigmoid(got.opacity_logits), sigmoid(wanted.opacity_logits), atol=1e-6)
+    np.testing.assert_allclose(
+        sigmoid(got.opacity_logits), sigmoid(wanted.opacity_logits), atol=1e-6
+    )
     half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
     turns = half @ quat_to_rotmat(torch.from_numpy(wanted.quats))
-    torch.testing.assert_close(quat_to_rotmat(torch.from_numpy(got.quats)), turns, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        quat_to_rotmat(torch.from_numpy(got.quats)), turns, rtol=0, atol=1e-5
+    )
     np.testing.assert_allclose(got.sh[:, 1:4], wanted.sh[:, 1:4] * [[[-1], [1], [-1]]], atol=1e-6)
 
 
@@ -183,6 +187,8 @@ def test_we_read_the_spz_of_gsply(tmp_path: Path, version: int) -> None:
     data = gsply.plyread(tmp_path / "ours.ply")
     gsply.spz.write_spz(tmp_path / "theirs.spz", data, version=version)
     case = next(
-        case for case in OURS if case.options == SplatOptions(spz_version=version) and case.suffix == ".spz"  # type: ignore[arg-type]
+        case
+        for case in OURS
+        if case.options == SplatOptions(spz_version=version) and case.suffix == ".spz"  # type: ignore[arg-type]
     )
     assert_same_splat(read_splat(tmp_path / "theirs.spz"), SCENE, case)
