@@ -36,24 +36,26 @@ class _Document:
     json: dict[str, Any]
     buffer: memoryview
 
-    def broken(self, why: str) -> InputFileError:
-        """Return the error to raise."""
-        return InputFileError(f"{self.source} is not a readable splat .glb: {why}.")
+    def broken(self, why: str) -> str:
+        """Return the message of an error."""
+        return f"{self.source} is not a readable splat .glb: {why}."
 
     def item(self, kind: str, index: object) -> dict[str, Any]:
         """Return an object of one of glTF's arrays."""
         items = self.json.get(kind, [])
         if not isinstance(items, list) or not isinstance(index, int) or isinstance(index, bool):
-            raise self.broken(f"an index into {kind} is {str(index)[:20]}")
+            raise InputFileError(self.broken(f"an index into {kind} is {str(index)[:20]}"))
         if not 0 <= index < len(items) or not isinstance(items[index], dict):
-            raise self.broken(f"there is no {kind} {index}")
+            raise InputFileError(self.broken(f"there is no {kind} {index}"))
         return dict(items[index])
 
     def number(self, holder: dict[str, Any], name: str, default: int | None = None) -> int:
         """Return a whole number that is not negative."""
         value = holder.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.broken(f"{name} must be a whole number, got {str(value)[:20]}")
+            raise InputFileError(
+                self.broken(f"{name} must be a whole number, got {str(value)[:20]}")
+            )
         return value
 
 
@@ -67,9 +69,9 @@ def load_glb(source: Path) -> SplatArrays:
     try:
         found = list(_primitives(document))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise document.broken(f"{type(error).__name__}: {error}") from error
+        raise InputFileError(document.broken(f"{type(error).__name__}: {error}")) from error
     if not found:
-        raise document.broken(f"no primitive of its scene has {EXTENSION}")
+        raise InputFileError(document.broken(f"no primitive of its scene has {EXTENSION}"))
     degrees = {arrays.sh.shape[1] for arrays in found}
     most = max(degrees)
     filled = [
@@ -86,26 +88,28 @@ def load_glb(source: Path) -> SplatArrays:
 def _parse(source: Path, data: bytes) -> _Document:
     empty = _Document(source, {}, memoryview(b""))
     if len(data) < HEADER.size + CHUNK.size or data[:4] != MAGIC:
-        raise empty.broken("it does not begin like one")
+        raise InputFileError(empty.broken("it does not begin like one"))
     _, version, total = HEADER.unpack_from(data)
     length, kind = CHUNK.unpack_from(data, HEADER.size)
     start = HEADER.size + CHUNK.size
     if version != VERSION or kind != b"JSON":
-        raise empty.broken(f"it is of version {version}, begins with {kind!r}")
+        raise InputFileError(empty.broken(f"it is of version {version}, begins with {kind!r}"))
     if total > len(data) or start + length > total:
-        raise empty.broken(f"it is truncated, {len(data)} bytes of {max(total, start + length)}")
+        raise InputFileError(
+            empty.broken(f"it is truncated, {len(data)} bytes of {max(total, start + length)}")
+        )
     try:
         content = json.loads(data[start : start + length])
     except (ValueError, RecursionError) as error:
-        raise empty.broken(f"its JSON is damaged: {error}") from error
+        raise InputFileError(empty.broken(f"its JSON is damaged: {error}")) from error
     if not isinstance(content, dict):
-        raise empty.broken("its JSON is no object")
+        raise InputFileError(empty.broken("its JSON is no object"))
     rest = start + length
     buffer = memoryview(b"")
     if rest + CHUNK.size <= total:
         size, kind = CHUNK.unpack_from(data, rest)
         if kind != b"BIN\0" or rest + CHUNK.size + size > total:
-            raise empty.broken("its second chunk is no buffer, or truncated")
+            raise InputFileError(empty.broken("its second chunk is no buffer, or truncated"))
         buffer = memoryview(data)[rest + CHUNK.size : rest + CHUNK.size + size]
     return _Document(source, content, buffer)
 
@@ -120,7 +124,7 @@ def _primitives(document: _Document) -> Iterator[SplatArrays]:
         index, outer, depth = waiting.pop()
         seen += 1
         if seen > most or depth > MOST_DEPTH:
-            raise document.broken("its nodes form no tree")
+            raise InputFileError(document.broken("its nodes form no tree"))
         node = document.item("nodes", index)
         matrix = outer @ node_matrix(document.source, node)
         waiting += [(child, matrix, depth + 1) for child in node.get("children", [])]
@@ -136,15 +140,19 @@ def _arrays(
     document: _Document, primitive: dict[str, Any], extension: dict[str, Any]
 ) -> SplatArrays:
     if extension.get("extensions"):
-        raise document.broken(f"it is compressed: {', '.join(map(str, extension['extensions']))}")
+        raise InputFileError(
+            document.broken(f"it is compressed: {', '.join(map(str, extension['extensions']))}")
+        )
     space = extension.get("colorSpace", COLOR_SPACE)
     if space != COLOR_SPACE:
-        raise document.broken(f"its colours are {str(space)[:40]!r}; only {COLOR_SPACE} is read")
+        raise InputFileError(
+            document.broken(f"its colours are {str(space)[:40]!r}; only {COLOR_SPACE} is read")
+        )
     attributes = primitive["attributes"]
 
     def column(name: str, width: int) -> FloatArray:
         if name not in attributes:
-            raise document.broken(f"it lacks {name}")
+            raise InputFileError(document.broken(f"it lacks {name}"))
         return _accessor(document, attributes[name], width)
 
     means = column("POSITION", 3)
@@ -154,7 +162,7 @@ def _arrays(
     scales = column(f"{EXTENSION}:SCALE", 3)
     opacities = column(f"{EXTENSION}:OPACITY", 1)
     if any(len(values) != len(means) for values in (*sh, quats, scales, opacities)):
-        raise document.broken("its attributes differ in length")
+        raise InputFileError(document.broken("its attributes differ in length"))
     return SplatArrays(
         means=means,
         log_scales=log_of(scales),
@@ -170,12 +178,12 @@ def _accessor(document: _Document, index: object, width: int) -> FloatArray:
     accessor = document.item("accessors", index)
     kind = accessor.get("componentType")
     if kind not in COMPONENTS or WIDTHS.get(accessor.get("type", "")) != width:
-        raise document.broken(f"accessor {index} has an unexpected type")
+        raise InputFileError(document.broken(f"accessor {index} has an unexpected type"))
     if "sparse" in accessor or "bufferView" not in accessor:
-        raise document.broken(f"accessor {index} is sparse, which is not read")
+        raise InputFileError(document.broken(f"accessor {index} is sparse, which is not read"))
     view = document.item("bufferViews", accessor["bufferView"])
     if view.get("buffer") != 0 or "uri" in document.item("buffers", 0):
-        raise document.broken("its data lies outside the file")
+        raise InputFileError(document.broken("its data lies outside the file"))
     dtype = np.dtype(COMPONENTS[kind])
     count = document.number(accessor, "count")
     stride = document.number(view, "byteStride", 0) or dtype.itemsize * width
@@ -183,7 +191,9 @@ def _accessor(document: _Document, index: object, width: int) -> FloatArray:
     end = document.number(view, "byteOffset", 0) + document.number(view, "byteLength")
     last = start + stride * (count - 1) + dtype.itemsize * width
     if count < 1 or stride < dtype.itemsize * width or last > end or end > len(document.buffer):
-        raise document.broken(f"accessor {index} promises {count} values that are not there")
+        raise InputFileError(
+            document.broken(f"accessor {index} promises {count} values that are not there")
+        )
     values: NDArray[Any] = np.ndarray(
         (count, width), dtype, document.buffer, start, (stride, dtype.itemsize)
     )
