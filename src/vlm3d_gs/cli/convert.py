@@ -53,7 +53,7 @@ def convert(
         spz_version=cast(SpzVersion, spz_version),
         spz_frame=cast(SpzFrame, spz_frame),
     )
-    gaussians = convert(
+    splat = convert(
         source,
         out,
         options,
@@ -63,4 +63,4 @@ def convert(
         overwrite=overwrite,
     )
     size = out.stat().st_size / 2**20
-    typer.echo(f"written to {out}: {len(gaussians)} Gaussians, {size:.2f} MiB")
+    typer.echo(f"written to {out}: {len(splat)} Gaussians, {size:.2f} MiB")

@@ -8,7 +8,7 @@ file can still be described.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from vlm3d_gs.errors import ExportError, InputFileError
 from vlm3d_gs.export.frames import Frame, rotate_gaussians, world_to
+from vlm3d_gs.harmonics import coefficient_count
+from vlm3d_gs.rotations import normalize_quats
 from vlm3d_gs.scene import Gaussians
 
 FloatArray = NDArray[np.float32]
@@ -63,6 +65,16 @@ class SplatArrays:
             **{name: value[index] for name, value in self.columns().items()}, frame=self.frame
         )
 
+    def with_degree(self, degree: int) -> SplatArrays:
+        """Return the same splat with harmonics of another degree: cut off, or filled with zeros.
+
+        Raises:
+            ConfigError: the degree is not 0, 1, 2 or 3.
+        """
+        wanted = coefficient_count(degree)
+        missing = max(0, wanted - self.sh.shape[1])
+        return replace(self, sh=np.pad(self.sh[:, :wanted], ((0, 0), (0, missing), (0, 0))))
+
     def finite(self) -> NDArray[np.bool_]:
         """Return [N], whether all numbers of a Gaussian are finite."""
         found = np.ones(len(self), bool)
@@ -90,19 +102,14 @@ def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
         bad = int((~tensor.isfinite()).sum())
         if bad:
             raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
-    largest = float(gaussians.log_scales.max())
-    if largest > MOST_LOG_SCALE:
-        raise ExportError(
-            f"Cannot write the scene: the logarithm of a scale is {largest:.4g}, above {MOST_LOG_SCALE:g}. "
-            "Viewers freeze on such Gaussians; the scales were probably activated twice. Remove them first."
-        )
+    _expect_sane_scale(float(gaussians.log_scales.max()))
     rotation = world_to(frame).double()
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in gaussians.parameters()}
     for start in range(0, len(gaussians), CHUNK):
         some = gaussians.detach().select(torch.arange(start, min(start + CHUNK, len(gaussians))))
-        turned = rotate_gaussians(some.to("cpu", torch.float64), rotation)
-        turned.quats[turned.quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0, 0, 0]).double()
-        for name, value in turned.parameters().items():
+        there = rotate_gaussians(some.to("cpu", torch.float64), rotation)
+        unit = {**there.parameters(), "quats": normalize_quats(there.quats)}
+        for name, value in unit.items():
             parts[name].append(value.float())
     return SplatArrays(
         **{name: torch.cat(values).numpy() for name, values in parts.items()}, frame=frame
@@ -122,6 +129,42 @@ def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
     Raises:
         InputFileError: no Gaussians, or a value that is not finite.
     """
+    arrays = _whole(arrays, source)
+    gaussians = Gaussians.from_parameters(
+        {
+            name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
+            for name, value in arrays.columns().items()
+        }
+    )
+    if arrays.frame == "world":
+        return gaussians
+    return rotate_gaussians(gaussians, world_to(arrays.frame).T)
+
+
+def turned(arrays: SplatArrays, frame: Frame, source: Path) -> SplatArrays:
+    """Return what a file holds in the axes of another, ready to be written.
+
+    Where both axes are the same nothing is turned, so nothing is rounded but the quaternions'
+    length.
+
+    Args:
+        arrays: as read.
+        frame: axes of the file to write.
+        source: the file read, named in the error.
+
+    Raises:
+        InputFileError: no Gaussians, or a value that is not finite.
+        ExportError: a scale above e^20 world units.
+    """
+    if arrays.frame != frame:
+        return to_arrays(to_gaussians(arrays, source), frame)
+    whole = _whole(arrays, source)
+    _expect_sane_scale(float(whole.log_scales.max()))
+    return whole
+
+
+def _whole(arrays: SplatArrays, source: Path) -> SplatArrays:
+    """Return finite arrays with unit quaternions, or tell what is wrong with the file."""
     if len(arrays) == 0:
         raise InputFileError(f"{source} holds no Gaussians.")
     bad = int((~arrays.finite()).sum())
@@ -130,13 +173,13 @@ def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
             f"{source} holds NaN or infinite values in {bad} of {len(arrays)} Gaussians; export it again, "
             "or leave them out with `vlm3d-gs convert --drop-broken`."
         )
-    tensors = {
-        name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
-        for name, value in arrays.columns().items()
-    }
-    quats = torch.nn.functional.normalize(tensors["quats"], dim=-1)
-    quats[quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    gaussians = Gaussians.from_parameters({**tensors, "quats": quats})
-    if arrays.frame == "world":
-        return gaussians
-    return rotate_gaussians(gaussians, world_to(arrays.frame).T)
+    quats = normalize_quats(torch.from_numpy(np.ascontiguousarray(arrays.quats, np.float32)))
+    return replace(arrays, quats=quats.numpy())
+
+
+def _expect_sane_scale(largest: float) -> None:
+    if largest > MOST_LOG_SCALE:
+        raise ExportError(
+            f"Cannot write the scene: the logarithm of a scale is {largest:.4g}, above {MOST_LOG_SCALE:g}. "
+            "Viewers freeze on such Gaussians; the scales were probably activated twice. Remove them first."
+        )

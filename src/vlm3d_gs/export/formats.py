@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlm3d_gs.errors import ExportError, InputFileError
-from vlm3d_gs.export.arrays import SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.export.arrays import SplatArrays, to_arrays, to_gaussians, turned
 from vlm3d_gs.export.claims import expect_file
 from vlm3d_gs.export.compressed_ply import is_compressed, load_compressed_ply, save_compressed_ply
 from vlm3d_gs.export.frames import Frame
@@ -25,7 +25,7 @@ from vlm3d_gs.export.splat import load_splat, save_splat
 from vlm3d_gs.export.spz import SpzFrame, SpzVersion, frame_of, load_spz, save_spz
 from vlm3d_gs.export.usd import load_usd, save_usd
 from vlm3d_gs.files import atomic_path
-from vlm3d_gs.scene import Gaussians, with_sh_degree
+from vlm3d_gs.scene import Gaussians
 
 SplatFormat = Literal["ply", "compressed.ply", "splat", "spz", "sog", "glb", "usd"]
 
@@ -178,25 +178,8 @@ def write_splat(
         MissingDependencyError: a USD file without usd-core.
     """
     chosen = options or SplatOptions()
-    kind = format_of_suffix(path)
-    if chosen.sh_degree is not None:
-        gaussians = with_sh_degree(gaussians, chosen.sh_degree)
-    arrays = to_arrays(gaussians, _frame_for(kind, chosen))
-    with atomic_path(path) as temporary:
-        if kind == "ply":
-            save_ply(arrays, temporary, pad_sh3=chosen.pad_sh3)
-        elif kind == "compressed.ply":
-            save_compressed_ply(arrays, temporary)
-        elif kind == "splat":
-            save_splat(arrays, temporary)
-        elif kind == "spz":
-            save_spz(arrays, temporary, version=chosen.spz_version)
-        elif kind == "sog":
-            save_sog(arrays, temporary)
-        elif kind == "glb":
-            save_glb(arrays, temporary)
-        else:
-            save_usd(arrays, temporary)
+    frame = _frame_for(format_of_suffix(path), chosen)
+    _save(to_arrays(gaussians, frame), Path(path), chosen)
 
 
 def convert(
@@ -208,7 +191,7 @@ def convert(
     spz_frame: SpzFrame = "raw",
     drop_broken: bool = False,
     overwrite: bool = False,
-) -> Gaussians:
+) -> SplatArrays:
     """Read one splat file and write another.
 
     Args:
@@ -221,21 +204,44 @@ def convert(
         overwrite: replace `target` if it exists.
 
     Returns:
-        What was written, before any rounding by the format.
+        What was written, in the axes of `target`, before any rounding by the format.
 
     Raises:
         ExportError: `target` exists, or as `write_splat`.
         InputFileError: as `read_splat`.
     """
-    format_of_suffix(target)
+    chosen = options or SplatOptions()
+    wanted = _frame_for(format_of_suffix(target), chosen)
     if Path(target).exists() and not overwrite:
         raise ExportError(f"{target} exists. Give --overwrite to replace it, or another name.")
     arrays = load_arrays(source, frame=frame, spz_frame=spz_frame)
     if drop_broken:
         arrays = arrays.select(arrays.finite())
-    gaussians = to_gaussians(arrays, Path(source))
-    write_splat(gaussians, target, options)
-    return gaussians
+    ready = turned(arrays, wanted, Path(source))
+    _save(ready, Path(target), chosen)
+    return ready
+
+
+def _save(arrays: SplatArrays, path: Path, options: SplatOptions) -> None:
+    """Write arrays that are in the axes of the format that the suffix names."""
+    kind = format_of_suffix(path)
+    if options.sh_degree is not None:
+        arrays = arrays.with_degree(options.sh_degree)
+    with atomic_path(path) as temporary:
+        if kind == "ply":
+            save_ply(arrays, temporary, pad_sh3=options.pad_sh3)
+        elif kind == "compressed.ply":
+            save_compressed_ply(arrays, temporary)
+        elif kind == "splat":
+            save_splat(arrays, temporary)
+        elif kind == "spz":
+            save_spz(arrays, temporary, version=options.spz_version)
+        elif kind == "sog":
+            save_sog(arrays, temporary)
+        elif kind == "glb":
+            save_glb(arrays, temporary)
+        else:
+            save_usd(arrays, temporary)
 
 
 def _frame_for(kind: SplatFormat, options: SplatOptions) -> Frame:

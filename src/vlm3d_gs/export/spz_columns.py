@@ -151,8 +151,11 @@ def _decode_smallest_three(data: ByteArray) -> FloatArray:
 
 
 def _encode_sh(sh: FloatArray) -> NDArray[np.uint8]:
-    rest = sh[:, 1:]
     degrees = np.floor(np.sqrt(np.arange(1, sh.shape[1]))).astype(int)
-    bucket = np.array(BUCKETS)[degrees][None, :, None]
-    whole = np.rint(rest * 128.0) + 128.0
-    return np.clip(np.floor((whole + bucket // 2) / bucket) * bucket, 0, 255).astype(np.uint8)
+    bucket = np.array(BUCKETS, np.float32)[degrees][None, :, None]
+    codes = np.rint(sh[:, 1:] * np.float32(128.0))
+    codes += 128.0 + np.floor(bucket / 2)
+    codes /= bucket
+    np.floor(codes, out=codes)
+    codes *= bucket
+    return np.clip(codes, 0.0, 255.0, out=codes).astype(np.uint8)
