@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from splat_files import CASES, Case, assert_same_splat, flipped, random_splat, tripod
-from vlm3d_gs.cameras import orbit
+from vlm3d_gs.cameras import Cameras, orbit
 from vlm3d_gs.errors import ConfigError, ExportError, InputFileError, Vlm3dGsError
 from vlm3d_gs.export.formats import (
     SPLAT_SUFFIXES,
@@ -22,6 +22,7 @@ from vlm3d_gs.export.formats import (
     read_splat,
     write_splat,
 )
+from vlm3d_gs.export.ply import load_ply
 from vlm3d_gs.render import render
 from vlm3d_gs.scene import Gaussians, with_sh_degree
 
@@ -295,3 +296,29 @@ def test_the_caller_may_know_the_axes_better(tmp_path: Path) -> None:
     torch.testing.assert_close(as_rub, torch.stack([z, x, y], dim=1))
     with pytest.raises(ConfigError, match="rdf, rub, world"):
         read_splat(tmp_path / "a.ply", frame="luf")  # type: ignore[arg-type]
+
+
+def test_between_files_of_the_same_axes_nothing_is_rounded(tmp_path: Path) -> None:
+    write_splat(random_splat(50, 3), tmp_path / "a.ply")
+    convert(tmp_path / "a.ply", tmp_path / "b.ply")
+    first, second = load_ply(tmp_path / "a.ply"), load_ply(tmp_path / "b.ply")
+    for name in ("means", "log_scales", "opacity_logits", "sh"):
+        assert (first.columns()[name] == second.columns()[name]).all()
+    assert abs(first.quats - second.quats).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("suffix", "least_db"),
+    [(".ply", 100), (".glb", 100), (".compressed.ply", 48), (".sog", 55), (".spz", 39)],
+)
+def test_the_pictures_of_gsplat_survive(
+    tmp_path: Path,
+    stored_case: tuple[Gaussians, Cameras, torch.Tensor],
+    suffix: str,
+    least_db: float,
+) -> None:
+    """Scenes whose pictures gsplat's CUDA kernels made, written, read back and drawn by us."""
+    scene, camera, picture = stored_case
+    write_splat(scene, tmp_path / f"a{suffix}")
+    drawn = render(read_splat(tmp_path / f"a{suffix}"), camera, backend="reference").color[0]
+    assert -10 * math.log10(float((drawn - picture[..., :3]).square().mean())) > least_db
