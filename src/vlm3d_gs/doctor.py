@@ -34,6 +34,7 @@ REQUIRED = (
     "peft",
     "safetensors",
     "plyfile",
+    "zstandard",
     "pillow",
     "imageio",
     "imageio-ffmpeg",

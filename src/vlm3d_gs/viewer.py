@@ -24,8 +24,8 @@ from torch import Tensor
 from vlm3d_gs.cameras import Cameras, orbit
 from vlm3d_gs.config import Config
 from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.export.formats import read_splat
 from vlm3d_gs.export.framing import BACKGROUND, DISTANCE, FOV_DEG, bounds
-from vlm3d_gs.export.ply import read_ply
 from vlm3d_gs.export.record import RunRecord, charts, find_splat
 from vlm3d_gs.images import to_uint8
 from vlm3d_gs.interrupt import stop_requests
@@ -96,7 +96,7 @@ def show(
         ConfigError: nobody can listen at that host and port.
     """
     path, record = find_splat(given)
-    gaussians = read_ply(path)
+    gaussians = read_splat(path)
     with LiveView(record.prompt if record else path.name, host=host, port=port) as view:
         view.look_at(gaussians)
         view.show_scene(gaussians)

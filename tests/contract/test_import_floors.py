@@ -60,6 +60,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models.hub",),
     "peft": ("guidance.adapters",),
     "plyfile": ("export.ply",),
+    "zstandard": ("export.spz",),
+    "pxr": ("export.usd",),
     "imageio": ("export",),
     "imageio_ffmpeg": ("export", "doctor"),
     "PIL": ("images", "export"),
@@ -82,8 +84,16 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.render", "vlm3d_gs.export.pictures"),
     ("cli.film", "vlm3d_gs.export.film"),
     ("cli.html", "vlm3d_gs.export.page"),
-    ("cli.html", "vlm3d_gs.export.ply"),
+    ("cli.html", "vlm3d_gs.export.formats"),
     ("cli.html", "vlm3d_gs.export.record"),
+    ("cli.convert", "vlm3d_gs.export.formats"),
+    ("cli.convert", "vlm3d_gs.export.frames"),
+    ("cli.convert", "vlm3d_gs.export.ply"),
+    ("cli.convert", "vlm3d_gs.export.spz"),
+    ("cli.info", "vlm3d_gs.export.splat_info"),
+    ("cli.info", "vlm3d_gs.export.spz"),
+    ("cli.render", "vlm3d_gs.export.formats"),
+    ("cli.render", "vlm3d_gs.export.turntable"),
     ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
     ("cli.evaluate", "vlm3d_gs.evaluate.targets"),
     # weights in a folder or in the package need no hub
@@ -95,6 +105,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.cpu"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
+    # an extra: only those who ask for USD need it
+    ("export.usd", "pxr"),
     # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
     ("render.gsplat_backend", "gsplat"),
     ("guidance", "vlm3d_gs.guidance.adapters"),
@@ -200,9 +212,10 @@ def test_every_library_is_known() -> None:
 
 def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"]["gpu"]
+    extras = project["optional-dependencies"]
+    optional = extras["gpu"] + extras["usd"]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
-    names = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}
+    names = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg", "pxr": "usd-core"}
     assert {names.get(library, library) for library in HEAVY_OWNERS} <= declared
 
 

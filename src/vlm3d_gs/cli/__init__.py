@@ -11,11 +11,13 @@ import typer
 from typer.core import TyperGroup
 
 from vlm3d_gs import __version__
+from vlm3d_gs.cli.convert import convert as convert_command
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
 from vlm3d_gs.cli.film import film as film_command
 from vlm3d_gs.cli.generate import generate as generate_command
 from vlm3d_gs.cli.html import html as html_command
+from vlm3d_gs.cli.info import info as info_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
@@ -69,6 +71,8 @@ app.command("render")(render_command)
 app.command("film")(film_command)
 app.command("html")(html_command)
 app.command("view")(view_command)
+app.command("convert")(convert_command)
+app.command("info")(info_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)

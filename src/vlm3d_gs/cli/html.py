@@ -13,10 +13,10 @@ def html(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, .html.")],
 ) -> None:
     """Write one self-contained page that shows a splat in any browser, offline."""
+    from vlm3d_gs.export.formats import read_splat
     from vlm3d_gs.export.page import write_page
-    from vlm3d_gs.export.ply import read_ply
     from vlm3d_gs.export.record import find_splat
 
     path, record = find_splat(splat)
-    write_page(read_ply(path), out, name=splat.resolve().stem, record=record)
+    write_page(read_splat(path), out, name=splat.resolve().stem, record=record)
     typer.echo(f"written to {out}")

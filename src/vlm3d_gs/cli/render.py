@@ -9,7 +9,7 @@ import typer
 
 
 def render(
-    splat: Annotated[Path, typer.Argument(help="A splat file (.ply).")],
+    splat: Annotated[Path, typer.Argument(help="A splat file of any format.")],
     out: Annotated[
         Path,
         typer.Option(

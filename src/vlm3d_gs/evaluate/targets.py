@@ -9,7 +9,7 @@ from pathlib import Path
 from vlm3d_gs.errors import InputFileError
 from vlm3d_gs.evaluate.composition import evaluate
 from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, group_of
-from vlm3d_gs.export.ply import read_ply
+from vlm3d_gs.export.formats import read_splat
 from vlm3d_gs.files import atomic_path
 from vlm3d_gs.prompts import parse_composition
 
@@ -61,6 +61,6 @@ def _one(place: Path, prompt: str | None) -> RunRow:
     if prompt is None:
         raise InputFileError(f"{place} names no prompt. Give one with --prompt, or give a run.")
     wanted = parse_composition(prompt)
-    gaussians = read_ply(place / "scene.ply" if place.is_dir() else place)
+    gaussians = read_splat(place / "scene.ply" if place.is_dir() else place)
     report = evaluate(gaussians, wanted)
     return RunRow(place.name, prompt, None, group_of(wanted), len(gaussians), report)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm3d_gs.errors import ExportError
+from vlm3d_gs.export.formats import SPLAT_SUFFIXES, write_splat
 from vlm3d_gs.export.page import write_page
-from vlm3d_gs.export.ply import write_ply
 from vlm3d_gs.export.sheet import write_sheet
 from vlm3d_gs.export.turntable import render_turntable
 from vlm3d_gs.scene import Gaussians
 
 __all__ = ["SUFFIXES", "export"]
 
-SUFFIXES = (".ply", ".html", ".mp4", ".gif", ".webp", ".png")
+SUFFIXES = (*SPLAT_SUFFIXES, ".html", ".mp4", ".gif", ".webp", ".png")
 
 
 def export(gaussians: Gaussians, path: str | Path) -> None:
     """Write one product with its default settings; the suffix chooses the format.
 
-    `.ply` is the splat itself, `.html` an offline page that shows it, `.mp4`, `.gif` and `.webp` are
+    Splat formats are the splat itself, `.html` an offline page that shows it, `.mp4`, `.gif` and `.webp` are
     turntables, `.png` is a labelled sheet.
 
     Args:
@@ -30,8 +30,8 @@ def export(gaussians: Gaussians, path: str | Path) -> None:
         ExportError: unknown suffix (the known ones are listed), or the scene cannot be written.
     """
     suffix = Path(path).suffix.lower()
-    if suffix == ".ply":
-        write_ply(gaussians, path)
+    if suffix in SPLAT_SUFFIXES:
+        write_splat(gaussians, path)
     elif suffix == ".html":
         write_page(gaussians, path, name=Path(path).stem)
     elif suffix in (".mp4", ".gif", ".webp"):

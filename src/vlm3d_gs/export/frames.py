@@ -9,6 +9,7 @@ that move.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +24,26 @@ WORLD_TO_RDF = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
 WORLD_TO_RUB = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
 """x right, y up, z towards the viewer: glTF and meshes."""
 
+Frame = Literal["rdf", "rub", "world"]
+"""Axes that files are written in: `rdf` and `rub` as above, `world` is our own frame."""
+
 FIT_DIRECTIONS = 64
 """Directions on which the harmonics' rotation is solved; the largest system has 16 unknowns."""
+
+
+def world_to(frame: Frame) -> Tensor:
+    """Return the rotation from our world into a frame, [3, 3] float32.
+
+    Raises:
+        ConfigError: unknown frame; the known ones are listed.
+    """
+    if frame == "rdf":
+        return torch.tensor(WORLD_TO_RDF)
+    if frame == "rub":
+        return torch.tensor(WORLD_TO_RUB)
+    if frame == "world":
+        return torch.eye(3)
+    raise ConfigError(f"The frame of a file must be one of rdf, rub, world, got {frame!r}.")
 
 
 def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.export.camera_file import read_cameras, write_stills
+from vlm3d_gs.export.formats import read_splat
 from vlm3d_gs.export.framing import BACKGROUND
-from vlm3d_gs.export.ply import read_ply
 from vlm3d_gs.export.surfaces import BESIDE, Beside
 from vlm3d_gs.export.turntable import render_turntable
 from vlm3d_gs.images import Color
@@ -52,9 +52,9 @@ def render_pictures(
         if beside is not None:
             raise ConfigError("--beside belongs to a turntable; leave it away with --cameras.")
         views = read_cameras(cameras, size_px)
-        return write_stills(read_ply(splat), views, out, background=shade)
+        return write_stills(read_splat(splat), views, out, background=shade)
     render_turntable(
-        read_ply(splat),
+        read_splat(splat),
         out,
         seconds=seconds,
         size_px=size_px,

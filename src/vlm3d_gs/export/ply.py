@@ -9,25 +9,28 @@ reading.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from plyfile import PlyData, PlyElement, PlyParseError
 
-from vlm3d_gs.errors import ExportError, InputFileError
-from vlm3d_gs.export.frames import WORLD_TO_RDF, rotate_gaussians
+from vlm3d_gs.errors import ConfigError, InputFileError
+from vlm3d_gs.export.arrays import FloatArray, SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.export.frames import Frame
+from vlm3d_gs.export.ply_header import PlyHeader, expect_rows, read_header
 from vlm3d_gs.files import atomic_path
 from vlm3d_gs.scene import Gaussians
 
-Frame = Literal["viewer", "world"]
+PlyFrame = Literal["viewer", "world"]
 """`viewer`: x right, y down, z away. `world`: our own axes, for tools that expect z up."""
 
-REST_COUNTS = (0, 9, 24, 45)
-"""Allowed numbers of f_rest properties: degree 0 to 3."""
+REST_COUNTS = (0, 9, 24, 45, 72)
+"""Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4 the first three bands are kept."""
+KEPT_REST = 15
+"""Coefficients a channel beyond degree 0 that a scene can hold."""
 LEADING = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
 TRAILING = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 REQUIRED = ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", *TRAILING)
@@ -35,18 +38,10 @@ COMMENTS = {
     "viewer": "axes: x right, y down, z away from the front camera",
     "world": "axes: x towards the front camera, y its right, z up",
 }
-TYPE_BYTES = {
-    **dict.fromkeys(("char", "uchar", "int8", "uint8"), 1),
-    **dict.fromkeys(("short", "ushort", "int16", "uint16"), 2),
-    **dict.fromkeys(("int", "uint", "float", "int32", "uint32", "float32"), 4),
-    **dict.fromkeys(("double", "float64"), 8),
-}
-"""Bytes of PLY's scalar types, old and new names."""
-MAX_HEADER_BYTES = 65_536
 
 
 def write_ply(
-    gaussians: Gaussians, path: str | Path, *, frame: Frame = "viewer", pad_sh3: bool = False
+    gaussians: Gaussians, path: str | Path, *, frame: PlyFrame = "viewer", pad_sh3: bool = False
 ) -> None:
     """Write a splat PLY, whole or not at all; same Gaussians, same bytes.
 
@@ -60,21 +55,20 @@ def write_ply(
     Raises:
         ExportError: no Gaussians, a NaN or an infinity, or the folder does not exist.
     """
-    table = _table(gaussians, frame, pad_sh3)
-    element = PlyElement.describe(table, "vertex")
-    comments = [COMMENTS[frame]]
+    arrays = to_arrays(gaussians, axes_of(frame))
     with atomic_path(path) as temporary:
-        PlyData([element], text=False, byte_order="<", comments=comments).write(str(temporary))
+        save_ply(arrays, temporary, pad_sh3=pad_sh3)
 
 
-def read_ply(path: str | Path, *, frame: Frame = "viewer") -> Gaussians:
+def read_ply(path: str | Path, *, frame: PlyFrame | None = None) -> Gaussians:
     """Read a splat PLY, ours or another program's.
 
     The inverse of `write_ply` up to float32 rounding; quaternions come back normalised.
 
     Args:
         path: the file.
-        frame: axes of the file; PLY itself does not say them.
+        frame: axes of the file; PLY itself does not say them. None: `world` if our own comment in
+            the header says so, else `viewer`.
 
     Returns:
         Float32 Gaussians on the CPU, in our world frame.
@@ -83,107 +77,98 @@ def read_ply(path: str | Path, *, frame: Frame = "viewer") -> Gaussians:
         InputFileError: no such file, not a PLY, truncated, not a Gaussian splat, or not finite. The
             header's claims are checked against the file's size before anything is allocated.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise InputFileError(f"There is no file {source}.")
-    _check_header(source)
+    arrays = load_ply(Path(path))
+    if frame is not None:
+        arrays = replace(arrays, frame=axes_of(frame))
+    return to_gaussians(arrays, Path(path))
+
+
+def save_ply(arrays: SplatArrays, path: Path, *, pad_sh3: bool = False) -> None:
+    """Write arrays as they are, with all 45 f_rest properties if asked."""
+    columns = [*arrays.means.T, *np.zeros_like(arrays.means).T, *arrays.sh[:, 0].T]
+    rest = arrays.sh[:, 1:].transpose(2, 1, 0)  # [3, K-1, N]: channel-major
+    if pad_sh3:
+        rest = np.pad(rest, ((0, 0), (0, KEPT_REST - rest.shape[1]), (0, 0)))
+    rest = rest.reshape(-1, len(arrays))
+    columns += [*rest, arrays.opacity_logits, *arrays.log_scales.T, *arrays.quats.T]
+    names = (*LEADING, *(f"f_rest_{index}" for index in range(len(rest))), *TRAILING)
+    table = np.empty((len(arrays), len(names)), "<f4")
+    for index, column in enumerate(columns):
+        table[:, index] = column
+    rows = table.view(np.dtype([(name, "<f4") for name in names])).reshape(len(arrays))
+    comments = [COMMENTS["world" if arrays.frame == "world" else "viewer"]]
+    element = PlyElement.describe(rows, "vertex")
+    PlyData([element], text=False, byte_order="<", comments=comments).write(str(path))
+
+
+def load_ply(source: Path) -> SplatArrays:
+    """Read a splat PLY as arrays in the file's axes, whether finite or not.
+
+    Raises:
+        InputFileError: as `read_ply`, but for values that are not finite.
+    """
+    header = read_header(source)
+    _expect_splat(source, header)
+    expect_rows(source, header)
+    frame: Frame = "world" if COMMENTS["world"] in header.comments else "rdf"
     try:
-        vertex = PlyData.read(str(source))["vertex"]
-        names = [item.name for item in vertex.properties]
-        gaussians = _from_columns(vertex.data, names)
+        return _from_table(PlyData.read(str(source))["vertex"].data, header, frame)
     except (PlyParseError, ValueError, OverflowError, EOFError) as error:
         raise InputFileError(f"{source} is not a readable PLY file: {error}") from error
-    if not all(bool(tensor.isfinite().all()) for tensor in gaussians.parameters().values()):
-        raise InputFileError(f"{source} holds NaN or infinite values; export it again.")
-    if frame == "world":
-        return gaussians
-    return rotate_gaussians(gaussians, torch.tensor(WORLD_TO_RDF).T)
 
 
-def _table(gaussians: Gaussians, frame: Frame, pad_sh3: bool) -> NDArray[np.void]:
-    """Return one row of named float32 values per Gaussian."""
-    if len(gaussians) == 0:
-        raise ExportError("There are no Gaussians to write: the scene is empty.")
-    for name, tensor in gaussians.parameters().items():
-        bad = int((~tensor.isfinite()).sum())
-        if bad:
-            raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
-    turned = gaussians.detach().to("cpu", torch.float64)
+def axes_of(frame: PlyFrame) -> Frame:
+    """Return the axes that a choice of the user stands for.
+
+    Raises:
+        ConfigError: neither `viewer` nor `world`.
+    """
     if frame == "viewer":
-        turned = rotate_gaussians(turned, torch.tensor(WORLD_TO_RDF))
-    count = len(turned)
-    quats = torch.nn.functional.normalize(turned.quats, dim=-1)
-    quats[quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=quats.dtype)
-    rest = turned.sh[:, 1:, :].transpose(1, 2)  # [N, 3, K-1]: channel-major
-    if pad_sh3:
-        rest = torch.nn.functional.pad(rest, (0, 15 - rest.shape[2]))
-    columns = [turned.means, torch.zeros_like(turned.means), turned.sh[:, 0, :]]
-    columns += [rest.reshape(count, -1), turned.opacity_logits[:, None], turned.log_scales, quats]
-    values = torch.cat(columns, dim=1).to(torch.float32).numpy()
-    rest_names = tuple(f"f_rest_{index}" for index in range(rest.shape[1] * rest.shape[2]))
-    dtype = np.dtype([(name, "<f4") for name in (*LEADING, *rest_names, *TRAILING)])
-    table: NDArray[np.void] = np.ascontiguousarray(values, "<f4").view(dtype).reshape(count)
-    return table
+        return "rdf"
+    if frame == "world":
+        return "world"
+    raise ConfigError(f"The frame of a PLY file must be viewer or world, got {frame!r}.")
 
 
-def _from_columns(data: NDArray[np.void], names: list[str]) -> Gaussians:
-    """Return Gaussians from a vertex table, in the file's own frame."""
+def _from_table(data: NDArray[np.void], header: PlyHeader, frame: Frame) -> SplatArrays:
+    """Return the arrays of a vertex table."""
 
-    def columns(*wanted: str) -> torch.Tensor:
-        stacked = np.stack([np.asarray(data[name], np.float32) for name in wanted], axis=1)
-        return torch.from_numpy(stacked)
+    def columns(*wanted: str) -> FloatArray:
+        found = np.empty((len(data), len(wanted)), np.float32)
+        with np.errstate(
+            over="ignore"
+        ):  # doubles that no float32 holds become infinite, and are told
+            for index, name in enumerate(wanted):
+                found[:, index] = data[name]
+        return found
 
-    rest_count = sum(name.startswith("f_rest_") for name in names)
-    per_channel = rest_count // 3
-    sh = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :]
-    if rest_count:
-        rest = columns(*(f"f_rest_{index}" for index in range(rest_count)))
-        rest = rest.reshape(len(rest), 3, per_channel).transpose(1, 2)
-        sh = torch.cat([sh, rest], dim=1)
-    quats = columns("rot_0", "rot_1", "rot_2", "rot_3")
-    return Gaussians(
+    per_channel = sum(name.startswith("f_rest_") for name in header.tables[0].names) // 3
+    kept = min(per_channel, KEPT_REST)
+    sh = np.empty((len(data), 1 + kept, 3), np.float32)
+    sh[:, 0] = columns("f_dc_0", "f_dc_1", "f_dc_2")
+    for channel in range(3):
+        first = channel * per_channel
+        names = (f"f_rest_{first + index}" for index in range(kept))
+        sh[:, 1:, channel] = columns(*names)
+    return SplatArrays(
         means=columns("x", "y", "z"),
         log_scales=columns("scale_0", "scale_1", "scale_2"),
-        quats=torch.nn.functional.normalize(quats, dim=-1),
+        quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
         opacity_logits=columns("opacity")[:, 0],
-        sh=sh.contiguous(),
+        sh=sh,
+        frame=frame,
     )
 
 
-def _check_header(source: Path) -> None:
-    """Refuse a file whose header is not that of a splat, or promises more than the file holds."""
-    with source.open("rb") as stream:
-        start = stream.read(MAX_HEADER_BYTES)
-    head, ended, _ = start.partition(b"end_header")
-    if not start.startswith(b"ply") or not ended:
-        raise InputFileError(f"{source} is not a PLY file: it has no PLY header.")
-    lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
-    lines = [words for words in lines if words and words[0] not in ("comment", "obj_info", "ply")]
-    elements = [words for words in lines if words[0] == "element"]
-    if len(elements) != 1 or elements[0][1:2] != ["vertex"] or len(elements[0]) != 3:
-        found = ", ".join(" ".join(words[1:]) for words in elements) or "none"
+def _expect_splat(source: Path, header: PlyHeader) -> None:
+    """Refuse a file whose header is not that of a splat."""
+    if header.element_names != ["vertex"]:
+        found = ", ".join(f"{table.name} {table.count}" for table in header.tables) or "none"
         raise InputFileError(
             f"{source} is not a plain Gaussian splat: it should have the one element 'vertex', it "
-            f"has: {found}. Meshes and compressed PLY are not read; convert to a plain splat PLY."
+            f"has: {found}. Meshes are not read; compressed PLY is, by `vlm3d-gs convert`."
         )
-    properties = [words[1:] for words in lines if words[0] == "property"]
-    unreadable = [words for words in properties if len(words) != 2 or words[0] not in TYPE_BYTES]
-    if unreadable or not elements[0][2].isdigit():
-        raise InputFileError(f"{source} has a header that this program cannot read.")
-    names = [words[1] for words in properties]
-    _check_names(source, names)
-    binary = ["format", "ascii", "1.0"] not in lines
-    row_bytes = sum(TYPE_BYTES[words[0]] if binary else 2 for words in properties)
-    needed = int(elements[0][2]) * row_bytes
-    present = source.stat().st_size - len(head)
-    if needed > present:
-        raise InputFileError(
-            f"{source} is truncated: its header promises {elements[0][2]} Gaussians ({needed} "
-            f"bytes), the file holds {present} bytes after the header. Copy or export it again."
-        )
-
-
-def _check_names(source: Path, names: list[str]) -> None:
+    names = header.tables[0].names
     missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise InputFileError(
@@ -194,6 +179,5 @@ def _check_names(source: Path, names: list[str]) -> None:
     if len(rest) not in REST_COUNTS or rest != list(range(len(rest))):
         allowed = ", ".join(str(count) for count in REST_COUNTS)
         raise InputFileError(
-            f"{source} has {len(rest)} f_rest properties; a splat has {allowed} "
-            f"(degree 0 to {math.isqrt(REST_COUNTS[-1] // 3 + 1) - 1})."
+            f"{source} has {len(rest)} f_rest properties; a splat has {allowed} (degree 0 to 4)."
         )
