@@ -81,7 +81,7 @@ class CriticWork:
 def critic_work(
     config: Mapping[str, Any], pictures: int, size_px: int, text_tokens: int
 ) -> CriticWork:
-    """Return the critic's work from the config.json of a Qwen2.5-VL.
+    """Return the critic's work from the config.json of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
 
     Args:
         config: the parsed file; the language model's sizes may lie under `text_config` or beside it.
@@ -92,10 +92,12 @@ def critic_work(
     vision, text = config["vision_config"], config.get("text_config", config)
     merge, patch = vision["spatial_merge_size"], vision["patch_size"]
     cells = pictures * math.ceil(size_px / (patch * merge)) ** 2
+    width = vision.get("embed_dim", vision["hidden_size"])  # Qwen2-VL's hidden_size is the text's
+    inner = vision.get("intermediate_size") or round(vision["mlp_ratio"] * width)
     return CriticWork(
         cells * merge**2,
         cells + text_tokens,
-        (vision["depth"], vision["hidden_size"], vision["intermediate_size"]),
+        (vision["depth"], width, inner),
         (text["num_hidden_layers"], text["hidden_size"], text["intermediate_size"]),
     )
 

@@ -92,7 +92,7 @@ class YesNoModel:
         self.network = _load(folder, device, dtype, quantize, resident)
         self.network.requires_grad_(False).eval()
         if checkpointing:
-            self.network.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint_activations(self.network)
             self.network.train()  # transformers checkpoints in this mode only; Qwen-VL has no dropout
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True
@@ -223,6 +223,12 @@ class YesNoModel:
             do_sample=False,
         )
         return str(self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _checkpoint_activations(network: Any) -> None:
+    """Switch checkpointing on by the name that this version of transformers has for it."""
+    enable = getattr(network, "activation_checkpointing_enable", None)
+    (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:

@@ -1,0 +1,194 @@
+"""What each saving in the critic's step is worth: one look at the views, forward and backward to the pixels.
+
+    python benchmarks/bench_critic.py --model mini
+    python benchmarks/bench_critic.py --model tiny-qwen --views 4 --size 252
+
+Every way is timed in turn in one process and given as a ratio to ours. `released` restates the procedure of the
+released VLM3D code: the processor of transformers runs on the host for ids that never change, the logits of all
+positions and all words are computed, and the question is asked alone. Models other than `mini` are built from their
+published sizes (or a tenth of them, `tiny-qwen`) with random weights: speed does not depend on the values.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import arguments, measure, record, row
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from vlm3d_gs.guidance.messages import split_message
+from vlm3d_gs.guidance.preprocess import to_patches
+from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
+from vlm3d_gs.models import embedded_weights
+
+QUESTIONS = [
+    content_question("a red cube on top of a blue sphere"),
+    content_question("a blue ball under a red box"),
+    GEOMETRY_QUESTION,
+]
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny-qwen": {"text": (512, 1408, 6, 8), "vision": (256, 684, 8, 8), "vocabulary": 15_194},
+    "qwen2.5-vl-3b": {
+        "text": (2048, 11008, 36, 16),
+        "vision": (1280, 3420, 32, 16),
+        "vocabulary": 151_936,
+    },
+    "qwen2.5-vl-7b": {
+        "text": (3584, 18944, 28, 28),
+        "vision": (1280, 3420, 32, 16),
+        "vocabulary": 152_064,
+    },
+}
+"""Width, feed-forward width, layers and heads of both parts, and the words."""
+
+
+def random_model(name: str, folder: Path) -> None:
+    """Write a model of published proportions with random weights, and the embedded critic's tokenizer."""
+    size = SIZES[name]
+    tokenizer = critic_tokenizer()
+    width, inner, layers, heads = size["text"]
+    v_width, v_inner, v_layers, v_heads = size["vision"]
+    half = width // heads // 2
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": size["vocabulary"],
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8],
+            },
+        },
+        vision_config={
+            "depth": v_layers,
+            "hidden_size": v_width,
+            "intermediate_size": v_inner,
+            "num_heads": v_heads,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [index for index in range(v_layers) if index % 8 == 7],
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = Qwen2_5_VLForConditionalGeneration(config).to(dtype)
+    model.save_pretrained(folder)
+    save_processor(folder, tokenizer)
+    text = (folder / "preprocessor_config.json").read_text()
+    text = text.replace('"patch_size": 8', '"patch_size": 14').replace(
+        '"merge_size": 1', '"merge_size": 2'
+    )
+    (folder / "preprocessor_config.json").write_text(text)
+
+
+def ways(
+    model: YesNoModel, plain: YesNoModel, checkpointed: YesNoModel, images: torch.Tensor
+) -> dict[str, Callable[[], Any]]:
+    """Return each way to get the gradient of the questions' log-odds on the pictures."""
+    names = VIEW_NAMES[: len(images)]
+
+    def gradient(odds: torch.Tensor) -> None:
+        torch.autograd.grad(odds.sum(), images)
+
+    def released(questions: list[str]) -> None:
+        network = model.network
+        processor = Qwen2VLImageProcessorPil(
+            patch_size=model.patches.patch_size,
+            merge_size=model.patches.merge_size,
+            size={
+                "shortest_edge": model.patches.min_pixels,
+                "longest_edge": model.patches.max_pixels,
+            },
+        )
+        for question in questions:
+            levels = (255.0 * images.detach().cpu().float()).to(torch.uint8).numpy()
+            processor(images=[np.asarray(item) for item in levels], return_tensors="pt")
+            patches, grids = to_patches(images, model.patches)
+            counts = [int(grid[1] * grid[2]) // model.patches.merge_size**2 for grid in grids]
+            prefix, asked = split_message(model.tokenizer, names, counts, [question])
+            ids = torch.tensor([prefix + asked[0]], device=model.device)
+            logits = network(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=patches.to(model.dtype),
+                image_grid_thw=grids,
+                mm_token_type_ids=(ids == model.image_token_id).int(),
+                use_cache=False,
+            ).logits.float()
+            gradient(logits[0, -1, model.yes_ids[0]] - logits[0, -1, model.no_ids[0]])
+
+    def apart() -> None:
+        for question in QUESTIONS:
+            gradient(model.log_odds(images, names, [question]))
+
+    return {
+        "ours, three questions": lambda: gradient(model.log_odds(images, names, QUESTIONS)),
+        "ours, one question": lambda: gradient(model.log_odds(images, names, QUESTIONS[:1])),
+        "three questions, one after the other": apart,
+        "without cached text": lambda: gradient(plain.log_odds(images, names, QUESTIONS)),
+        "with gradient checkpointing": lambda: gradient(
+            checkpointed.log_odds(images, names, QUESTIONS)
+        ),
+        "forward only": lambda: model.log_odds(images.detach(), names, QUESTIONS),
+        "released, one question": lambda: released(QUESTIONS[:1]),
+        "released, three questions": lambda: released(QUESTIONS),
+    }
+
+
+def main() -> None:
+    """Time all ways in turn and print their ratios to ours."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=["mini", *SIZES], default="mini")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--size", type=int, default=64, help="side of the renders, px")
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = embedded_weights("critic")
+        if options.model != "mini":
+            folder = Path(temporary)
+            random_model(options.model, folder)
+        model = YesNoModel(folder, device, dtype)
+        plain = YesNoModel(folder, device, dtype, cache_text=False)
+        checkpointed = YesNoModel(folder, device, dtype, checkpointing=True)
+    images = torch.rand(options.views, options.size, options.size, 3, device=device)
+    functions = ways(model, plain, checkpointed, images.requires_grad_())
+    rows, ours = [], 0.0
+    for name, function in functions.items():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        timing = measure(function, warm_up=2, repeats=options.repeats)
+        ours = ours or timing.median_ms
+        case = {
+            "model": options.model,
+            "views": options.views,
+            "size_px": options.size,
+            "way": name,
+        }
+        if device.type == "cuda":
+            case["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        rows.append(row(case | {"ratio": timing.median_ms / ours}, timing))
+        print(f"{name:40} {timing.median_ms:9.1f} ms  {timing.median_ms / ours:5.2f}", flush=True)
+    print(record(f"critic_{options.model}", rows, options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Runs with other critics: the paper's recipe, other families, no gradients, several seeds, the watch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from integration.test_generate_mini import PROMPT, config, rows
+from unit.test_guidance_server import Server, server
+from unit.test_guidance_vlm import untrained
+from vlm3d_gs import watch
+from vlm3d_gs.cli import app
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.export.ply import read_ply
+from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
+from vlm3d_gs.pipeline import generate, questions_for
+from vlm3d_gs.recipes import apply_recipe
+from vlm3d_gs.selection import generate_best
+
+__all__ = ["server"]
+
+
+def test_the_papers_recipe_asks_one_joint_question_at_every_step(tmp_path: Path) -> None:
+    settings = apply_recipe(config(tmp_path / "run", steps=4), "vlm3d-paper")
+    generate(settings, quiet=True)
+    found = rows(tmp_path / "run")
+    assert all("critic/joint" in row for row in found)
+    assert not any("critic/semantic" in row for row in found)
+
+
+def test_every_question_is_logged_and_the_summary_holds_both_readings(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asks = ["Is there a red cube? @ 0.5"]
+    settings = config(out, **{"critic.questions.asks": asks, "critic.watch.every": 0.5})
+    generate(settings, quiet=True)
+    first = rows(out)[0]
+    assert {"critic/semantic", "critic/relation", "critic/geometric", "critic/ask_1"} <= set(first)
+    watched = json.loads((out / "summary.json").read_text())["watch"]
+    assert watched["steps"] == [3, 6]
+    assert len(watched["reward"]) == len(watched["held_out"]) == 2
+    assert "watch/held_out" in rows(out)[2]
+
+
+def test_watching_does_not_change_the_run(tmp_path: Path) -> None:
+    scenes = []
+    for name, on in (("a", True), ("b", False)):
+        settings = config(
+            tmp_path / name, **{"critic.watch.enabled": on, "critic.watch.every": 0.3}
+        )
+        scenes.append(generate(settings, quiet=True).gaussians)
+    assert torch.equal(scenes[0].means, scenes[1].means)
+
+
+def test_when_scores_part_the_best_reading_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readings are scripted; that the kept scene reaches the files is what counts here."""
+    script = iter([0.0, 5.0, 1.0, -5.0])
+
+    def mean(self: watch.RewardWatch, *_: object) -> float:
+        return next(script)
+
+    monkeypatch.setattr(watch.RewardWatch, "_mean", mean)
+    out = tmp_path / "run"
+    result = generate(config(out, **{"critic.watch.every": 0.5}), quiet=True)
+    watched = json.loads((out / "summary.json").read_text())["watch"]
+    assert watched["parted"]
+    assert watched["exported_step"] == 3
+    monkeypatch.undo()
+    half = generate(config(tmp_path / "half"), quiet=True, until=3).gaussians
+    assert torch.equal(result.gaussians.means, half.means)
+    assert len(read_ply(out / "scene.ply")) == len(half)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [("qwen2_vl", "qwen2-vl-2b"), ("qwen3_vl", "qwen3-vl-2b")]
+)
+def test_other_families_run_from_a_folder(kind: str, family: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    untrained(kind).save_pretrained(folder)
+    save_processor(folder, critic_tokenizer())
+    values = {"critic.family": family, "critic.model": str(folder), "critic.size_px": 32}
+    generate(config(tmp_path / "run", steps=2, **values), quiet=True)
+    assert "critic/geometric" in rows(tmp_path / "run")[0]
+
+
+def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
+    values = {
+        "critic.mode": "pairwise",
+        "critic.family": "server",
+        "critic.server.url": server.url,
+        "critic.server.model": "any",
+    }
+    generate(config(tmp_path / "run", steps=3, **values), quiet=True)
+    found = rows(tmp_path / "run")
+    assert ["prior/score" in row for row in found] == [True, False, True]
+    assert len(server.asked) == 2 * 2 * 3, "two due steps, two noises, three questions"
+
+
+def test_the_critic_itself_may_list_checks(tmp_path: Path) -> None:
+    """The embedded critic writes no questions, so none are added; what counts is that it is asked."""
+    questions = questions_for(config(tmp_path / "run", **{"critic.questions.checks": "model"}))
+    assert [question.name for question in questions][:2] == ["semantic", "relation"]
+
+
+def test_the_best_of_several_seeds_is_finished_as_if_it_had_run_alone(tmp_path: Path) -> None:
+    settings = config(tmp_path / "best", steps=6)
+    result = generate_best(settings, 2, pick_at=0.5, quiet=True)
+    scores = json.loads((tmp_path / "best" / "candidates" / "scores.json").read_text())
+    picked = scores["picked"]
+    assert scores["scores"][str(picked)] == max(scores["scores"].values())
+    assert result.steps == 6
+    assert sorted(p.name for p in (tmp_path / "best" / "candidates").iterdir()) == [
+        "scores.json",
+        "seed-0",
+        "seed-1",
+    ]
+    alone = generate(
+        apply_settings(settings, {"out": tmp_path / "alone", "train.seed": picked}), quiet=True
+    )
+    assert torch.equal(result.gaussians.means, alone.gaussians.means)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "1"], "--seeds"),
+        (["--seeds", "2", "--pick", "worst"], "--pick"),
+        (["--seeds", "2", "--pick-at", "0"], "--pick-at"),
+        (["--seeds", "2", "--no-critic"], "critic"),
+        (["--recipe", "magic"], "vlm3d-paper"),
+        (["--ask", "Is it? @ x"], "--ask"),
+        (["--drop-question", "color"], "color"),
+        (["--critic", "server"], "best-of-n"),
+        (["--critic", "gpt"], "critic.family"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(
+    arguments: Sequence[str], message: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = CliRunner().invoke(app, ["generate", PROMPT, "--out", str(out), *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not out.exists()
+
+
+def test_questions_are_listed_by_the_command() -> None:
+    result = CliRunner().invoke(app, ["questions", PROMPT])
+    assert result.exit_code == 0
+    assert "relation" in result.output
+    assert "is the red cube on top of the blue sphere?" in result.output
+
+
+def test_a_recipe_with_candidates_of_a_server_is_refused(tmp_path: Path) -> None:
+    values = {"critic.mode": "pairwise", "critic.family": "server"}
+    with pytest.raises(ConfigError, match="--seeds"):
+        generate_best(config(tmp_path / "run", **values), 2)
