@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vlm3d_gs.config import (
+    AugmentConfig,
     CameraConfig,
     Config,
     CriticConfig,
@@ -118,8 +119,8 @@ def mvdream(prompt: str) -> Config:
 
     From threestudio's MVDream configuration (x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
     to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px) and DreamGaussian's learning rates for a ball of
-    Gaussians. Users found MVDream on Gaussians poor with a few thousand points, so it starts with 20,000. The embedded
-    critic knows no open vocabulary, so there is none. Not yet tried on a GPU.
+    Gaussians. Users found MVDream on Gaussians poor with a few thousand points, so it starts with 20,000. The
+    critic is off until one is named (`--critic qwen2.5-vl-7b`). Not yet tried on a GPU.
     """
     return Config(
         prompt=prompt,
@@ -135,7 +136,7 @@ def mvdream(prompt: str) -> Config:
             negative_prompt=NEGATIVE_PROMPT,
             size_px=256,
         ),
-        critic=CriticConfig(enabled=False),
+        critic=large_critic(),
         optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
         regularizer=RegularizerConfig(alpha_entropy=linear(0.0, 100.0, 0.5, 1.0)),
         train=TrainConfig(steps=1500),
@@ -173,11 +174,26 @@ def single_image(prompt: str) -> Config:
             perp_neg=True,
             size_px=512,
         ),
-        critic=CriticConfig(enabled=False),
+        critic=large_critic(),
         optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
         regularizer=RegularizerConfig(alpha_entropy=linear(0.0, 100.0, 0.5, 1.0)),
         train=TrainConfig(steps=2000),
         export=ExportConfig(turntable_px=512),
+    )
+
+
+def large_critic() -> CriticConfig:
+    """Return the settings for `--critic qwen2.5-vl-7b` and its like; off until one is asked for, since it is large.
+
+    252 px are 81 tokens a view, as in the released VLM3D. Augmentation is on, since a large critic is the easier to
+    please by patterns. Not yet tried on a GPU.
+    """
+    return CriticConfig(
+        enabled=False,
+        family="qwen2.5-vl-7b",
+        weight=linear(0.3, 0.05),
+        size_px=constant(252),
+        augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.7),
     )
 
 

@@ -59,6 +59,7 @@ def test_read_outs_fall_with_their_error_and_follow_their_places() -> None:
         torch.tensor([1.0, 0.0]),
         torch.zeros(2, 3),
         torch.tensor([[0.0, -0.8, 0.0], [0.0, 0.0, 0.0]]),
+        torch.tensor([0, 0]),
     )
     heads = PhraseHeads(8)
     loss, _ = heads(hidden, hidden, labels)

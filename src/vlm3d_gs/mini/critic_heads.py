@@ -101,6 +101,8 @@ class PhraseLabels:
     """[P, 3] float32 its centre, world units; 0 where there is none."""
     offset: Tensor
     """[P, 3] float32 from it to the scene's other object, world units; 0 where either is missing."""
+    index: Tensor
+    """[P] int64 which of the scene's objects it is; 0 where there is none."""
 
     def to(self, device: torch.device) -> PhraseLabels:
         """Move the tensors."""
@@ -110,6 +112,7 @@ class PhraseLabels:
             self.exists.to(device),
             self.center.to(device),
             self.offset.to(device),
+            self.index.to(device),
         )
 
 
@@ -167,6 +170,8 @@ class NounPhrase:
     """Where it is; zeros if there is none."""
     offset: tuple[float, float, float]
     """From it to the scene's other object; zeros if either is missing."""
+    index: int
+    """Which of the scene's objects it is; 0 if there is none."""
 
 
 def noun_phrases(
@@ -188,9 +193,10 @@ def noun_phrases(
             named = (words[place - 1], SHAPE_WORDS[words[place]])
             center = centers.get(named)
             others = [other for key, other in centers.items() if key != named]
+            index = list(centers).index(named) if named in centers else 0
             offset = nowhere
             if center is not None and others:
                 x, y, z = (there - here for there, here in zip(others[0], center, strict=True))
                 offset = (x, y, z)
-            found.append(NounPhrase(place, center is not None, center or nowhere, offset))
+            found.append(NounPhrase(place, center is not None, center or nowhere, offset, index))
     return found

@@ -227,6 +227,7 @@ def _phrase_labels(phrases: list[tuple[int, int, NounPhrase]]) -> PhraseLabels:
         exists=torch.tensor([float(phrase.exists) for phrase in said]),
         center=torch.tensor([phrase.center for phrase in said]).reshape(-1, 3),
         offset=torch.tensor([phrase.offset for phrase in said]).reshape(-1, 3),
+        index=torch.tensor([phrase.index for phrase in said], dtype=torch.long),
     )
 
 
