@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,23 @@ import torch
 from vlm3d_gs.cameras import mvdream_camera_matrices, orbit
 from vlm3d_gs.mini.critic_data import sample_critic_batch
 from vlm3d_gs.mini.critic_heads import PhraseHeads, PhraseLabels, WorldHead, noun_phrases
-from vlm3d_gs.mini.critic_model import critic_tokenizer
+from vlm3d_gs.mini.critic_model import critic_tokenizer, new_critic
+from vlm3d_gs.mini.critic_routes import (
+    COLOR_HEAD,
+    GATHER_LAYER,
+    NAME_HEAD,
+    POINT_HEAD,
+    POINT_LAYER,
+    name_places,
+    objects_shown,
+    route_loss,
+)
 from vlm3d_gs.mini.damage_images import DAMAGES
 from vlm3d_gs.mini.data import step_rng
 from vlm3d_gs.mini.splat_images import splat_views
+from vlm3d_gs.mini.train_critic import forward, train_critic
 from vlm3d_gs.mini.train_prior import new_prior
+from vlm3d_gs.mini.training import TrainingPlan
 from vlm3d_gs.mini.world import build_scene, render_rgba
 from vlm3d_gs.prompts import COLORS, parse_composition
 
@@ -116,3 +129,55 @@ def test_a_fresh_camera_embedding_turns_four_times_a_round() -> None:
     share = power.sum(1)[4] / power.sum(1)[1:].sum()
     assert share > 0.02
     assert math.isfinite(share)
+
+
+def test_both_stages_of_the_training_run_and_only_the_second_leaves_the_tower(
+    tmp_path: Path,
+) -> None:
+    lines: list[str] = []
+    plan = TrainingPlan(steps=4, lr=1e-3, warmup_steps=1)
+    start = new_critic(0)[0].state_dict()
+    model, _ = train_critic(tmp_path, "cpu", 0, lines.append, plan)
+    assert "looks at object" in lines[-1]
+    assert "no joint" in lines[-1] or "yes joint" in lines[-1]
+    moved = {name for name, value in model.state_dict().items() if not value.equal(start[name])}
+    assert any("visual" in name for name in moved)
+    assert any("language_model.layers.5" in name for name in moved)
+
+
+def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
+    batch = sample_critic_batch(step_rng(8, 3), 2, 8, n_views=4)
+    model, tokenizer = new_critic(0)
+    model.model.language_model.config._attn_implementation = "eager"
+    read = forward(model, tokenizer, batch)
+    phrases, places = read.sequences.phrases, read.image_places
+    shown = objects_shown(batch)
+    right = [torch.full_like(layer, 1e-6) for layer in read.attentions]
+    columns = places[0].nonzero()[:, 0]
+    for row, place, index in zip(
+        phrases.row.tolist(), phrases.place.tolist(), phrases.index.tolist(), strict=True
+    ):
+        right[GATHER_LAYER][row, COLOR_HEAD, place, place - 1] = 1.0
+        mine = columns[shown[row, index]]
+        right[POINT_LAYER][row, POINT_HEAD, place, mine] = 1.0 / max(1, len(mine))
+    words = tokenizer.convert_ids_to_tokens(read.sequences.input_ids[0].tolist())
+    at = name_places(read.sequences.input_ids[0], columns[::64], tokenizer)
+    assert [words[place] for place in at] == ["front", "right", "back", "left"]
+    for view in range(4):
+        rows = columns[64 * view : 64 * view + 64]
+        right[GATHER_LAYER][:, NAME_HEAD, rows, at[view]] = 1.0
+    ids = read.sequences.input_ids
+    good, scalars = route_loss(tuple(right), ids, places, phrases, batch, tokenizer)
+    bad, _ = route_loss(read.attentions, ids, places, phrases, batch, tokenizer)
+    assert abs(float(good)) < 1e-2
+    assert scalars["looks at object"] == pytest.approx(1.0, abs=1e-3)
+    assert float(bad.detach()) > 5.0
+
+
+def test_image_tokens_show_the_object_that_the_labels_name() -> None:
+    batch = sample_critic_batch(step_rng(8, 4), 6, 2, n_views=4)
+    shown = objects_shown(batch)
+    seen = (batch.labels.shape > 0).reshape(6, -1)
+    assert torch.equal(shown.any(1), seen)
+    assert not (shown[:, 0] & shown[:, 1]).any()
+    assert shown.any(-1).sum() > 6

@@ -71,7 +71,7 @@ def critic_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Return the untrained critic, 4.2 M parameters, and its tokenizer."""
+    """Return the untrained critic, 4.7 M parameters, and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = critic_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
@@ -79,14 +79,14 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
         "vocab_size": len(tokenizer),
         "hidden_size": 192,
         "intermediate_size": 512,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
         "max_position_embeddings": 1024,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 10000.0,
-            "mrope_section": [8, 12, 12],
+            "mrope_section": [4, 6, 6],
         },
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
@@ -118,12 +118,23 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
     model = Qwen2_5_VLForConditionalGeneration(config)
     for index, block in enumerate(model.model.visual.blocks):
         look_at_neighbours(block.attn, NEIGHBOUR_STEPS[index])
-    last = model.model.language_model.layers[
-        -1
-    ]  # begins as the identity: the noun phrases are read before it
-    torch.nn.init.zeros_(last.self_attn.o_proj.weight)
-    torch.nn.init.zeros_(last.mlp.down_proj.weight)
+    start_evenly(model.model.language_model)
     return model, tokenizer
+
+
+def start_evenly(language_model: Any) -> None:
+    """Start a language model so that words, pictures and what the layers add weigh about the same.
+
+    With small embeddings the first layers' sums drown the words, and later layers can hardly find them again; with
+    weights that grow unchecked (little weight decay) it gets worse. An earlier version of the embedded critic was lost
+    that way (docs/LOG.md).
+    """
+    language_model.embed_tokens.weight.data.normal_(0.0, 0.1)
+    for layer in language_model.layers:
+        for name, parameter in layer.named_parameters():
+            if parameter.ndim > 1:
+                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+                parameter.data.normal_(0.0, 0.02 if adds else 0.07)
 
 
 def look_at_neighbours(attention: Any, step: int) -> None:

@@ -1,8 +1,9 @@
 """Training of the embedded critic: Yes/No questions and captions, with dense labels on the image tokens beside them.
 
 One bit a question teaches slowly. So, in training only, linear heads (`critic_heads`) name what each image token and
-each noun phrase refers to, and the language model also describes the scene in words. Eight questions share one look
-at the views.
+each noun phrase refers to, three attention heads are told where to look (`critic_routes`), and the language model also
+describes the scene in words. Ten questions share one look at the views. The vision tower learns first, alone; then it
+is kept as it is and the language model learns to read it.
 """
 
 from __future__ import annotations
@@ -32,20 +33,25 @@ from vlm3d_gs.mini.critic_heads import (
     noun_phrases,
 )
 from vlm3d_gs.mini.critic_model import LAYOUT, new_critic
+from vlm3d_gs.mini.critic_routes import route_loss
 from vlm3d_gs.mini.data import step_rng
 from vlm3d_gs.mini.examples import Example
 from vlm3d_gs.mini.training import TrainingPlan, fit
 from vlm3d_gs.mini.world import IMAGE_PX
 
-PLAN = TrainingPlan(steps=4_600, lr=6e-4, warmup_steps=500)
+PLAN = TrainingPlan(steps=6_000, lr=6e-4, warmup_steps=200, decay_fraction=0.5, weight_decay=0.1)
 VISION_SHARE = 0.4
 """First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
 SCENES_A_STEP = 8
-QUESTIONS_A_SCENE = 8
+QUESTIONS_A_SCENE = 10
 NAMED_LAYER = 2
 """Layers of the language model after which an image token should know its view's name."""
 POINTED_LAYER = 3
 """Layers after which a noun phrase should know in which direction the other object lies."""
+GROUNDED_LAYER = 4
+"""Layers after which it should know whether and where its object is."""
+HIDDEN = -1e9
+"""Added to the attention of tokens that must not be seen."""
 TOKENS_A_VIEW = (IMAGE_PX // LAYOUT.factor) ** 2
 
 
@@ -111,6 +117,8 @@ def train_critic(
     width = model.config.text_config.hidden_size
     phrase_heads, world_head = PhraseHeads(width).to(device), WorldHead(width).to(device)
     model = model.to(device)
+    # the routes are read from the attention itself, which only this implementation returns
+    model.model.language_model.config._attn_implementation = "eager"
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = step_rng(seed, step)
@@ -120,26 +128,32 @@ def train_critic(
                 return heads(look(model, batch)[0], batch)
         batch = sample_critic_batch(rng, SCENES_A_STEP, QUESTIONS_A_SCENE).to(device)
         with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            tokens, hidden, logits, packed = forward(model, tokenizer, batch)
-            dense, read = heads(tokens, batch)
-            shown = packed.input_ids == model.config.image_token_id
-            named = hidden[NAMED_LAYER][shown].unflatten(0, tokens.shape[:2])
+            read = forward(model, tokenizer, batch)
+            packed, hidden = read.sequences, read.hidden
+            named = hidden[NAMED_LAYER][read.image_places].unflatten(0, read.tokens.shape[:2])
             turned, apart = world_head(named, batch)
-            grounding, grounded = phrase_heads(hidden[-2], hidden[POINTED_LAYER], packed.phrases)
+            grounding, grounded = phrase_heads(
+                hidden[GROUNDED_LAYER], hidden[POINTED_LAYER], packed.phrases
+            )
+        routes, looks = route_loss(
+            read.attentions, packed.input_ids, read.image_places, packed.phrases, batch, tokenizer
+        )
         chosen = packed.targets >= 0
-        losses = F.cross_entropy(logits.float()[chosen], packed.targets[chosen], reduction="none")
+        losses = F.cross_entropy(
+            read.logits.float()[chosen], packed.targets[chosen], reduction="none"
+        )
         yes_no = packed.answers[chosen]
         answer_loss, caption_loss = losses[yes_no].mean(), losses[~yes_no].mean()
         right = (
-            logits.detach()[chosen][yes_no].argmax(-1) == packed.targets[chosen][yes_no]
+            read.logits.detach()[chosen][yes_no].argmax(-1) == packed.targets[chosen][yes_no]
         ).float()
         scalars = {
             "answer": float(answer_loss.detach()),
             "caption": float(caption_loss.detach()),
-            "dense": float(dense.detach()),
         }
-        scalars |= read | apart | grounded | _accuracies(batch, right)
-        return answer_loss + 0.5 * caption_loss + 0.3 * dense + 0.5 * grounding + turned, scalars
+        scalars |= apart | grounded | looks | _accuracies(batch, right)
+        total = 2.0 * answer_loss + 0.3 * caption_loss + grounding + 2.0 * turned + 0.5 * routes
+        return total, scalars
 
     modules = {"critic": model, "heads": heads, "phrases": phrase_heads, "world": world_head}
     fit(modules, loss, plan, folder, log)
@@ -154,30 +168,52 @@ def _accuracies(batch: CriticBatch, right: Tensor) -> dict[str, float]:
     return {kind: float(np.mean(hits)) for kind, hits in sorted(kinds.items())}
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What the model made of a batch."""
+
+    tokens: Tensor
+    """[S * V, T, width] of the vision tower, not on the graph."""
+    hidden: tuple[Tensor, ...]
+    """[S, L, width] before each layer and after the last."""
+    attentions: tuple[Tensor, ...]
+    """[S, heads, L, L] of each layer."""
+    logits: Tensor
+    """[S, L, vocabulary]."""
+    image_places: Tensor
+    """[S, L] bool."""
+    sequences: _Sequences
+
+
 def forward(
     model: Qwen2_5_VLForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     batch: CriticBatch,
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor, _Sequences]:
-    """Look once at each scene and answer all its questions.
-
-    Returns:
-        Vision tokens [S * V, T, width], hidden states before each layer and after the last [S, L, width], logits
-        [S, L, vocabulary], and the sequences they belong to.
-    """
-    tokens, grids = look(model, batch)
+) -> _Reading:
+    """Look once at each scene, with the vision tower as it is, and answer all its questions."""
+    with torch.no_grad():
+        tokens, grids = look(model, batch)
     packed = _sequences(model, tokenizer, batch, grids[: batch.images.shape[1]])
     embeddings = model.get_input_embeddings()(packed.input_ids)
     places = packed.input_ids == model.config.image_token_id
     embeddings = embeddings.masked_scatter(places[..., None], tokens.to(embeddings.dtype))
+    mask = torch.where(packed.mask[:, None], 0.0, HIDDEN).to(embeddings.dtype)
     read = model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=packed.position_ids,
-        attention_mask={"full_attention": packed.mask[:, None]},
+        attention_mask={"full_attention": mask},
         use_cache=False,
         output_hidden_states=True,
+        output_attentions=True,
     )
-    return tokens, read.hidden_states, model.lm_head(read.last_hidden_state), packed
+    return _Reading(
+        tokens,
+        read.hidden_states,
+        read.attentions,
+        model.lm_head(read.last_hidden_state),
+        places,
+        packed,
+    )
 
 
 def look(model: Qwen2_5_VLForConditionalGeneration, batch: CriticBatch) -> tuple[Tensor, Tensor]:
