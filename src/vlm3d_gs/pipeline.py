@@ -13,9 +13,8 @@ import torch
 from vlm3d_gs.checkpoint import Checkpoint, load_checkpoint
 from vlm3d_gs.config import Config, SceneConfig
 from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError
-from vlm3d_gs.export.ply import write_ply
-from vlm3d_gs.export.sheet import write_preview, write_sheet
-from vlm3d_gs.export.turntable import render_turntable
+from vlm3d_gs.export.products import write_products
+from vlm3d_gs.export.sheet import write_preview
 from vlm3d_gs.guidance import Objective, build_objective, build_questions, build_vlm
 from vlm3d_gs.guidance.questions import Question
 from vlm3d_gs.initialize import ball, shell
@@ -266,39 +265,6 @@ def first_cloud(config: SceneConfig, random: torch.Generator) -> Gaussians:
         color_noise=0.05,
         sh_degree=config.sh_degree,
     )
-
-
-def write_products(gaussians: Gaussians, config: Config) -> tuple[Path, ...]:
-    """Write what `export.formats` asks for into the run folder; return the files."""
-    export, files = config.export, []
-    turntable = partial(
-        render_turntable,
-        gaussians,
-        seconds=export.turntable_s,
-        fps=export.turntable_fps,
-        size_px=export.turntable_px,
-        elevation_deg=export.elevation_deg,
-        backend=config.render.backend,
-    )
-    for kind in export.formats:
-        if kind == "ply":
-            path = config.out / "scene.ply"
-            write_ply(gaussians, path)
-        elif kind == "mp4":
-            path = config.out / "turntable.mp4"
-            turntable(path)
-        elif kind == "gif":
-            path = config.out / "turntable.gif"
-            turntable(path)
-        elif kind == "sheet":
-            path = config.out / "sheet.png"
-            write_sheet(gaussians, path, backend=config.render.backend)
-        else:
-            raise ConfigError(
-                f"Unknown product {kind!r} in export.formats. Available: ply, mp4, gif, sheet."
-            )
-        files.append(path)
-    return tuple(files)
 
 
 def _show(config: Config, gaussians: Gaussians, step: int) -> None:

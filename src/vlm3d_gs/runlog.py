@@ -34,9 +34,9 @@ OWN_FILES = (
     "metrics.jsonl",
     "summary.json",
     "checkpoint.safetensors",
-    "scene.ply",
-    "turntable.mp4",
-    "turntable.gif",
+    *(f"scene.{kind}" for kind in ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "usdc")),
+    "scene.html",
+    *(f"turntable.{kind}" for kind in ("mp4", "gif", "webp")),
     "sheet.png",
 )
 """What a run writes into its folder, beside previews/*.png; --overwrite removes these and nothing

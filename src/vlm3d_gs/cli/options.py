@@ -45,7 +45,12 @@ NoCritic = Annotated[bool, typer.Option("--no-critic", help="Without the vision-
 CriticEvery = Annotated[int | None, typer.Option(help="Ask the critic at every k-th step.")]
 Backend = Annotated[str | None, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Export = Annotated[str | None, typer.Option(help="Products, with commas: ply, mp4, gif, sheet.")]
+Export = Annotated[
+    str | None,
+    typer.Option(
+        help="Products, with commas: ply, spz, sog, splat, glb, html, mp4, gif, webp, sheet, ..."
+    ),
+]
 Model = Annotated[
     str | None, typer.Option(help="Folder or hub id of the prior's weights (same family).")
 ]

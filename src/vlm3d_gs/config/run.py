@@ -9,7 +9,20 @@ from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.schedules import Schedule, constant, exponential
 
-ExportFormat = Literal["ply", "mp4", "gif", "sheet"]
+ExportFormat = Literal[
+    "ply",
+    "compressed.ply",
+    "splat",
+    "spz",
+    "sog",
+    "glb",
+    "usdc",
+    "html",
+    "mp4",
+    "gif",
+    "webp",
+    "sheet",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +114,8 @@ class ExportConfig:
     """What is written at the end."""
 
     formats: tuple[ExportFormat, ...] = ("ply", "mp4", "sheet")
-    """`ply` scene.ply, `mp4` and `gif` turntables, `sheet` a PNG of several views."""
+    """`ply` and other splat formats: scene.SUFFIX; `html` an offline page; `mp4`, `gif`, `webp` turntables;
+    `sheet` a PNG of several views."""
     turntable_s: float = 4.0
     """Length of one turn, seconds."""
     turntable_fps: int = 24
