@@ -71,7 +71,7 @@ class WatchConfig:
 
     enabled: bool = True
     """Score the scene now and then, and tell when reward and score part."""
-    every: float = 0.1
+    every: float = 0.2
     """Fraction of the run between readings, above 0 to 1."""
     margin: float = 1.0
     """Log-odds by which the best reading must beat the last one for the two to have parted."""
