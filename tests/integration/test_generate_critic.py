@@ -93,6 +93,7 @@ def test_other_families_run_from_a_folder(kind: str, family: str, tmp_path: Path
 def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
     values = {
         "critic.mode": "pairwise",
+        "critic.select_until": 1.0,
         "critic.family": "server",
         "critic.server.url": server.url,
         "critic.server.model": "any",
@@ -101,6 +102,19 @@ def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
     found = rows(tmp_path / "run")
     assert ["prior/score" in row for row in found] == [True, False, True]
     assert len(server.asked) == 2 * 2 * 3, "two due steps, two noises, three questions"
+
+
+def test_by_default_noises_are_compared_early_and_the_reward_is_differentiated_all_along(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    generate(config(out, **{"critic.select_until": 0.5}), quiet=True)
+    found = rows(out)
+    assert ["prior/score" in row for row in found] == [True, False, True, False, False, False]
+    assert ["critic/reward" in row for row in found] == [True, False] * 3
+    other = config(tmp_path / "ism", steps=2, **{"prior.loss": "ism", "prior.inversion_steps": 1})
+    generate(other, quiet=True)
+    assert not any("prior/score" in row for row in rows(tmp_path / "ism"))
 
 
 def test_the_critic_itself_may_list_checks(tmp_path: Path) -> None:

@@ -138,6 +138,17 @@ def decoded(prior: DiffusionPrior, proposal: Proposal) -> tuple[torch.Tensor, ..
         return decode_pictures(prior.denoiser, proposal.clean).split(4)
 
 
+def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:
+    scorer = Brightness()
+    config = CriticConfig(mode="best-of-n", every=1)
+    ranked = RankedPrior(prior_of(denoiser), scorer, config, until_step=3)
+    assert ranked.is_due(3)
+    late = ranked(views(), 0.5)
+    plain = prior_of(denoiser)(views(), 0.5)
+    assert not scorer.seen
+    assert torch.equal(late.loss, plain.loss)
+
+
 def test_losses_of_several_evaluations_are_refused(denoiser: Denoiser) -> None:
     with pytest.raises(ConfigError, match="recon or sds"):
         RankedPrior(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))

@@ -117,11 +117,14 @@ class CriticConfig:
     """Which model; `mini` is the small one inside the package."""
     model: str | None = None
     """Folder or hub id with other weights of the same kind; None is the family's own."""
-    mode: Literal["gradient", "best-of-n", "pairwise"] = "gradient"
+    mode: Literal["gradient", "best-of-n", "pairwise", "both"] = "both"
     """gradient: the reward is differentiated; best-of-n: noises of the prior are weighted by the reward of what they
-    lead to; pairwise: the better of two noises pulls and the worse pushes. The last two need no gradient."""
+    lead to; pairwise: the better of two noises pulls and the worse pushes, both without gradients; both: gradient, and
+    best-of-n for the layout, which gradients cannot mirror once it stands."""
     n_noises: int = 4
     """Noises that best-of-n compares, 2 or more."""
+    select_until: float = 0.3
+    """Fraction of the run after which noises are compared no more, 0 to 1."""
     every: int = 4
     """Ask at every k-th step, 1 or more; the gradient is scaled by k to mean the same over a
     run."""
@@ -159,11 +162,12 @@ class CriticConfig:
     def __post_init__(self) -> None:
         check_at_least("critic.every", self.every, 1)
         check_at_least("critic.n_noises", self.n_noises, 2)
+        check_within("critic.select_until", self.select_until, 0.0, 1.0)
         check_schedule("critic.weight", self.weight, 0.0, 1e6)
         check_within("critic.clip", self.clip, 0.0, 1e6)
         if self.size_px is not None:
             check_schedule("critic.size_px", self.size_px, 16, 4096)
-        if self.family == "server" and self.mode == "gradient":
+        if self.family == "server" and self.mode in ("gradient", "both"):
             raise ConfigError(
                 "A server gives no gradients. Set critic.mode to best-of-n or pairwise, "
                 "or take a family with weights."

@@ -77,7 +77,7 @@ def build_objective(
         from vlm3d_gs.guidance.server import ServerScorer
 
         asked = build_questions(config)
-        return Objective(_ranked(priors, ServerScorer(critic.server, asked), critic), asked)
+        return Objective(_ranked(priors, ServerScorer(critic.server, asked), config), asked)
     if "critic" not in folders:
         if not guidances:
             raise ConfigError(
@@ -101,12 +101,12 @@ def build_objective(
         held_out = Judge(
             other, held_out_questions(config.prompt), size_px=other.trained_px, visits=visits
         )
-    if critic.mode == "gradient":
+    if critic.mode in ("best-of-n", "pairwise") or (critic.mode == "both" and can_rank(config)):
+        guidances = _ranked(priors, own, config)
+    if critic.mode in ("gradient", "both"):
         from vlm3d_gs.guidance.critic import Critic
 
         guidances.append(Critic(model, asked, critic, streams["critic"], visits=visits))
-    else:
-        guidances = _ranked(priors, own, critic)
     return Objective(guidances, asked, own, held_out)
 
 
@@ -197,15 +197,20 @@ def build_questions(
     return questions_of(config.prompt, wanted, remembered(model.write, name, cache))
 
 
-def _ranked(
-    priors: dict[str, DiffusionPrior], scorer: Scorer, critic: CriticConfig
-) -> list[Guidance]:
+def can_rank(config: Config) -> bool:
+    """Tell whether the run's prior can compare noises: it is there, and its loss asks it once a noise."""
+    return config.prior.enabled and config.prior.loss in ("recon", "sds")
+
+
+def _ranked(priors: dict[str, DiffusionPrior], scorer: Scorer, config: Config) -> list[Guidance]:
     """Return the priors, the first of which weighs its noises by what the critic says of their outcome."""
     from vlm3d_gs.guidance.ranked import RankedPrior
 
+    critic = config.critic
     if "prior" not in priors:
         raise ConfigError(
             f"critic.mode is {critic.mode!r}, which weighs the noises of a prior, but prior.enabled is false."
         )
+    until = round(critic.select_until * config.train.steps)
     others: list[Guidance] = [prior for name, prior in priors.items() if name != "prior"]
-    return [RankedPrior(priors["prior"], scorer, critic), *others]
+    return [RankedPrior(priors["prior"], scorer, critic, until), *others]

@@ -39,13 +39,20 @@ class Scorer(Protocol):
 class RankedPrior:
     """A `DiffusionPrior` that draws several noises at due steps and follows the critic's choice among them."""
 
-    def __init__(self, prior: DiffusionPrior, scorer: Scorer, config: CriticConfig) -> None:
+    def __init__(
+        self,
+        prior: DiffusionPrior,
+        scorer: Scorer,
+        config: CriticConfig,
+        until_step: int | None = None,
+    ) -> None:
         """Keep both.
 
         Args:
             prior: must use a loss of one evaluation a noise: recon or sds.
             scorer: says which clean pictures are better.
             config: mode, number of noises, interval.
+            until_step: noises are compared before this step only; None is always.
 
         Raises:
             ConfigError: another loss.
@@ -55,6 +62,7 @@ class RankedPrior:
                 f"critic.mode {config.mode!r} needs prior.loss recon or sds, got {prior.config.loss!r}."
             )
         self.prior, self.scorer, self.config = prior, scorer, config
+        self.until_step = until_step
         self.name = prior.name
         self.step = 0
 
@@ -64,7 +72,8 @@ class RankedPrior:
         return (-VIEW_REACH_DEG, VIEW_REACH_DEG) if self._asks(self.step) else None
 
     def _asks(self, step: int) -> bool:
-        return step % self.config.every == 0
+        early = self.until_step is None or step < self.until_step
+        return early and step % self.config.every == 0
 
     def is_due(self, step: int) -> bool:
         """Every step; the critic is asked at every k-th."""
