@@ -116,6 +116,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("guidance", "torch"),
     ("guidance", "vlm3d_gs.guidance.checklist"),
     ("guidance", "vlm3d_gs.guidance.judge"),
+    ("guidance", "vlm3d_gs.guidance.memory"),
     ("guidance", "vlm3d_gs.guidance.ranked"),
     ("guidance", "vlm3d_gs.guidance.server"),
     ("guidance", "vlm3d_gs.guidance.vlm"),

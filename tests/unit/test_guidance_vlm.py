@@ -17,9 +17,18 @@ from transformers import (
 )
 
 from gradients import assert_grad_close
+from vlm3d_gs.cameras import orbit
+from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.errors import ConfigError, DeviceError
+from vlm3d_gs.guidance.base import Views
+from vlm3d_gs.guidance.critic import Critic
 from vlm3d_gs.guidance.preprocess import as_grid, load_patch_layout, to_patches
-from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.guidance.questions import (
+    GEOMETRY_QUESTION,
+    VIEW_NAMES,
+    Question,
+    content_question,
+)
 from vlm3d_gs.guidance.vlm import MODEL_TYPES, YesNoModel, answer_ids
 from vlm3d_gs.mini.critic_model import critic_tokenizer, new_critic, save_processor
 
@@ -231,3 +240,18 @@ def test_other_models_and_quantised_weights_without_a_gpu_are_refused(
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     with pytest.raises(ConfigError, match=r"llava.*qwen2_vl"):
         YesNoModel(tmp_path, CPU)
+
+
+def test_a_visiting_model_answers_and_goes_home(folder: Path) -> None:
+    model = YesNoModel(folder, CPU, resident=False)
+    config = CriticConfig(clip=0.0, every=1)
+    color = views(4).requires_grad_()
+    shown = Views(color, orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, SIDE, SIDE), 4)
+    questions = [Question("a", QUESTIONS[0])]
+    outputs = [
+        Critic(model, questions, config, torch.Generator(), visits=visits)(shown, 0.0)
+        for visits in (False, True)
+    ]
+    gradients = [torch.autograd.grad(output.loss, color)[0] for output in outputs]
+    assert torch.equal(*gradients)
+    assert next(model.network.parameters()).device == CPU

@@ -89,7 +89,7 @@ def build_objective(
     from vlm3d_gs.guidance.checklist import held_out_questions
     from vlm3d_gs.guidance.judge import Judge
 
-    visits = plan != "full"
+    visits = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
     model = build_vlm(critic, folders["critic"], device, plan)
     asked = build_questions(config, model, str(folders["critic"]), text_cache)
     own = Judge(model, asked, size_px=model.trained_px, visits=visits)
@@ -97,7 +97,7 @@ def build_objective(
     if critic.watch.enabled:
         other = model
         if "judge" in folders:
-            other = build_vlm(replace(critic, quantize="none"), folders["judge"], device, plan)
+            other = build_vlm(critic, folders["judge"], device, plan)
         held_out = Judge(
             other, held_out_questions(config.prompt), size_px=other.trained_px, visits=visits
         )
@@ -171,7 +171,7 @@ def build_vlm(
         checkpointing=critic.checkpointing,
         layout=critic.layout,
         pooled=critic.questions.checks != "joint",
-        resident=plan == "full",
+        resident=plan == "full" or critic.quantize != "none",
     )
 
 
@@ -190,11 +190,19 @@ def build_questions(
         cache: folder of its earlier answers, None for none.
     """
     from vlm3d_gs.guidance.checklist import questions_of, remembered
+    from vlm3d_gs.guidance.memory import resident
 
     wanted = config.critic.questions
     if model is None or wanted.checks != "model":
         return questions_of(config.prompt, wanted)
-    return questions_of(config.prompt, wanted, remembered(model.write, name, cache))
+
+    def write(request: str) -> str:
+        if config.critic.quantize != "none":
+            return model.write(request)
+        with resident(model.network, model.device):
+            return model.write(request)
+
+    return questions_of(config.prompt, wanted, remembered(write, name, cache))
 
 
 def can_rank(config: Config) -> bool:
