@@ -93,7 +93,8 @@ def mini(prompt: str) -> Config:
     Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
     of 2026-11-22 in docs/LOG.md: a low guidance scale and a strong rescale keep colours true; backgrounds stay grey
     while the noise hides them, else grey Gaussians imitate them; coverage, entropy and pruning take away what is left
-    of the haze. The critic is asked at every second step: at every fourth it did not always mirror a wrong pair.
+    of the haze. The critic is asked at every second step of the first half, while the layout is decided: at every fourth it
+    did not always mirror a wrong pair, and later its answers change little.
     """
     return Config(
         prompt=prompt,
@@ -105,7 +106,11 @@ def mini(prompt: str) -> Config:
             t_max=Schedule("linear", ((0.0, 0.95), (0.6, 0.5), (1.0, 0.15))),
             t_min=Schedule("linear", ((0.0, 0.85), (0.6, 0.3), (1.0, 0.02))),
         ),
-        critic=CriticConfig(every=2, weight=linear(0.3, 0.05)),
+        critic=CriticConfig(
+            every=2,
+            n_noises=3,
+            weight=Schedule("linear", ((0.0, 0.3), (0.5, 0.15), (0.5001, 0.0), (1.0, 0.0))),
+        ),
         densify=DensifyConfig(grow_share=0.15, prune_opacity=0.05),
         regularizer=RegularizerConfig(
             coverage=linear(0.0, 300.0, 0.1, 0.5), alpha_entropy=linear(0.0, 1000.0, 0.5, 1.0)

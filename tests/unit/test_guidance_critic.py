@@ -24,7 +24,7 @@ from vlm3d_gs.guidance.questions import (
 )
 from vlm3d_gs.guidance.vlm import YesNoModel
 from vlm3d_gs.mini.critic_model import new_critic, save_processor
-from vlm3d_gs.schedules import constant
+from vlm3d_gs.schedules import Schedule, constant
 
 PROMPT = "a red cube on top of a blue sphere"
 QUESTIONS = [content_question(PROMPT), GEOMETRY_QUESTION, content_question("a green cone")]
@@ -178,6 +178,15 @@ def test_reuse_lasts_and_does_not_count_the_interval_twice(
     )
     assert lasting.lasting
     assert plain.relative_strength == pytest.approx(4 * (lasting.relative_strength or 0.0))
+
+
+def test_nothing_is_asked_where_the_reward_has_no_weight(
+    model: YesNoModel, generator: torch.Generator
+) -> None:
+    weight = Schedule("linear", ((0.0, 1.0), (0.5, 0.5), (0.51, 0.0), (1.0, 0.0)))
+    config = CriticConfig(every=2, weight=weight)
+    critic = Critic(model, [Question("a", QUESTIONS[0])], config, generator, steps=12)
+    assert [step for step in range(12) if critic.is_due(step)] == [0, 2, 4, 6]
 
 
 def test_only_pixels_that_stick_out_are_shortened() -> None:

@@ -106,7 +106,9 @@ def build_objective(
     if critic.mode in ("gradient", "both"):
         from vlm3d_gs.guidance.critic import Critic
 
-        guidances.append(Critic(model, asked, critic, streams["critic"], visits=visits))
+        steps = config.train.steps
+        random = streams["critic"]
+        guidances.append(Critic(model, asked, critic, random, steps=steps, visits=visits))
     return Objective(guidances, asked, own, held_out)
 
 

@@ -73,6 +73,7 @@ class Critic:
         config: CriticConfig,
         generator: torch.Generator,
         *,
+        steps: int | None = None,
         visits: bool = False,
     ) -> None:
         """Keep what every step needs.
@@ -82,14 +83,16 @@ class Critic:
             questions: asked at every due step.
             config: see there.
             generator: of the augmentation, on the CPU.
+            steps: of the whole run: where the weight is 0, nothing is asked; None asks always.
             visits: move the model to its device for each answer, and away afterwards.
         """
         self.model, self.questions, self.config = model, tuple(questions), config
-        self.generator, self.visits = generator, visits
+        self.generator, self.steps, self.visits = generator, steps, visits
 
     def is_due(self, step: int) -> bool:
-        """Every k-th step, k = `critic.every`."""
-        return step % self.config.every == 0
+        """Every k-th step, k = `critic.every`, while the reward has a weight."""
+        weighs = self.steps is None or self.config.weight(step / self.steps) > 0.0
+        return weighs and step % self.config.every == 0
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Nothing beside the streams, which the trainer saves: the critic is frozen."""
