@@ -93,8 +93,8 @@ def mini(prompt: str) -> Config:
     Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
     of 2026-11-22 in docs/LOG.md: a low guidance scale and a strong rescale keep colours true; backgrounds stay grey
     while the noise hides them, else grey Gaussians imitate them; coverage, entropy and pruning take away what is left
-    of the haze. The critic is asked at every second step of the first half, while the layout is decided: at every fourth it
-    did not always mirror a wrong pair, and later its answers change little.
+    of the haze. The critic is asked at every second step of the first half, while the layout is decided: at every
+    fourth it did not always mirror a wrong pair, and later its answers change little.
     """
     return Config(
         prompt=prompt,
