@@ -19,7 +19,7 @@ from vlm3d_gs.mini.measure import measure_codec
 from vlm3d_gs.mini.recognize import Recognizer
 from vlm3d_gs.mini.world import build_scene, canonical, render_rgba, sample_composition
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prompts import parse_composition
+from vlm3d_gs.prompts import RELATIONS, parse_composition
 
 CPU = torch.device("cpu")
 
@@ -84,6 +84,22 @@ def test_critic_prefers_the_right_colour_and_a_clean_scene(cameras: Cameras) -> 
         )
     assert clean[0] > clean[1] + 1.0
     assert clean[2] > dirty[2]
+
+
+def test_critic_tells_a_relation_from_its_opposite(cameras: Cameras) -> None:
+    critic = YesNoModel(embedded_weights("critic"), CPU)
+    right = []
+    for relation in RELATIONS:
+        views = pictures(f"a red cube {relation} a blue sphere", cameras)
+        questions = [
+            content_question(f"a red cube {relation} a blue sphere"),
+            content_question(f"a blue sphere {relation} a red cube"),
+        ]
+        with torch.inference_mode():
+            shown = views[..., :3] + (1.0 - views[..., 3:]) * 0.5
+            odds = critic.log_odds(shown, VIEW_NAMES, questions)
+        right.append(bool(odds[0] > 0.0 > odds[1]))
+    assert sum(right) >= 5, dict(zip(RELATIONS, right, strict=True))
 
 
 def test_layouts_are_the_published_ones() -> None:
