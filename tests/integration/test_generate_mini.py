@@ -60,7 +60,7 @@ def test_command_line_makes_a_whole_run_folder(tmp_path: Path) -> None:
     assert summary["versions"]["torch"] == version("torch")
     assert len(read_ply(out / "scene.ply")) == summary["gaussians"]
     asked = [row for row in rows(out) if "critic/semantic" in row]
-    assert [row["step"] for row in asked] == [1, 3, 5]
+    assert [row["step"] for row in asked] == [1, 3], "every second step of the first half"
     assert {"critic/semantic", "critic/relation", "critic/geometric"} <= set(asked[0])
     assert all("prior/loss" in row for row in rows(out))
 
