@@ -88,7 +88,7 @@ def test_quiet_says_nothing(pipeline: FakePipeline) -> None:
     [
         (["generate", "a red cube", "--steps", "0"], "train.steps must be 1 or more, got 0"),
         (["generate", "a red cube", "--preset", "hq"], "Unknown preset 'hq'. Available: mini"),
-        (["generate", "a red cube", "--export", "obj"], "one of ply, mp4, gif, sheet, got 'obj'"),
+        (["generate", "a red cube", "--export", "obj"], "one of ply, compressed.ply, splat"),
         (["generate", "a red cube", "--backend", "gl"], "one of auto, cpu, gsplat, reference"),
         (["generate", "a red cube", "--set", "steps"], "--set needs a.b=c, got 'steps'"),
         (["generate", "a red cube", "--set", "x.y=1"], "Unknown setting 'x'"),
