@@ -97,7 +97,8 @@ def build_objective(
     if critic.watch.enabled:
         other = model
         if "judge" in folders:
-            other = build_vlm(critic, folders["judge"], device, plan)
+            kind = replace(critic, family=critic.watch.family or critic.family)
+            other = build_vlm(kind, folders["judge"], device, plan)
         held_out = Judge(
             other, held_out_questions(config.prompt), size_px=other.trained_px, visits=visits
         )
