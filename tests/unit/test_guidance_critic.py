@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from gradients import assert_grad_close
+from published_answers import asked_whole
 from vlm3d_gs.cameras import orbit
 from vlm3d_gs.config import AugmentConfig, CriticConfig, QuestionConfig
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Views
 from vlm3d_gs.guidance.checklist import questions_of
 from vlm3d_gs.guidance.critic import Critic, clip_pixels, reward_loss
-from vlm3d_gs.guidance.preprocess import load_patch_layout, to_patches
 from vlm3d_gs.guidance.questions import (
     GEOMETRY_QUESTION,
     VIEW_NAMES,
@@ -48,38 +47,13 @@ def model(folder: Path) -> YesNoModel:
     return YesNoModel(folder, torch.device("cpu"))
 
 
-def asked_alone(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:
-    """Log-odds by the model's own forward pass over the whole chat message, nothing of ours."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    content: list[dict[str, str]] = []
-    for name in VIEW_NAMES[: len(images)]:
-        content += [{"type": "text", "text": f"{name}: "}, {"type": "image"}]
-    content.append({"type": "text", "text": question})
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    text = text.replace("<|image_pad|>", "<|image_pad|>" * 64)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    patches, grids = to_patches(images, load_patch_layout(folder))
-    logits = model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        pixel_values=patches,
-        image_grid_thw=grids,
-        mm_token_type_ids=(ids == model.config.image_token_id).int(),
-    ).logits[0, -1]
-    yes, no = (tokenizer(word).input_ids[0] for word in ("Yes", "No"))
-    return logits[yes] - logits[no]
-
-
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_packed_questions_are_answered_as_if_asked_alone(
+def test_packed_questions_are_answered_as_if_asked_whole(
     folder: Path, model: YesNoModel, n_views: int, generator: torch.Generator
 ) -> None:
     images = torch.rand(n_views, 64, 64, 3, generator=generator).requires_grad_()
     together = model.log_odds(images, VIEW_NAMES[:n_views], QUESTIONS)
-    alone = torch.stack([asked_alone(folder, images, question) for question in QUESTIONS])
+    alone = torch.stack([asked_whole(folder, images, question) for question in QUESTIONS])
     assert together.std() > 1e-2, "answers must differ, or this test could not fail"
     torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
     (ours,) = torch.autograd.grad(together[0], images, retain_graph=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from transformers import (
-    AutoTokenizer,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
@@ -17,12 +15,13 @@ from transformers import (
 )
 
 from gradients import assert_grad_close
+from published_answers import asked_whole
 from vlm3d_gs.cameras import orbit
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.errors import ConfigError, DeviceError
 from vlm3d_gs.guidance.base import Views
 from vlm3d_gs.guidance.critic import Critic
-from vlm3d_gs.guidance.preprocess import as_grid, load_patch_layout, to_patches
+from vlm3d_gs.guidance.preprocess import as_grid
 from vlm3d_gs.guidance.questions import (
     GEOMETRY_QUESTION,
     VIEW_NAMES,
@@ -110,37 +109,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model.save_pretrained(path)
     save_processor(path, critic_tokenizer())
     return path
-
-
-def asked_whole(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:
-    """Log-odds of one question by the published model's own forward pass over the whole chat message."""
-    kind = family_of(folder)
-    model = MODEL_TYPES[kind].from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    content: list[dict[str, str]] = []
-    for name in VIEW_NAMES[: len(images)]:
-        content += [{"type": "text", "text": f"{name}: "}, {"type": "image"}]
-    content.append({"type": "text", "text": question})
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    text = text.replace("<|image_pad|>", "<|image_pad|>" * (SIDE // 8) ** 2)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    patches, grids = to_patches(images, load_patch_layout(folder))
-    logits = model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        pixel_values=patches,
-        image_grid_thw=grids,
-        mm_token_type_ids=(ids == model.config.image_token_id).int(),
-    ).logits[0, -1]
-    yes, no = (tokenizer(word).input_ids[0] for word in ("Yes", "No"))
-    return logits[yes] - logits[no]
-
-
-def family_of(folder: Path) -> str:
-    """Name of a folder's family."""
-    return str(json.loads((folder / "config.json").read_text())["model_type"])
 
 
 def views(count: int = 3) -> torch.Tensor:
