@@ -1,4 +1,4 @@
-"""What a published Qwen-VL itself answers, by its own forward pass over the whole message; only the patches are ours."""
+"""What a published Qwen-VL itself answers: its own forward pass over the message; only the patches are ours."""
 
 from __future__ import annotations
 
