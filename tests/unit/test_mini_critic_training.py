@@ -23,10 +23,19 @@ from vlm3d_gs.mini.critic_routes import (
     objects_shown,
     route_loss,
 )
+from vlm3d_gs.mini.critic_sequences import token_sequences
 from vlm3d_gs.mini.damage_images import DAMAGES
 from vlm3d_gs.mini.data import step_rng
 from vlm3d_gs.mini.splat_images import splat_views
-from vlm3d_gs.mini.train_critic import forward, train_critic
+from vlm3d_gs.mini.splats import damage, scene_to_gaussians
+from vlm3d_gs.mini.train_critic import (
+    CriticDraw,
+    CriticLoss,
+    answer_weights,
+    forward,
+    look,
+    train_critic,
+)
 from vlm3d_gs.mini.train_prior import new_prior
 from vlm3d_gs.mini.training import TrainingPlan
 from vlm3d_gs.mini.world import build_scene, render_rgba
@@ -119,6 +128,28 @@ def test_whole_splats_look_like_the_scene_and_damaged_ones_less() -> None:
     assert all(errors[kind] > 1.2 * errors["none"] for kind in DAMAGES), errors
 
 
+def test_every_damage_can_be_seen() -> None:
+    scene = build_scene(parse_composition("a red cube behind a blue sphere"))
+    front = CAMERAS.select([0])
+    for kind in DAMAGES:
+        for n in range(6):
+            whole, spoiled = (splat_views(scene, k, front, step_rng(9, n)) for k in ("none", kind))
+            assert int(((spoiled - whole).abs().amax(-1) > 0.1).sum()) >= 24, (kind, n)
+
+
+def test_a_recoloured_side_never_is_one_object_of_two() -> None:
+    scene = build_scene(parse_composition("a red cube to the left of a blue sphere"))
+    gaussians = scene_to_gaussians(scene, 600, torch.Generator().manual_seed(0))
+    near_cube = gaussians.means[:, 1] * scene.objects[0].center[1] > 0
+    for seed in range(20):
+        spoiled = damage(gaussians, "inconsistent", 1.0, torch.Generator().manual_seed(seed))
+        if len(spoiled) != len(gaussians):
+            continue
+        changed = (spoiled.sh != gaussians.sh).flatten(1).any(1)
+        shares = [float(changed[part].float().mean()) for part in (near_cube, ~near_cube)]
+        assert any(0.05 < share < 0.95 for share in shares), (seed, shares)
+
+
 def test_a_fresh_camera_embedding_turns_four_times_a_round() -> None:
     unet = new_prior(0).unet
     azimuths = torch.arange(0.0, 360.0, 5.0)
@@ -131,25 +162,47 @@ def test_a_fresh_camera_embedding_turns_four_times_a_round() -> None:
     assert math.isfinite(share)
 
 
-def test_both_stages_of_the_training_run_and_only_the_second_leaves_the_tower(
-    tmp_path: Path,
-) -> None:
+def test_a_training_runs_through_its_stages_and_moves_both_parts(tmp_path: Path) -> None:
     lines: list[str] = []
-    plan = TrainingPlan(steps=4, lr=1e-3, warmup_steps=1)
+    plan = TrainingPlan(steps=4, lr=1e-3, warmup_steps=1, scenes_a_step=4)
     start = new_critic(0)[0].state_dict()
     model, _ = train_critic(tmp_path, "cpu", 0, lines.append, plan)
     assert "looks at object" in lines[-1]
+    assert "view damage" in lines[-1]
     assert "no joint" in lines[-1] or "yes joint" in lines[-1]
     moved = {name for name, value in model.state_dict().items() if not value.equal(start[name])}
     assert any("visual" in name for name in moved)
     assert any("language_model.layers.5" in name for name in moved)
 
 
+@pytest.mark.parametrize(
+    ("step", "tower", "language"), [(0, True, False), (3, False, True), (6, True, True)]
+)
+def test_who_learns_when(step: int, tower: bool, language: bool) -> None:
+    model, tokenizer = new_critic(0)
+    objective = CriticLoss(model, tokenizer, together_from=5)
+    value, _ = objective(CriticDraw(0, 2, alone_until=2)(step), step)
+    value.backward()
+    assert (model.model.visual.blocks[0].attn.qkv.weight.grad is not None) == tower
+    assert (model.model.language_model.layers[0].mlp.up_proj.weight.grad is not None) == language
+
+
+def test_answers_about_quality_count_more() -> None:
+    views = sample_critic_batch(step_rng(8, 3), 3, 8, n_views=4)
+    weights = answer_weights(views).tolist()
+    kinds = [example.kind for examples in views.examples for example in examples]
+    assert len(weights) == len(kinds)
+    assert {kind for kind, weight in zip(kinds, weights, strict=True) if weight > 1.0} == {
+        "geometry",
+        "joint",
+    }
+
+
 def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
     batch = sample_critic_batch(step_rng(8, 3), 2, 8, n_views=4)
     model, tokenizer = new_critic(0)
     model.model.language_model.config._attn_implementation = "eager"
-    read = forward(model, tokenizer, batch)
+    read = forward(model, look(model, batch)[0], token_sequences(tokenizer, batch))
     phrases, places = read.sequences.phrases, read.image_places
     shown = objects_shown(batch)
     right = [torch.full_like(layer, 1e-6) for layer in read.attentions]

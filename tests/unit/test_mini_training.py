@@ -13,22 +13,27 @@ from vlm3d_gs.mini.critic_data import DAMAGE_CLASSES, sample_critic_batch
 from vlm3d_gs.mini.damage_images import DAMAGES, damaged, with_floaters
 from vlm3d_gs.mini.data import sample_batch, step_rng
 from vlm3d_gs.mini.examples import sample_examples
-from vlm3d_gs.mini.training import TrainingPlan, fit, published
+from vlm3d_gs.mini.training import Scalars, TrainingPlan, batches, fit, published
 from vlm3d_gs.mini.world import build_scene, canonical, render_rgba, sample_composition
 from vlm3d_gs.prompts import COLORS, SHAPES, parse_composition
 
 
-def train(folder: Path, steps: int) -> nn.Module:
+def draw(step: int) -> torch.Tensor:
+    return torch.from_numpy(step_rng(0, step).normal(size=(32, 3))).float()
+
+
+def train(folder: Path, steps: int, workers: int = 0) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x = torch.from_numpy(step_rng(0, step).normal(size=(32, 3))).float()
+    def loss(x: torch.Tensor, step: int) -> tuple[torch.Tensor, Scalars]:
         error = (model(x)[:, 0] - x[:, 0] * 0.5).square().mean()
         return error, {"seen": float(step)}
 
-    plan = TrainingPlan(steps=steps, lr=5e-3, warmup_steps=5, decay_fraction=0.0, ema_decay=0.9)
-    fit({"model": model}, loss, plan, folder, lambda line: None)
+    plan = TrainingPlan(
+        steps=steps, lr=5e-3, warmup_steps=5, decay_fraction=0.0, ema_decay=0.9, workers=workers
+    )
+    fit({"model": model}, draw, loss, plan, folder, lambda line: None)
     return model
 
 
@@ -52,6 +57,15 @@ def test_a_resumed_training_equals_an_uncut_one(tmp_path: Path) -> None:
     resumed = train(tmp_path / "cut", 40)
     for first, second in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
+
+
+def test_worker_processes_draw_the_same_batches_in_order() -> None:
+    here, there = (list(batches(draw, 3, 9, workers)) for workers in (0, 2))
+    assert len(here) == 6
+    for first, second in zip(here, there, strict=True):
+        assert torch.equal(first, second)
+    assert torch.equal(here[0], draw(3))
+    assert list(batches(draw, 4, 4, 2)) == []
 
 
 def test_batches_repeat_for_a_seed_and_step_and_differ_otherwise() -> None:

@@ -104,7 +104,7 @@ class PhraseLabels:
     index: Tensor
     """[P] int64 which of the scene's objects it is; 0 where there is none."""
 
-    def to(self, device: torch.device) -> PhraseLabels:
+    def to(self, device: str) -> PhraseLabels:
         """Move the tensors."""
         return PhraseLabels(
             self.row.to(device),

@@ -75,11 +75,12 @@ def name_places(input_ids: Tensor, starts: Tensor, tokenizer: PreTrainedTokenize
 def objects_shown(batch: CriticBatch) -> Tensor:
     """Return [S, 2, V * T] bool: which image tokens show the scene's first and second object."""
     labels, n_scenes = batch.labels, len(batch.scenes)
-    color, shape = (label.reshape(n_scenes, -1) for label in (labels.color, labels.shape))
-    shown = torch.zeros(n_scenes, 2, color.shape[1], dtype=torch.bool, device=color.device)
+    named = torch.full((2, n_scenes, 2), -1)
     for s, scene in enumerate(batch.scenes):
         for k, item in enumerate(scene.objects):
-            shown[s, k] = (color[s] == 1 + COLORS.index(item.color)) & (
-                shape[s] == 1 + SHAPES.index(item.shape)
+            named[:, s, k] = torch.tensor(
+                [1 + COLORS.index(item.color), 1 + SHAPES.index(item.shape)]
             )
-    return shown
+    colors, shapes = named.to(labels.color.device)[..., None]
+    color, shape = (label.reshape(n_scenes, 1, -1) for label in (labels.color, labels.shape))
+    return (color == colors) & (shape == shapes)

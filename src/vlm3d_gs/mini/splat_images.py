@@ -10,11 +10,17 @@ from vlm3d_gs.cameras import Cameras
 from vlm3d_gs.mini.splats import damage, scene_to_gaussians
 from vlm3d_gs.mini.world import SceneSpec
 from vlm3d_gs.render import render
+from vlm3d_gs.scene import Gaussians
 
 GAUSSIANS = (500, 2500)
 CLEAN_OPACITY = (0.85, 0.98)
 STRENGTH = (0.35, 1.0)
 """How plainly a damaged scene is damaged; weaker is left to nobody, since a run's last dents are as strong."""
+PLAIN_CHANGE = 0.1
+"""Change of a colour channel or of coverage by which a pixel counts as damaged."""
+CHANGED_PX = 24
+"""Damaged pixels, of all views together, that make a damage visible; a view has 4,096."""
+TRIES = 5
 
 
 def splat_views(scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Generator) -> Tensor:
@@ -26,6 +32,9 @@ def splat_views(scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Ge
         cameras: V cameras.
         rng: source of randomness.
 
+    A damage that these views hardly show, such as a bite out of the far side, is drawn again: nobody could answer a
+    question about it.
+
     Returns:
         [V, H, W, 4] premultiplied colour and coverage.
     """
@@ -36,8 +45,18 @@ def splat_views(scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Ge
         generator,
         opacity=float(rng.uniform(*CLEAN_OPACITY)),
     )
-    if kind != "none":
-        name = "inconsistent" if kind == "mismatch" else kind
-        gaussians = damage(gaussians, name, float(rng.uniform(*STRENGTH)), generator)
+    whole = _draw(gaussians, cameras)
+    if kind == "none":
+        return whole
+    name = "inconsistent" if kind == "mismatch" else kind
+    for _ in range(TRIES):
+        spoiled = _draw(damage(gaussians, name, float(rng.uniform(*STRENGTH)), generator), cameras)
+        changed = (spoiled - whole).abs().amax(-1) > PLAIN_CHANGE
+        if int(changed.sum()) >= CHANGED_PX:
+            break
+    return spoiled
+
+
+def _draw(gaussians: Gaussians, cameras: Cameras) -> Tensor:
     drawn = render(gaussians, cameras, backend="cpu")
     return torch.cat([drawn.color, drawn.alpha], dim=-1).clamp(0.0, 1.0)

@@ -169,23 +169,36 @@ def _add_haze(gaussians: Gaussians, strength: float, generator: torch.Generator)
 
 
 def _split_sides(gaussians: Gaussians, strength: float, generator: torch.Generator) -> Gaussians:
-    """Recolour one side of the scene, or draw it a second time beside itself."""
+    """Recolour one side of the scene, or draw it a second time beside itself.
+
+    The cut goes through the surface around some Gaussian, never between two objects: one of two objects in another
+    colour would be a whole scene.
+    """
     angle = 2.0 * math.pi * float(torch.rand(1, generator=generator))
     direction = gaussians.means.new_tensor([math.cos(angle), math.sin(angle), 0.0])
     along = gaussians.means @ direction
-    side = along > torch.quantile(along, 1.0 - 0.5 * strength)
+    middle = gaussians.means[int(torch.randint(len(gaussians), (1,), generator=generator))]
+    distance = (gaussians.means - middle).norm(dim=-1)
+    around = distance <= distance.kthvalue(max(1, len(gaussians) // 4)).values
+    side = along > torch.quantile(along[around], 1.0 - 0.5 * strength)
+    if not bool(side.any()):
+        side = along >= along.max()
     if float(torch.rand(1, generator=generator)) < 0.5:
-        names = list(PALETTE)
-        name = names[int(torch.randint(len(names), (1,), generator=generator))]
-        other = (gaussians.sh.new_tensor(PALETTE[name]) * 0.8 - 0.5) / SH_C0
         sh = gaussians.sh.clone()
-        sh[side, 0] = other
+        sh[side, 0] = _other_color(sh[side, 0].mean(0), generator)
         return Gaussians.from_parameters({**gaussians.parameters(), "sh": sh})
     copy = gaussians.select(side)
     across = gaussians.means.new_tensor([-math.sin(angle), math.cos(angle), 0.6])
     moved = copy.means + (0.2 + 0.25 * strength) * across
     twin = Gaussians.from_parameters({**copy.parameters(), "means": moved})
     return concatenate([gaussians, twin])
+
+
+def _other_color(mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the degree-0 harmonic [3] of a palette colour that is not near `mean`."""
+    palette = (0.8 * mean.new_tensor(list(PALETTE.values())) - 0.5) / SH_C0
+    far = (palette - mean).norm(dim=-1).argsort()[len(palette) // 2 :]
+    return palette[far[int(torch.randint(len(far), (1,), generator=generator))]]
 
 
 def _empty_spots(gaussians: Gaussians, count: int, generator: torch.Generator) -> Tensor:

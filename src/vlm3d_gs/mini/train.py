@@ -47,6 +47,9 @@ def main(
     seed: Annotated[int, typer.Option(help="seed of weights and data")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice")] = 0,
+    scenes: Annotated[int, typer.Option(help="scenes a step; 0 takes the model's own plan")] = 0,
+    lr: Annotated[float, typer.Option(help="peak learning rate; 0 takes the model's own")] = 0.0,
+    workers: Annotated[int, typer.Option(help="processes that draw the scenes; 0: this one")] = 0,
     warm_start: Annotated[
         Path | None, typer.Option(help="weights folder (with prior/ and critic/) to begin with")
     ] = None,
@@ -60,7 +63,13 @@ def main(
         console.print(f"{what} {line}", highlight=False, soft_wrap=True)
 
     def plan(default: TrainingPlan) -> TrainingPlan:
-        return replace(default, steps=steps or default.steps)
+        return replace(
+            default,
+            steps=steps or default.steps,
+            scenes_a_step=scenes or default.scenes_a_step,
+            lr=lr or default.lr,
+            workers=workers,
+        )
 
     prior = warm_start / "prior" if warm_start else None
     if what == "vae":

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from vlm3d_gs.guidance.multiview import join_views
@@ -17,11 +16,10 @@ from vlm3d_gs.mini.codec import LATENT_CHANNELS
 from vlm3d_gs.mini.data import sample_batch, step_rng
 from vlm3d_gs.mini.language import PROMPT_TOKENS, prior_tokenizer
 from vlm3d_gs.mini.train_vae import channels_first
-from vlm3d_gs.mini.training import TrainingPlan, fit
+from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit, mixed_precision
 from vlm3d_gs.mini.world import IMAGE_PX, N_VIEWS
 
 PLAN = TrainingPlan(steps=6_400, lr=6e-4, warmup_steps=300)
-SCENES_A_STEP = 8
 TEXT_WIDTH = 192
 NOISE_SHIFT = 4.0
 """Factor on the ratio of noise to signal at every timestep (Hoogeboom et al. 2023, simple diffusion, section 2.1)."""
@@ -128,6 +126,54 @@ def centre_weights(side: int) -> Tensor:
     return weights / weights.mean()
 
 
+@dataclass(frozen=True)
+class PriorBatch:
+    """S scenes from four views each, and how they are noised."""
+
+    pictures: Tensor
+    """[4 * S, 3, H, W], -1 to 1."""
+    tokens: Tensor
+    """[S, L] int64; some prompts are empty."""
+    cameras: Tensor
+    """[4 * S, 16]; zeros where single views are trained."""
+    timesteps: Tensor
+    """[4 * S] int64, shared by the views that are denoised together."""
+    n_views: int
+    """Views denoised together: 4 or 1."""
+    noise_seed: int
+
+    def generator(self, device: str) -> torch.Generator:
+        """Return the source of the noise; other devices draw other numbers from a seed."""
+        return torch.Generator(device).manual_seed(self.noise_seed)
+
+
+@dataclass(frozen=True)
+class PriorDraw:
+    """Makes the batch of a step from a seed."""
+
+    seed: int
+    n_scenes: int
+
+    def __call__(self, step: int) -> PriorBatch:
+        """Draw scenes, prompts, cameras and timesteps of a step."""
+        rng = step_rng(self.seed, step)
+        batch = sample_batch(rng, self.n_scenes)
+        n_views = 1 if step % CAMERALESS_EVERY == 0 else N_VIEWS
+        prompts = ["" if rng.random() < DROP_TEXT else prompt for prompt in batch.prompts]
+        tokens = prior_tokenizer()(
+            prompts, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        fractions = torch.from_numpy(rng.random(self.n_scenes * N_VIEWS // n_views))
+        return PriorBatch(
+            pictures=channels_first(batch.color),
+            tokens=tokens,
+            cameras=batch.camera_matrices * (n_views == N_VIEWS),
+            timesteps=(fractions * 1000).long().clamp_max(999).repeat_interleave(n_views),
+            n_views=n_views,
+            noise_seed=int(rng.integers(2**31)),
+        )
+
+
 def train_prior(
     folder: Path,
     device: str,
@@ -165,38 +211,27 @@ def train_prior(
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     centre = centre_weights(IMAGE_PX // 4).to(device)
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = step_rng(seed, step)
-        batch = sample_batch(rng, SCENES_A_STEP)
-        n_views = 1 if step % CAMERALESS_EVERY == 0 else N_VIEWS
-        n_groups = SCENES_A_STEP * N_VIEWS // n_views
-        prompts = ["" if rng.random() < DROP_TEXT else prompt for prompt in batch.prompts]
-        cameras = batch.camera_matrices.to(device) * (n_views == N_VIEWS)
-        fractions = torch.from_numpy(rng.random(n_groups))
-        timesteps = (fractions * 1000).long().clamp_max(999).repeat_interleave(n_views).to(device)
+    def loss(batch: PriorBatch, step: int) -> tuple[Tensor, Scalars]:
+        timesteps = batch.timesteps.to(device)
         with torch.no_grad():
-            latents = (
-                codec.encode(channels_first(batch.color).to(device)).latents
-                * codec.config.scaling_factor
-            )
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        noise = torch.randn(latents.shape, generator=generator).to(device)
+            latents = codec.encode(batch.pictures.to(device)).latents * codec.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=batch.generator(device), device=device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
         target = scheduler.get_velocity(latents, noise, timesteps)
-        tokens = prior.tokenizer(
-            prompts, padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
-        join_views(unet, n_views)
-        with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            embeddings = text_encoder(tokens.to(device)).last_hidden_state.repeat_interleave(
-                N_VIEWS, 0
-            )
-            predicted = unet(noisy, timesteps, embeddings, class_labels=cameras).sample
+        join_views(unet, batch.n_views)
+        with mixed_precision(device):
+            embeddings = text_encoder(batch.tokens.to(device)).last_hidden_state
+            predicted = unet(
+                noisy,
+                timesteps,
+                embeddings.repeat_interleave(N_VIEWS, 0),
+                class_labels=batch.cameras.to(device),
+            ).sample
         errors = ((predicted.float() - target).square() * centre).mean((1, 2, 3))
-        high = timesteps > 700
-        return errors.mean(), {
-            "loss_high_noise": float(errors.detach()[high].mean()) if high.any() else 0.0
-        }
+        high = (timesteps > 700).float()
+        of_high = (errors.detach() * high).sum() / high.sum().clamp_min(1.0)
+        return errors.mean(), {"loss_high_noise": of_high}
 
-    fit({"unet": unet, "text_encoder": text_encoder}, loss, plan, folder, log)
+    draw = PriorDraw(seed, plan.scenes_a_step)
+    fit({"unet": unet, "text_encoder": text_encoder}, draw, loss, plan, folder, log)
     return prior

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from vlm3d_gs.mini.codec import new_codec, set_patch_components
 from vlm3d_gs.mini.data import sample_batch, step_rng
-from vlm3d_gs.mini.training import TrainingPlan, fit
+from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit
 
-PLAN = TrainingPlan(steps=2500, lr=2e-3, ema_decay=0.99, weight_decay=0.0)
+PLAN = TrainingPlan(steps=2500, lr=2e-3, ema_decay=0.99, weight_decay=0.0, scenes_a_step=4)
 LATENT_NOISE = 0.02
 """Standard deviation of the noise added to raw latents: the decoder will see a diffusion model's output."""
 
@@ -45,8 +46,8 @@ def train_vae(
     """Train the decoder of a prepared codec by mean squared error; return it with averaged weights."""
     codec = codec.to(device)
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        pictures = channels_first(sample_batch(step_rng(seed, step), 4).color).to(device)
+    def loss(pictures: Tensor, step: int) -> tuple[Tensor, Scalars]:
+        pictures = pictures.to(device)
         with torch.no_grad():
             latents = codec.encode(pictures).latents
         noisy = latents + LATENT_NOISE * torch.randn(
@@ -55,10 +56,15 @@ def train_vae(
         with torch.autocast(device, torch.bfloat16):
             decoded = codec.decode(noisy).sample
         error = (decoded.float() - pictures).div(2.0).square().mean()
-        return error, {"psnr_db": float(-10.0 * torch.log10(error.detach()))}
+        return error, {"psnr_db": -10.0 * torch.log10(error.detach())}
 
-    fit({"vae": codec}, loss, plan, folder, log)
+    fit({"vae": codec}, partial(draw_pictures, seed, plan.scenes_a_step), loss, plan, folder, log)
     return codec
+
+
+def draw_pictures(seed: int, n_scenes: int, step: int) -> Tensor:
+    """Return the pictures [4 * S, 3, H, W] of one step, in -1..1."""
+    return channels_first(sample_batch(step_rng(seed, step), n_scenes).color)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

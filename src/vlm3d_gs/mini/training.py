@@ -1,7 +1,8 @@
 """The loop that trains every embedded model: seeded, resumable, with an exponential moving average.
 
-A training is a function `loss(step) -> (loss, scalars)` over a dict of modules. What batch a step sees follows from the
-seed and the step alone, so a run that was cut and resumed sees what an uncut run would have seen.
+A training is two functions over a dict of modules: `draw(step)` makes the batch of a step on the CPU, in worker
+processes where they are asked for, and `loss(batch, step)` returns the loss and scalars to log. What batch a step sees
+follows from the seed and the step alone, so a run that was cut and resumed sees what an uncut run would have seen.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
 
 MUON_LR_FACTOR = 5.0
 """Learning rate of the matrices against that of everything else."""
-LossFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
+BATCHES_AHEAD = 3
+"""Batches that each worker prepares before they are asked for."""
+Batch = TypeVar("Batch")
+Scalars = dict[str, float | Tensor]
+"""What a step reports. Tensors stay on their device until a line is logged, so that no step waits for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +47,14 @@ class TrainingPlan:
     """Decay a step of the average that is published; ramped up from the start of the run."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
+    scenes_a_step: int = 8
+    """Scenes of one batch."""
     clip_norm: float = 1.0
     """Largest gradient norm over all parameters."""
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
+    workers: int = 0
+    """Processes that draw batches; 0 draws them in this one."""
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, linear decay."""
@@ -101,9 +114,61 @@ def new_optimizers(
     return optimizers
 
 
+class _Steps(Dataset[Batch]):
+    """The batches of some steps, for a loader's worker processes."""
+
+    def __init__(self, draw: Callable[[int], Batch], first: int, last: int) -> None:
+        self.draw, self.first, self.last = draw, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.draw(self.first + index)
+
+
+def batches(draw: Callable[[int], Batch], first: int, last: int, workers: int) -> Iterator[Batch]:
+    """Yield `draw(step)` of the steps from `first` up to but without `last`, in order.
+
+    Args:
+        draw: makes one step's batch; with workers it must be picklable.
+        first: step to begin with.
+        last: step to end before.
+        workers: processes that draw ahead; 0 draws here. The batches are the same.
+    """
+    if workers == 0 or last <= first:
+        return (draw(step) for step in range(first, last))
+    loader = DataLoader(
+        _Steps(draw, first, last),
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=workers,
+        prefetch_factor=BATCHES_AHEAD,
+        multiprocessing_context="spawn",  # a fork would copy the state of Numba's and CUDA's threads
+    )
+    return iter(loader)
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
+def mixed_precision(device: str) -> ExitStack:
+    """Return a context of bfloat16 arithmetic with the attention kernel that is fastest on the device.
+
+    On a CPU that is the plain one: torch's fused attention was slower there at these sizes (docs/LOG.md).
+    """
+    stack = ExitStack()
+    stack.enter_context(torch.autocast(device, torch.bfloat16))
+    if device == "cpu":
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    return stack
+
+
 def fit(
     modules: Mapping[str, nn.Module],
-    loss: LossFunction,
+    draw: Callable[[int], Batch],
+    loss: Callable[[Batch, int], tuple[Tensor, Scalars]],
     plan: TrainingPlan,
     folder: Path,
     log: Callable[[str], None],
@@ -112,7 +177,8 @@ def fit(
 
     Args:
         modules: trained modules by name; those parameters with requires_grad are trained.
-        loss: step -> scalar loss with graph, and scalars to log.
+        draw: step -> batch, on the CPU; picklable where the plan has workers.
+        loss: batch, step -> scalar loss with graph, and scalars to log.
         plan: length and rates.
         folder: where `state.safetensors` and `progress.jsonl` are kept.
         log: called with a line of progress.
@@ -125,9 +191,9 @@ def fit(
     optimizers = new_optimizers(parameters, plan)
     first = _load(folder, modules, ema, optimizers, parameters)
     began = saved = time.monotonic()
-    sums: dict[str, tuple[float, int]] = {}
-    for step in range(first, plan.steps):
-        value, scalars = loss(step)
+    sums: dict[str, tuple[float | Tensor, int]] = {}
+    for step, batch in enumerate(batches(draw, first, plan.steps, plan.workers), first):
+        value, scalars = loss(batch, step)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             factor = MUON_LR_FACTOR if isinstance(optimizer, torch.optim.Muon) else 1.0
@@ -142,14 +208,14 @@ def fit(
         live = _parameters(modules)
         torch._foreach_lerp_(list(ema.values()), [live[name].detach() for name in ema], 1.0 - decay)
         for key, item in {
-            "loss": float(value.detach()),
-            "grad_norm": float(norm.detach()),
+            "loss": value.detach(),
+            "grad_norm": norm.detach(),
             **scalars,
         }.items():
             total, count = sums.get(key, (0.0, 0))
             sums[key] = (total + item, count + 1)
         if (step + 1) % 100 == 0 or step + 1 == plan.steps:
-            means = {key: total / count for key, (total, count) in sums.items()}
+            means = {key: float(total) / count for key, (total, count) in sums.items()}
             rate = (step + 1 - first) / (time.monotonic() - began)
             row = {
                 "step": step + 1,
