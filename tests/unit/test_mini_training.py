@@ -59,6 +59,29 @@ def test_a_resumed_training_equals_an_uncut_one(tmp_path: Path) -> None:
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
 
 
+def test_the_learning_rate_falls_with_steps_or_with_the_clock() -> None:
+    plan = TrainingPlan(steps=100, lr=1.0, warmup_steps=10, decay_fraction=0.5, limit_s=60.0)
+    assert plan.lr_at(0) == pytest.approx(0.1)
+    assert plan.lr_at(30) == 1.0
+    assert plan.lr_at(75) == pytest.approx(0.5)
+    assert plan.lr_at(30, elapsed_s=45.0) == pytest.approx(0.5)
+    assert plan.lr_at(99, elapsed_s=60.0) == pytest.approx(0.02)
+
+
+def test_a_training_ends_when_its_time_is_up_and_keeps_what_it_learnt(tmp_path: Path) -> None:
+    model = nn.Linear(3, 1)
+    plan = TrainingPlan(steps=1000, lr=1e-3, limit_s=1e-9)
+    losses: list[int] = []
+
+    def loss(x: torch.Tensor, step: int) -> tuple[torch.Tensor, Scalars]:
+        losses.append(step)
+        return model(x).square().mean(), {}
+
+    fit({"model": model}, draw, loss, plan, tmp_path, lambda line: None)
+    assert losses == [0]
+    assert published({"model": model}, tmp_path)
+
+
 def test_worker_processes_draw_the_same_batches_in_order() -> None:
     here, there = (list(batches(draw, 3, 9, workers)) for workers in (0, 2))
     assert len(here) == 6

@@ -8,6 +8,7 @@ are gone, `--warm-start` with the package's weights folder goes on from what was
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,10 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice")] = 0,
     scenes: Annotated[int, typer.Option(help="scenes a step; 0 takes the model's own plan")] = 0,
     lr: Annotated[float, typer.Option(help="peak learning rate; 0 takes the model's own")] = 0.0,
+    minutes: Annotated[
+        float,
+        typer.Option(help="end after so long, the learning rate decayed by then; 0: no limit"),
+    ] = 0.0,
     workers: Annotated[int, typer.Option(help="processes that draw the scenes; 0: this one")] = 0,
     warm_start: Annotated[
         Path | None, typer.Option(help="weights folder (with prior/ and critic/) to begin with")
@@ -68,6 +73,7 @@ def main(
             steps=steps or default.steps,
             scenes_a_step=scenes or default.scenes_a_step,
             lr=lr or default.lr,
+            limit_s=60.0 * minutes or math.inf,
             workers=workers,
         )
 

@@ -33,6 +33,8 @@ TOWER_ALONE = 0.25
 """First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
 TOGETHER = 0.6
 """Share after which both learn. Until then the tower is kept: a language model that knows nothing would spoil it."""
+FRESH_READ_OUTS = 400
+"""Steps after a warm start in which the tower is kept: the read-outs are new, and theirs would be the larger gradient."""
 QUALITY_WEIGHT = 3.0
 """Weight of an answer about geometric quality: one question in ten asks for that alone, and one for that and more."""
 QUESTIONS_A_SCENE = 10
@@ -108,10 +110,8 @@ class CriticLoss(nn.Module):
                 tokens = look(self.critic, views)[0]
             read = forward(self.critic, tokens, sequences)
             total, scalars = self._language_losses(read, views)
-            if step >= self.together_from:
-                dense, seen = self.heads(tokens, views)
-                total, scalars = total + dense, {**scalars, **seen}
-        return total, scalars
+            dense, seen = self.heads(tokens, views)
+        return total + dense, {**scalars, **seen}
 
     def _language_losses(self, read: Reading, views: CriticBatch) -> tuple[Tensor, Scalars]:
         packed, hidden = read.sequences, read.hidden
@@ -168,17 +168,18 @@ def train_critic(
         seed: of weights and data.
         log: takes lines of progress.
         plan: length and rates.
-        warm_start: model folder whose weights to begin with, where there is no checkpoint yet; then both parts learn
-            from the first step on.
+        warm_start: model folder whose weights to begin with, where there is no checkpoint yet.
     """
     model, tokenizer = new_critic(seed)
     if warm_start is not None:
         model.load_state_dict(
             Qwen2_5_VLForConditionalGeneration.from_pretrained(warm_start).state_dict()
         )
-    alone, together = (0.0, 0.0) if warm_start else (TOWER_ALONE, TOGETHER)
-    objective = CriticLoss(model, tokenizer, round(together * plan.steps)).to(device)
-    draw = CriticDraw(seed, plan.scenes_a_step, round(alone * plan.steps))
+    alone, together = round(TOWER_ALONE * plan.steps), round(TOGETHER * plan.steps)
+    if warm_start is not None:
+        alone, together = 0, FRESH_READ_OUTS
+    objective = CriticLoss(model, tokenizer, together).to(device)
+    draw = CriticDraw(seed, plan.scenes_a_step, alone)
     fit(dict(objective.named_children()), draw, objective, plan, folder, log)
     return model, tokenizer
 

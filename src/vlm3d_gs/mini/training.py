@@ -8,6 +8,7 @@ follows from the seed and the step alone, so a run that was cut and resumed sees
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,13 +54,17 @@ class TrainingPlan:
     """Largest gradient norm over all parameters."""
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
+    limit_s: float = math.inf
+    """Seconds after which a call ends, whatever its steps. The learning rate then falls by the clock, so that such a run
+    does not repeat exactly."""
     workers: int = 0
     """Processes that draw batches; 0 draws them in this one."""
 
-    def lr_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, linear decay."""
-        left = (self.steps - step) / max(self.steps * self.decay_fraction, 1.0)
-        return self.lr * min(1.0, (step + 1) / self.warmup_steps, max(left, 0.02))
+    def lr_at(self, step: int, elapsed_s: float = 0.0) -> float:
+        """Learning rate of a step, `elapsed_s` after this call began: linear warm-up, constant, linear decay."""
+        left = 1.0 - max(step / self.steps, elapsed_s / self.limit_s)
+        decay = left / max(self.decay_fraction, 1.0 / self.steps)
+        return self.lr * min(1.0, (step + 1) / self.warmup_steps, max(decay, 0.02))
 
 
 def published(modules: Mapping[str, nn.Module], folder: Path) -> bool:
@@ -198,7 +203,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             factor = MUON_LR_FACTOR if isinstance(optimizer, torch.optim.Muon) else 1.0
             for group in optimizer.param_groups:
-                group["lr"] = factor * plan.lr_at(step)
+                group["lr"] = factor * plan.lr_at(step, time.monotonic() - began)
         value.backward()
         norm = nn.utils.clip_grad_norm_(list(parameters.values()), plan.clip_norm)
         if bool(torch.isfinite(norm)):
@@ -214,7 +219,8 @@ def fit(
         }.items():
             total, count = sums.get(key, (0.0, 0))
             sums[key] = (total + item, count + 1)
-        if (step + 1) % 100 == 0 or step + 1 == plan.steps:
+        last = step + 1 == plan.steps or time.monotonic() - began > plan.limit_s
+        if (step + 1) % 100 == 0 or last:
             means = {key: float(total) / count for key, (total, count) in sums.items()}
             rate = (step + 1 - first) / (time.monotonic() - began)
             row = {
@@ -229,9 +235,11 @@ def fit(
                 + " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
             )
             sums = {}
-        if time.monotonic() - saved > plan.save_every_s or step + 1 == plan.steps:
+        if time.monotonic() - saved > plan.save_every_s or last:
             _save(folder, step + 1, modules, ema, optimizers, parameters)
             saved = time.monotonic()
+        if last:
+            break
     for name, parameter in _parameters(modules).items():
         parameter.data.copy_(ema[name])
 
