@@ -2,8 +2,9 @@
 
     python benchmarks/bench_composition.py --seeds 3 --critic on --runs runs/table --threads 2
 
-Runs that are in the folder already are kept, so an interrupted table goes on. The checker looks at the exported
-Gaussians only (`vlm3d_gs.evaluate.composition`). Writes tables as Markdown to standard output and the rows as JSON.
+Runs that are in the folder already are kept, so an interrupted table goes on, and several processes can share the work
+(`--part 0/2` makes its share and no table). The checker looks at the exported Gaussians only
+(`vlm3d_gs.evaluate.composition`). Writes tables as Markdown to standard output and the rows as JSON.
 """
 
 from __future__ import annotations
@@ -30,32 +31,38 @@ def read_prompts(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def table(prompts: list[str], seeds: int, critic: bool, runs: Path, settings: list[str]) -> None:
-    """Make the runs that are missing, check all, and print and write the result."""
-    folder = runs / ("with_critic" if critic else "without_critic")
+def make(
+    cases: list[tuple[int, str]], folder: Path, critic: bool, settings: list[str]
+) -> list[Path]:
+    """Make those runs of (seed, prompt) that are missing; return all their folders."""
+    outs = []
+    for seed, prompt in cases:
+        out = folder / f"{run_folder(prompt).name}-{seed}"
+        outs.append(out)
+        if not (out / "summary.json").is_file():
+            values = {
+                "out": out,
+                "train.seed": seed,
+                "critic.enabled": critic,
+                "export.formats": "ply,sheet",
+            }
+            config = apply_settings(preset("mini", prompt), values, settings)
+            generate(config, overwrite=out.exists(), quiet=True)
+            print(f"made {out.name}", flush=True)
+    return outs
+
+
+def table(outs: list[Path], folder: Path, critic: bool) -> None:
+    """Check all runs, and print and write the result."""
     rows, seconds = [], []
-    for seed in range(seeds):
-        for prompt in prompts:
-            out = folder / f"{run_folder(prompt).name}-{seed}"
-            if not (out / "scene.ply").is_file():
-                values = {
-                    "out": out,
-                    "train.seed": seed,
-                    "critic.enabled": critic,
-                    "export.formats": "ply,sheet",
-                }
-                generate(
-                    apply_settings(preset("mini", prompt), values, settings),
-                    overwrite=out.exists(),
-                    quiet=True,
-                )
-            rows.append(evaluate_run(out))
-            seconds.append(json.loads((out / "summary.json").read_text())["seconds"])
-            report = rows[-1].report
-            print(
-                f"{'ok ' if report.ok else 'no '} {prompt} #{seed}: {'; '.join(report.reasons[:2])}",
-                flush=True,
-            )
+    for out in outs:
+        rows.append(evaluate_run(out))
+        seconds.append(json.loads((out / "summary.json").read_text())["seconds"])
+        report = rows[-1].report
+        print(
+            f"{'ok ' if report.ok else 'no '} {out.name}: {'; '.join(report.reasons[:2])}",
+            flush=True,
+        )
     (folder / "rows.json").write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
     print(
         f"\n{'with' if critic else 'without'} critic, {statistics.median(seconds):.1f} s a run (median)\n"
@@ -70,13 +77,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--critic", choices=["on", "off", "both"], default="both")
     parser.add_argument("--runs", type=Path, default=Path("runs/table"))
+    parser.add_argument("--part", default="", help="i/n: make only every n-th run, from the i-th")
     parser.add_argument("--threads", type=int, default=0, help="0 takes torch's choice")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    cases = [(s, p) for s in range(options.seeds) for p in read_prompts(options.prompts)]
     for critic in {"on": [True], "off": [False], "both": [False, True]}[options.critic]:
-        table(read_prompts(options.prompts), options.seeds, critic, options.runs, options.settings)
+        folder = options.runs / ("with_critic" if critic else "without_critic")
+        if options.part:
+            part, parts = (int(number) for number in options.part.split("/"))
+            make(cases[part::parts], folder, critic, options.settings)
+        else:
+            table(make(cases, folder, critic, options.settings), folder, critic)
 
 
 if __name__ == "__main__":

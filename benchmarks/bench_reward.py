@@ -50,7 +50,7 @@ def config_of(
         "out": out,
         "train.seed": seed,
         "critic.enabled": variant != "none",
-        "critic.watch.enabled": False,
+        "critic.watch.enabled": variant == "ours",
         "prior.use_cameras": prior == "multi-view",
         "export.formats": "ply,sheet",
     }

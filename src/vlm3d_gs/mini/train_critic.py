@@ -33,8 +33,8 @@ TOWER_ALONE = 0.25
 """First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
 TOGETHER = 0.6
 """Share after which both learn. Until then the tower is kept: a language model that knows nothing would spoil it."""
-FRESH_READ_OUTS = 400
-"""Steps after a warm start in which the tower is kept: the read-outs are new, and theirs would be the larger gradient."""
+FRESH_READ_OUTS = 150
+"""Steps after a warm start in which the tower is kept: the read-outs are new and would spoil it."""
 QUALITY_WEIGHT = 3.0
 """Weight of an answer about geometric quality: one question in ten asks for that alone, and one for that and more."""
 QUESTIONS_A_SCENE = 10
