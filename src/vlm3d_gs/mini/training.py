@@ -55,8 +55,8 @@ class TrainingPlan:
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
     limit_s: float = math.inf
-    """Seconds after which a call ends, whatever its steps. The learning rate then falls by the clock, so such a run does
-    not repeat exactly."""
+    """Seconds after which a call ends, whatever its steps. The learning rate then falls by the clock, and such a run
+    does not repeat exactly."""
     workers: int = 0
     """Processes that draw batches; 0 draws them in this one."""
 
