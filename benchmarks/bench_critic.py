@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from harness import arguments, measure, record, row
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from random_models import CRITICS, random_critic
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vlm3d_gs.guidance.messages import split_message
 from vlm3d_gs.guidance.preprocess import to_patches
 from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.guidance.vlm import YesNoModel
-from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
 from vlm3d_gs.models import embedded_weights
 
 QUESTIONS = [
@@ -34,66 +34,6 @@ QUESTIONS = [
     content_question("a blue ball under a red box"),
     GEOMETRY_QUESTION,
 ]
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny-qwen": {"text": (512, 1408, 6, 8), "vision": (256, 684, 8, 8), "vocabulary": 15_194},
-    "qwen2.5-vl-3b": {
-        "text": (2048, 11008, 36, 16),
-        "vision": (1280, 3420, 32, 16),
-        "vocabulary": 151_936,
-    },
-    "qwen2.5-vl-7b": {
-        "text": (3584, 18944, 28, 28),
-        "vision": (1280, 3420, 32, 16),
-        "vocabulary": 152_064,
-    },
-}
-"""Width, feed-forward width, layers and heads of both parts, and the words."""
-
-
-def random_model(name: str, folder: Path) -> None:
-    """Write a model of published proportions with random weights, and the embedded critic's tokenizer."""
-    size = SIZES[name]
-    tokenizer = critic_tokenizer()
-    width, inner, layers, heads = size["text"]
-    v_width, v_inner, v_layers, v_heads = size["vision"]
-    half = width // heads // 2
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": size["vocabulary"],
-            "hidden_size": width,
-            "intermediate_size": inner,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads // 4,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8],
-            },
-        },
-        vision_config={
-            "depth": v_layers,
-            "hidden_size": v_width,
-            "intermediate_size": v_inner,
-            "num_heads": v_heads,
-            "out_hidden_size": width,
-            "fullatt_block_indexes": [index for index in range(v_layers) if index % 8 == 7],
-        },
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-    )
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2_5_VLForConditionalGeneration(config).to(dtype)
-    model.save_pretrained(folder)
-    save_processor(folder, tokenizer)
-    text = (folder / "preprocessor_config.json").read_text()
-    text = text.replace('"patch_size": 8', '"patch_size": 14').replace(
-        '"merge_size": 1', '"merge_size": 2'
-    )
-    (folder / "preprocessor_config.json").write_text(text)
 
 
 def ways(
@@ -153,7 +93,7 @@ def ways(
 def main() -> None:
     """Time all ways in turn and print their ratios to ours."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["mini", *SIZES], default="mini")
+    parser.add_argument("--model", choices=["mini", *CRITICS], default="mini")
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=64, help="side of the renders, px")
     parser.add_argument("--repeats", type=int, default=10)
@@ -165,9 +105,10 @@ def main() -> None:
         folder = embedded_weights("critic")
         if options.model != "mini":
             folder = Path(temporary)
-            random_model(options.model, folder)
+            random_critic(options.model, folder)
         model = YesNoModel(folder, device, dtype)
-        plain = YesNoModel(folder, device, dtype, cache_text=False)
+        plain = copy(model)  # the same weights
+        plain.cache_text = False
         checkpointed = YesNoModel(folder, device, dtype, checkpointing=True)
     images = torch.rand(options.views, options.size, options.size, 3, device=device)
     functions = ways(model, plain, checkpointed, images.requires_grad_())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vlm3d_gs.cameras import mvdream_camera_matrices, orbit
-from vlm3d_gs.mini.critic_data import sample_critic_batch
+from vlm3d_gs.mini.critic_data import DAMAGE_CLASSES, sample_critic_batch
 from vlm3d_gs.mini.critic_heads import PhraseHeads, PhraseLabels, WorldHead, noun_phrases
 from vlm3d_gs.mini.critic_model import critic_tokenizer, new_critic
 from vlm3d_gs.mini.critic_routes import (
@@ -26,7 +26,7 @@ from vlm3d_gs.mini.critic_routes import (
 from vlm3d_gs.mini.critic_sequences import token_sequences
 from vlm3d_gs.mini.damage_images import DAMAGES
 from vlm3d_gs.mini.data import step_rng
-from vlm3d_gs.mini.splat_images import splat_views
+from vlm3d_gs.mini.splat_images import changed_pixels, splat_views
 from vlm3d_gs.mini.splats import damage, scene_to_gaussians
 from vlm3d_gs.mini.train_critic import (
     CriticDraw,
@@ -118,7 +118,7 @@ def test_whole_splats_look_like_the_scene_and_damaged_ones_less() -> None:
     errors = {
         kind: np.mean(
             [
-                float((splat_views(scene, kind, CAMERAS, step_rng(7, n)) - true).abs().mean())
+                float((splat_views(scene, kind, CAMERAS, step_rng(7, n))[0] - true).abs().mean())
                 for n in range(4)
             ]
         )
@@ -133,8 +133,23 @@ def test_every_damage_can_be_seen() -> None:
     front = CAMERAS.select([0])
     for kind in DAMAGES:
         for n in range(6):
-            whole, spoiled = (splat_views(scene, k, front, step_rng(9, n)) for k in ("none", kind))
-            assert int(((spoiled - whole).abs().amax(-1) > 0.1).sum()) >= 24, (kind, n)
+            spoiled, whole = splat_views(scene, kind, front, step_rng(9, n))
+            assert int(changed_pixels(spoiled, whole).sum()) >= 24, (kind, n)
+            assert torch.equal(whole, splat_views(scene, "none", front, step_rng(9, n))[0])
+
+
+def test_tokens_are_marked_where_damage_shows() -> None:
+    marked = 0
+    for step in range(4):
+        batch = sample_critic_batch(step_rng(10, step), 6, 2, n_views=4)
+        spoiled = batch.labels.spoiled.reshape(6, 4, 64)
+        for s, kind in enumerate(batch.labels.damage[::4].tolist()):
+            if kind == 0:
+                assert not spoiled[s].any()
+            elif (spoiled[s] >= 0).all():
+                assert (spoiled[s] > 0).any(), DAMAGE_CLASSES[kind]
+                marked += 1
+    assert marked > 3
 
 
 def test_a_recoloured_side_never_is_one_object_of_two() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from vlm3d_gs.mini.critic_model import LAYOUT
 from vlm3d_gs.mini.damage_images import DAMAGES, blurred, damaged, with_floaters
 from vlm3d_gs.mini.data import sample_background
 from vlm3d_gs.mini.examples import Example, geometry_example, joint_example, sample_examples
-from vlm3d_gs.mini.splat_images import splat_views
+from vlm3d_gs.mini.splat_images import changed_pixels, splat_views
 from vlm3d_gs.mini.world import (
     DISTANCE,
     ELEVATION_DEG,
@@ -30,6 +30,11 @@ DAMAGE_CLASSES = ("none", *DAMAGES)
 SPLAT_SHARE = 0.5
 """Share of scenes that are drawn as Gaussians by our own renderer, whole or damaged; the others are ray-cast."""
 JITTER_DEG = 20.0
+SPOILED_SHARE = 0.05
+"""Share of a patch's pixels that damage must change to count there."""
+UNSEEN_ALONE = ("floaters", "mismatch")
+"""Damages of ray-cast pictures that are not marked: the one is part of the scene that is cast, of the other no single
+view knows."""
 MIN_VISIBLE_PX = 24
 """Objects that the chosen views show less of are not asked about."""
 
@@ -52,6 +57,8 @@ class TokenLabels:
     """[S * V, T, 3]: from this object to the other, world units: what remains of it when the view's name is known."""
     damage: Tensor
     """[S * V] int64 index into `DAMAGE_CLASSES`."""
+    spoiled: Tensor
+    """[S * V, T] float32: 1 where damage shows in the token's patch, 0 where none does, -1 where nobody can say."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,12 @@ class CriticBatch:
 
     def to(self, device: str) -> CriticBatch:
         """Move the tensors."""
-        names = ("shape", "color", "other_shape", "other_color", "offset", "world_offset", "damage")
-        labels = TokenLabels(**{name: getattr(self.labels, name).to(device) for name in names})
+        labels = TokenLabels(
+            **{
+                item.name: getattr(self.labels, item.name).to(device)
+                for item in fields(TokenLabels)
+            }
+        )
         return replace(self, images=self.images.to(device), labels=labels)
 
 
@@ -107,21 +118,34 @@ def sample_critic_batch(
     )
     if n_scenes == 1 or len(chosen) == 1:  # nothing to mix with
         kinds = ["noise" if kind == "mismatch" else kind for kind in kinds]
-    pictures = []
+    pictures, spoiled = [], []
+    whole: Tensor | None
     for s, (scene, kind) in enumerate(zip(scenes, kinds, strict=True)):
         if rng.random() < SPLAT_SHARE:
             mine = [s * N_VIEWS + view for view in chosen]
-            views = splat_views(scene, kind, cameras.select(mine), rng)
+            views, whole = splat_views(scene, kind, cameras.select(mine), rng)
         else:
             views = _ray_cast_views(rgba, s, kind, rng)
+            whole = views if kind == "none" else None if kind in UNSEEN_ALONE else rgba[s]
+        spoiled.append(_spoiled_tokens(views, whole))
         background = torch.from_numpy(sample_background(rng))
         pictures.append((views[..., :3] + (1.0 - views[..., 3:]) * background).clamp(0.0, 1.0))
     examples = [
         _ask(rng, scene, kind, n_questions, ids[s])
         for s, (scene, kind) in enumerate(zip(scenes, kinds, strict=True))
     ]
-    labels = _labels(scenes, kinds, ids, cameras, chosen)
+    labels = _labels(scenes, kinds, ids, cameras, chosen, torch.cat(spoiled))
     return CriticBatch(torch.stack(pictures), tuple(chosen), scenes, examples, labels)
+
+
+def _spoiled_tokens(views: Tensor, whole: Tensor | None) -> Tensor:
+    """Mark the patches [V, T] where views [V, H, W, 4] differ from the undamaged ones; -1 where those are unknown."""
+    side = views.shape[1] // LAYOUT.factor
+    if whole is None:
+        return torch.full((len(views), side * side), -1.0)
+    cells = changed_pixels(views, whole).float()
+    cells = cells.reshape(-1, side, LAYOUT.factor, side, LAYOUT.factor).mean((2, 4))
+    return (cells.flatten(1) >= SPOILED_SHARE).float()
 
 
 def _ray_cast_views(rgba: Tensor, s: int, kind: str, rng: np.random.Generator) -> Tensor:
@@ -167,7 +191,12 @@ def _ask(
 
 
 def _labels(
-    scenes: list[SceneSpec], kinds: list[str], ids: Tensor, cameras: Cameras, chosen: list[int]
+    scenes: list[SceneSpec],
+    kinds: list[str],
+    ids: Tensor,
+    cameras: Cameras,
+    chosen: list[int],
+    spoiled: Tensor,
 ) -> TokenLabels:
     n_scenes, n_views, size = ids.shape[:3]
     side = size // LAYOUT.factor
@@ -206,4 +235,5 @@ def _labels(
         offset=offset.flatten(0, 1),
         world_offset=world_offset.flatten(0, 1),
         damage=damage,
+        spoiled=spoiled,
     )

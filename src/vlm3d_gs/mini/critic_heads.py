@@ -32,6 +32,7 @@ class TokenHeads(nn.Module):
         self.other_color = nn.Linear(width, len(COLORS) + 1)
         self.offset = nn.Linear(width, 3)
         self.damage = nn.Linear(width, len(DAMAGE_CLASSES))
+        self.spoiled = nn.Linear(width, 1)
 
     def forward(self, tokens: Tensor, batch: CriticBatch) -> tuple[Tensor, dict[str, float]]:
         """Return the summed loss of all read-outs and some accuracies; tokens [S * V, T, width]."""
@@ -48,6 +49,10 @@ class TokenHeads(nn.Module):
         paired = (seen & (labels.other_shape > 0)).float()
         total = total + 2.0 * (apart * paired).sum() / paired.sum().clamp_min(1.0)
         damage = self.damage(tokens.mean(1)).float()
+        spoiled, known = self.spoiled(tokens)[..., 0].float(), labels.spoiled >= 0
+        total = total + 2.0 * F.binary_cross_entropy_with_logits(
+            spoiled, labels.spoiled.clamp_min(0.0), weight=known.float()
+        )
         with torch.no_grad():
             scalars = {
                 "token shape": float(
@@ -61,6 +66,8 @@ class TokenHeads(nn.Module):
                 ),
                 "token offset": float((apart * paired).sum() / paired.sum().clamp_min(1.0)),
                 "view damage": float((damage.argmax(-1) == labels.damage).float().mean()),
+                "token spoiled": float((spoiled > 0)[labels.spoiled > 0].float().mean()),
+                "token sound": float((spoiled <= 0)[labels.spoiled == 0].float().mean()),
             }
         return total + F.cross_entropy(damage, labels.damage), scalars
 

@@ -23,8 +23,10 @@ CHANGED_PX = 24
 TRIES = 5
 
 
-def splat_views(scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Generator) -> Tensor:
-    """Draw a scene as Gaussians.
+def splat_views(
+    scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw a scene as Gaussians, damaged and whole.
 
     Args:
         scene: one or two objects.
@@ -36,7 +38,7 @@ def splat_views(scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Ge
     question about it.
 
     Returns:
-        [V, H, W, 4] premultiplied colour and coverage.
+        Two of [V, H, W, 4] premultiplied colour and coverage: as asked for, and undamaged.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     gaussians = scene_to_gaussians(
@@ -47,14 +49,18 @@ def splat_views(scene: SceneSpec, kind: str, cameras: Cameras, rng: np.random.Ge
     )
     whole = _draw(gaussians, cameras)
     if kind == "none":
-        return whole
+        return whole, whole
     name = "inconsistent" if kind == "mismatch" else kind
     for _ in range(TRIES):
         spoiled = _draw(damage(gaussians, name, float(rng.uniform(*STRENGTH)), generator), cameras)
-        changed = (spoiled - whole).abs().amax(-1) > PLAIN_CHANGE
-        if int(changed.sum()) >= CHANGED_PX:
+        if int(changed_pixels(spoiled, whole).sum()) >= CHANGED_PX:
             break
-    return spoiled
+    return spoiled, whole
+
+
+def changed_pixels(views: Tensor, whole: Tensor) -> Tensor:
+    """Return [V, H, W] bool: where views [V, H, W, 4] plainly differ from the undamaged ones."""
+    return (views - whole).abs().amax(-1) > PLAIN_CHANGE
 
 
 def _draw(gaussians: Gaussians, cameras: Cameras) -> Tensor:

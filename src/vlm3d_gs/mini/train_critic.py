@@ -35,7 +35,7 @@ TOGETHER = 0.6
 """Share after which both learn. Until then the tower is kept: a language model that knows nothing would spoil it."""
 FRESH_READ_OUTS = 150
 """Steps after a warm start in which the tower is kept: the read-outs are new and would spoil it."""
-QUALITY_WEIGHT = 3.0
+QUALITY_WEIGHT = 6.0
 """Weight of an answer about geometric quality: one question in ten asks for that alone, and one for that and more."""
 QUESTIONS_A_SCENE = 10
 NAMED_LAYER = 2

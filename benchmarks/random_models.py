@@ -1,0 +1,178 @@
+"""Folders of real architectures with random weights: speed and memory do not depend on the values.
+
+`size="full"` has the published sizes, `size="tiny"` the same layouts a thousand times smaller, for a try without a GPU.
+The tokenizers know letters only, which costs as much as knowing words.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from vlm3d_gs.guidance.mvdream_keys import mvdream_unet_config
+from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
+
+TEXT_TOKENS = 77
+PRIORS: dict[str, dict[str, Any]] = {
+    "full": {"text": (1024, 23, 16), "vae": (128, 256, 512, 512), "channels": 320, "head": 64},
+    "tiny": {"text": (32, 2, 4), "vae": (32, 32, 32, 32), "channels": 32, "head": 16},
+}
+"""Width, layers and heads of the text encoder (OpenCLIP ViT-H's), channels of the VAE and of the UNet."""
+CRITICS: dict[str, dict[str, Any]] = {
+    "tiny-qwen": {"text": (512, 1408, 6, 8), "vision": (256, 684, 8, 8), "vocabulary": 15_194},
+    "qwen2.5-vl-3b": {
+        "text": (2048, 11008, 36, 16),
+        "vision": (1280, 3420, 32, 16),
+        "vocabulary": 151_936,
+    },
+    "qwen2.5-vl-7b": {
+        "text": (3584, 18944, 28, 28),
+        "vision": (1280, 3420, 32, 16),
+        "vocabulary": 152_064,
+    },
+}
+"""Width, feed-forward width, layers and heads of both parts, and the words."""
+
+
+def random_prior(family: str, folder: Path, size: str = "full") -> Path:
+    """Write a Stable Diffusion 2.1 (`sd`) or MVDream (`mvdream`) pipeline and return its folder."""
+    shape = PRIORS[size]
+    width, layers, heads = shape["text"]
+    channels, head = shape["channels"], shape["head"]
+    levels = (channels, 2 * channels, 4 * channels, 4 * channels)
+    text = CLIPTextConfig(
+        vocab_size=49_408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=TEXT_TOKENS,
+        hidden_act="gelu",
+    )
+    with torch.device(_device()):
+        unet = (
+            _mvdream_unet(channels, head, width)
+            if family == "mvdream"
+            else UNet2DConditionModel(
+                sample_size=64,
+                block_out_channels=levels,
+                cross_attention_dim=width,
+                attention_head_dim=[level // head for level in levels],
+                use_linear_projection=True,
+            )
+        )
+        pipeline = StableDiffusionPipeline(
+            unet=unet.to(_dtype()),
+            vae=AutoencoderKL(
+                block_out_channels=shape["vae"],
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                layers_per_block=2,
+                latent_channels=4,
+                force_upcast=False,
+            ).to(_dtype()),
+            text_encoder=CLIPTextModel(text).to(_dtype()),
+            tokenizer=_letters(),
+            scheduler=DDIMScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                prediction_type="epsilon" if family == "mvdream" else "v_prediction",
+                clip_sample=False,
+                steps_offset=1,
+            ),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def random_critic(name: str, folder: Path) -> Path:
+    """Write a Qwen2.5-VL of published proportions, with the embedded critic's tokenizer, and return its folder."""
+    size = CRITICS[name]
+    tokenizer = critic_tokenizer()
+    width, inner, layers, heads = size["text"]
+    v_width, v_inner, v_layers, v_heads = size["vision"]
+    half = width // heads // 2
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": size["vocabulary"],
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8],
+            },
+        },
+        vision_config={
+            "depth": v_layers,
+            "hidden_size": v_width,
+            "intermediate_size": v_inner,
+            "num_heads": v_heads,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [index for index in range(v_layers) if index % 8 == 7],
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )
+    with torch.device(_device()):
+        model = Qwen2_5_VLForConditionalGeneration(config).to(_dtype())
+    model.save_pretrained(folder)
+    save_processor(folder, tokenizer)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text()) | {"patch_size": 14, "merge_size": 2}
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def _mvdream_unet(channels: int, head: int, width: int) -> UNet2DConditionModel:
+    published = {
+        "attention_resolutions": [4, 2, 1],
+        "camera_dim": 16,
+        "channel_mult": [1, 2, 4, 4],
+        "context_dim": width,
+        "image_size": 32,
+        "in_channels": 4,
+        "model_channels": channels,
+        "num_head_channels": head,
+        "num_res_blocks": 2,
+        "out_channels": 4,
+        "transformer_depth": 1,
+    }
+    return UNet2DConditionModel(**mvdream_unet_config(published))
+
+
+def _letters() -> CLIPTokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TEXT_TOKENS)
