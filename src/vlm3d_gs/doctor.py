@@ -37,6 +37,11 @@ REQUIRED = (
     "pillow",
     "imageio",
     "imageio-ffmpeg",
+    "scipy",
+    "scikit-image",
+    "fast-simplification",
+    "manifold3d",
+    "xatlas",
     "rich",
     "typer",
 )

@@ -43,7 +43,7 @@ FLOORS: list[list[str]] = [
 
 HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "torch": tuple(area for floor in FLOORS[1:] for area in floor if area != "cli"),
-    "numba": ("render", "mini.raycast", "evaluate"),
+    "numba": ("render", "mini.raycast", "evaluate", "mesh"),
     "llvmlite": ("render.cpu_math",),
     "gsplat": ("render.gsplat_backend", "densify"),
     "diffusers": ("guidance.denoiser", "guidance.loading", "mini"),
@@ -57,11 +57,16 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("mini",),
     "huggingface_hub": ("models.hub",),
     "peft": ("guidance.adapters",),
-    "plyfile": ("export.ply",),
+    "plyfile": ("export.ply", "mesh.writers"),
     "imageio": ("export",),
     "imageio_ffmpeg": ("export", "doctor"),
-    "PIL": ("images", "export"),
+    "PIL": ("images", "export", "mesh.writers"),
     "safetensors": ("checkpoint", "guidance.loading", "guidance.text", "mini"),
+    "scipy": ("mesh.atlas", "mesh.bake"),
+    "skimage": ("mesh.solid",),
+    "fast_simplification": ("mesh.solid",),
+    "manifold3d": ("mesh.solid",),
+    "xatlas": ("mesh.atlas",),
     "rich": ("progress", "mini"),
     "typer": ("cli", "mini"),
 }
@@ -71,6 +76,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # doors, so that --help and the other commands stay quick
     ("cli.doctor", "vlm3d_gs.doctor"),
     ("cli.generate", "vlm3d_gs.pipeline"),
+    ("cli.mesh", "vlm3d_gs.mesh.extract"),
+    ("cli.mesh", "vlm3d_gs.mesh.product"),
+    ("cli.mesh", "vlm3d_gs.pipeline"),
+    ("cli.mesh", "vlm3d_gs.render"),
     ("cli.models", "vlm3d_gs.models.listing"),
     ("cli.render", "vlm3d_gs.export.ply"),
     ("cli.render", "vlm3d_gs.export.turntable"),
@@ -186,7 +195,12 @@ def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]["gpu"]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
-    names = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}
+    names = {
+        "PIL": "pillow",
+        "imageio_ffmpeg": "imageio-ffmpeg",
+        "skimage": "scikit-image",
+        "fast_simplification": "fast-simplification",
+    }
     assert {names.get(library, library) for library in HEAVY_OWNERS} <= declared
 
 

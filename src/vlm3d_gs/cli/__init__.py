@@ -14,6 +14,7 @@ from vlm3d_gs import __version__
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
 from vlm3d_gs.cli.generate import generate as generate_command
+from vlm3d_gs.cli.mesh import mesh as mesh_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.errors import Vlm3dGsError
@@ -61,6 +62,7 @@ def _root(
 
 app.command("generate")(generate_command)
 app.command("render")(render_command)
+app.command("mesh")(mesh_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)
