@@ -1,7 +1,8 @@
 """How dense a scene of Gaussians is at every sample of a grid.
 
 The density at p is the sum of opacity * exp(-d^2 / 2) over the Gaussians, d the distance of p from
-a Gaussian's centre in its own standard deviations, cut off at d = 3. On the CPU a compiled kernel
+a Gaussian's centre in its own standard deviations, cut off at d = 3; every Gaussian is first blurred a
+little, so that none falls between the samples. On the CPU a compiled kernel
 walks each Gaussian's voxels, slab by slab of the grid; on a GPU torch evaluates block by block, only
 with the Gaussians that reach the block. Memory is the grid itself and a bounded scratch.
 """
@@ -30,8 +31,8 @@ BLOCK = 24
 """Side of torch's blocks, samples."""
 MAX_PAIRS = 32_000_000
 """Gaussian-sample pairs that torch evaluates at once; 4 to 16 bytes each."""
-FLATTEST = 1e-7
-"""Added to the variances: a Gaussian without thickness has no precision matrix."""
+THINNEST = 0.7
+"""Standard deviation, in voxels, that every Gaussian is blurred by: samples would miss thinner ones."""
 
 
 def density_field(gaussians: Gaussians, grid: Grid) -> F32:
@@ -46,7 +47,7 @@ def density_field(gaussians: Gaussians, grid: Grid) -> F32:
     """
     if gaussians.device.type == "cuda":
         return density_blocks(gaussians, grid)
-    rows = _rows(gaussians).double().numpy()
+    rows = _rows(gaussians, grid.step).double().numpy()
     field = np.zeros(grid.shape, np.float32)
     run_tasks(add_gaussians, SLABS, rows, np.asarray(grid.origin), grid.step, field)
     return field
@@ -54,7 +55,7 @@ def density_field(gaussians: Gaussians, grid: Grid) -> F32:
 
 def density_blocks(gaussians: Gaussians, grid: Grid) -> F32:
     """Return what `density_field` returns, by torch in blocks, on the device of the Gaussians."""
-    rows = _rows(gaussians)
+    rows = _rows(gaussians, grid.step)
     field = np.zeros(grid.shape, np.float32)
     origin = rows.new_tensor(grid.origin)
     for x in range(0, grid.shape[0], BLOCK):
@@ -91,14 +92,14 @@ def _block_density(rows: Tensor, axes: list[Tensor]) -> Tensor:
     return total.reshape(points.shape[:3])
 
 
-def _rows(gaussians: Gaussians) -> Tensor:
+def _rows(gaussians: Gaussians, step: float) -> Tensor:
     """Return what the density needs of each Gaussian, [N, 13].
 
     Centre, precision (xx, yy, zz, xy, xz, yz), reach along x, y and z, opacity.
     """
     scene = gaussians.detach().to(dtype=torch.float64)
-    covariances = scene.covariances
-    covariances = covariances + FLATTEST * torch.eye(3, dtype=torch.float64, device=scene.device)
+    blur = torch.eye(3, dtype=torch.float64, device=scene.device) * (THINNEST * step) ** 2
+    covariances = scene.covariances + blur
     precision = torch.linalg.inv(covariances)
     diagonal = precision.diagonal(dim1=-2, dim2=-1)
     mixed = precision[:, (0, 0, 1), (1, 2, 2)]
@@ -129,10 +130,10 @@ def add_gaussians(
         first, last = task * field.shape[0] // tasks, (task + 1) * field.shape[0] // tasks
         for n in range(rows.shape[0]):
             cx, cy, cz = rows[n, 0] - origin[0], rows[n, 1] - origin[1], rows[n, 2] - origin[2]
-            i0 = max(int(math.ceil((cx - rows[n, 9]) / step)), first)
-            i1 = min(int(math.floor((cx + rows[n, 9]) / step)) + 1, last)
-            j0 = max(int(math.ceil((cy - rows[n, 10]) / step)), 0)
-            j1 = min(int(math.floor((cy + rows[n, 10]) / step)) + 1, field.shape[1])
+            i0 = max(math.ceil((cx - rows[n, 9]) / step), first)
+            i1 = min(math.floor((cx + rows[n, 9]) / step) + 1, last)
+            j0 = max(math.ceil((cy - rows[n, 10]) / step), 0)
+            j1 = min(math.floor((cy + rows[n, 10]) / step) + 1, field.shape[1])
             xx, yy, zz = rows[n, 3], rows[n, 4], rows[n, 5]
             xy, xz, yz = rows[n, 6], rows[n, 7], rows[n, 8]
             for i in range(i0, i1):
@@ -146,8 +147,8 @@ def add_gaussians(
                     if root <= 0.0:
                         continue
                     root = math.sqrt(root)
-                    k0 = max(int(math.ceil((cz + (-b - root) / zz) / step)), 0)
-                    k1 = min(int(math.floor((cz + (-b + root) / zz) / step)) + 1, field.shape[2])
+                    k0 = max(math.ceil((cz + (-b - root) / zz) / step), 0)
+                    k1 = min(math.floor((cz + (-b + root) / zz) / step) + 1, field.shape[2])
                     for k in range(k0, k1):
                         z = k * step - cz
                         square = (zz * z + 2.0 * b) * z + c

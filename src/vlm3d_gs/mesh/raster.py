@@ -44,10 +44,10 @@ def draw_depth(corners: F64, faces: I32, depth: F32) -> None:
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(area) < 1e-12:
             continue
-        first = max(int(math.floor(min(ay, by, cy) - 0.5)), 0)
-        last = min(int(math.ceil(max(ay, by, cy) - 0.5)), height - 1)
-        left = max(int(math.floor(min(ax, bx, cx) - 0.5)), 0)
-        right = min(int(math.ceil(max(ax, bx, cx) - 0.5)), width - 1)
+        first = max(math.floor(min(ay, by, cy) - 0.5), 0)
+        last = min(math.ceil(max(ay, by, cy) - 0.5), height - 1)
+        left = max(math.floor(min(ax, bx, cx) - 0.5), 0)
+        right = min(math.ceil(max(ax, bx, cx) - 0.5), width - 1)
         for row in range(first, last + 1):
             for col in range(left, right + 1):
                 x, y = col + 0.5, row + 0.5
@@ -77,10 +77,10 @@ def fill_texels(corners: F64, faces: I32, owners: I32, weights: F32) -> None:
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(area) < 1e-12:
             continue
-        first = max(int(math.floor(min(ay, by, cy) - 0.5)), 0)
-        last = min(int(math.ceil(max(ay, by, cy) - 0.5)), side - 1)
-        left = max(int(math.floor(min(ax, bx, cx) - 0.5)), 0)
-        right = min(int(math.ceil(max(ax, bx, cx) - 0.5)), side - 1)
+        first = max(math.floor(min(ay, by, cy) - 0.5), 0)
+        last = min(math.ceil(max(ay, by, cy) - 0.5), side - 1)
+        left = max(math.floor(min(ax, bx, cx) - 0.5), 0)
+        right = min(math.ceil(max(ax, bx, cx) - 0.5), side - 1)
         for row in range(first, last + 1):
             for col in range(left, right + 1):
                 x, y = col + 0.5, row + 0.5
@@ -90,6 +90,30 @@ def fill_texels(corners: F64, faces: I32, owners: I32, weights: F32) -> None:
                 if u >= -EDGE and v >= -EDGE and w >= -EDGE and owners[row, col] < 0:
                     owners[row, col] = f
                     weights[row, col, 0], weights[row, col, 1], weights[row, col, 2] = u, v, w
+
+
+@njit(**entry_options)
+def farthest(depth: F32, row: int, col: int, z: float) -> float:
+    """Return the largest difference of a depth to that of four pixels."""
+    worst = 0.0
+    for i in range(2):
+        for j in range(2):
+            worst = max(worst, abs(depth[row + i, col + j] - z))
+    return worst
+
+
+@njit(**entry_options)
+def add_color(
+    color: F32, row: int, col: int, down: float, right: float, weight: float, total: F64
+) -> None:
+    """Add the bilinear mean of four pixels, each weighted by its fourth channel too, to a total [4]."""
+    for i in range(2):
+        for j in range(2):
+            share = (right if j else 1.0 - right) * (down if i else 1.0 - down)
+            share *= weight * color[row + i, col + j, 3]
+            for k in range(3):
+                total[k] += share * color[row + i, col + j, k]
+            total[3] += share
 
 
 @njit(**entry_options)
@@ -141,22 +165,11 @@ def gather(
             z += viewmat[2, k] * points[p, k]
         column = intrinsics[0, 0] * x / z + intrinsics[0, 2] - 0.5
         line = intrinsics[1, 1] * y / z + intrinsics[1, 2] - 0.5
-        c, r = int(math.floor(column)), int(math.floor(line))
+        c, r = math.floor(column), math.floor(line)
         if c < 0 or r < 0 or c + 1 >= width or r + 1 >= height:
             continue
-        worst = 0.0
-        for i in range(2):
-            for j in range(2):
-                worst = max(worst, abs(depth[r + i, c + j] - z))
-        nearness = 1.0 - worst * facing / tolerance
+        nearness = 1.0 - farthest(depth, r, c, z) * facing / tolerance
         if nearness <= 0.0:
             continue
-        a, b = column - c, line - r
         weight = nearness * (facing - SHALLOWEST) ** SHARPNESS
-        for i in range(2):
-            for j in range(2):
-                share = (a if j else 1.0 - a) * (b if i else 1.0 - b)
-                share *= weight * color[r + i, c + j, 3]
-                for k in range(3):
-                    totals[p, k] += share * color[r + i, c + j, k]
-                totals[p, 3] += share
+        add_color(color, r, c, line - r, column - c, weight, totals[p])

@@ -104,7 +104,7 @@ def enter_narrow(states: U8) -> None:
         for j in range(ny):
             for k in range(nz):
                 state = states[i, j, k]
-                open_here = state == EMPTY or state == WIDE
+                open_here = state in (EMPTY, WIDE)
                 if open_here and touches(states, i, j, k, OUTSIDE):
                     states[i, j, k] = ENTERED
     for i in range(nx):
