@@ -95,9 +95,12 @@ def colors_of(read: trimesh.Trimesh) -> np.ndarray:
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
 def test_the_cube_is_red_and_the_sphere_below_is_blue(written: Path, suffix: str) -> None:
     read = trimesh.load(written / f"pair{suffix}", force="mesh", process=False)
-    colors, height = colors_of(read), read.vertices[:, 1]
-    assert np.allclose(colors[height > 0.3].mean(axis=0), [0.74, 0.09, 0.09], atol=0.1)
-    assert np.allclose(colors[height < -0.3].mean(axis=0), [0.09, 0.19, 0.72], atol=0.1)
+    colors, height = np.asarray(colors_of(read)), read.vertices[:, 1]
+    # The lid of the cube looks up: its shade is 0.72 + 0.28 * 0.915 of the palette's (0.86, 0.10, 0.10).
+    lid = (height > height.max() - 0.02) & (read.vertex_normals[:, 1] > 0.95)
+    assert np.allclose(np.median(colors[lid], axis=0), [0.84, 0.098, 0.098], atol=0.03)
+    blue = colors[height < -0.3].mean(axis=0)
+    assert np.allclose(blue / blue.max(), [0.136, 0.273, 1.0], atol=0.02)
 
 
 def test_the_obj_comes_with_a_material_and_a_picture(written: Path) -> None:
