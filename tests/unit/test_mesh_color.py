@@ -24,7 +24,7 @@ def ball(radius: float = RADIUS, x: float = 0.0, faces: int = 3000) -> Solid:
     axes = [o + grid.step * np.arange(n) for o, n in zip(grid.origin, grid.shape, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - [x, 0.0, 0.0]
     field = (radius - np.linalg.norm(points, axis=-1)).astype(np.float32)
-    return thin_out(surface(outer_field(field, 0.0), grid), faces)
+    return thin_out(surface(outer_field(field, 0.0, grid.step), grid), faces)
 
 
 def two_sided(gaussians: Gaussians) -> Gaussians:

@@ -28,7 +28,7 @@ def shell(outer: float, inner: float) -> np.ndarray:
 
 
 def solid_of(field: np.ndarray) -> Solid:
-    return surface(outer_field(field, 0.0), GRID)
+    return surface(outer_field(field, 0.0, GRID.step), GRID)
 
 
 def assert_sound(solid: Solid) -> None:
@@ -54,7 +54,7 @@ def test_a_ball_has_the_volume_and_the_normals_of_a_ball() -> None:
 
 def test_a_hollow_is_filled() -> None:
     hollow = shell(0.8, 0.5)
-    assert (outer_field(hollow, 0.0)[ball(0.45) > 0] == FILLED).all()
+    assert (outer_field(hollow, 0.0, GRID.step)[ball(0.45) > 0] == FILLED).all()
     solid = solid_of(hollow)
     assert count_parts(solid) == 1
     assert volume(solid) == pytest.approx(volume(solid_of(ball(0.8))), rel=1e-3)
@@ -82,7 +82,7 @@ def test_a_narrow_gap_between_two_objects_stays_a_gap() -> None:
 
 
 def test_another_level_gives_the_surface_there() -> None:
-    field = outer_field(ball(0.9), 0.4)
+    field = outer_field(ball(0.9), 0.4, GRID.step)
     assert volume(surface(field, GRID)) == pytest.approx(4.0 / 3.0 * np.pi * 0.5**3, rel=0.02)
 
 

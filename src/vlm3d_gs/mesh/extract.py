@@ -108,7 +108,7 @@ def extract_mesh(
         field = distance_field(scene, grid, backend)
     cameras = fit_cameras()
     fit = fit_level(field, grid, cameras, outlines(scene, cameras, backend))
-    solid = surface(outer_field(field, fit.level), grid)
+    solid = surface(outer_field(field, fit.level, grid.step), grid)
     del field
     solid = thin_out(keep_parts(solid, chosen.min_part), chosen.faces)
     colors, texture = None, None

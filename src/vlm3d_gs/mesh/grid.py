@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlm3d_gs.errors import ExportError
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.scene import Gaussians, validate
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -68,9 +68,11 @@ def place(gaussians: Gaussians) -> tuple[Gaussians, Placement]:
 
     Raises:
         ExportError: the scene is empty or nothing of it is visible.
+        ConfigError: a parameter is NaN or infinite.
     """
     if len(gaussians) == 0:
         raise ExportError("There is no mesh to make: the scene has no Gaussians.")
+    validate(gaussians)
     scene = gaussians.detach()
     scene = scene.select(scene.opacities >= SEEN_OPACITY)
     if len(scene) == 0:

@@ -1,8 +1,8 @@
 """What of a field is outside: so that hollows are filled and only the outer surface is left.
 
 Outside is what can be reached from the border of the grid through empty samples. So that a pinhole in
-a shell does not count as a way in, the first flood goes only where a whole cube of samples is empty;
-from there it creeps on through narrow places, but only a few steps deep.
+a shell does not count as a way in, the first flood goes only where a whole cube around a sample is empty;
+from there it creeps on to the surface and into narrow places, but only a little deeper.
 """
 
 # Numba's decorators carry no types.
@@ -20,26 +20,29 @@ from vlm3d_gs.render.cpu_math import entry_options
 U8 = NDArray[np.uint8]
 
 SOLID, EMPTY, WIDE, OUTSIDE, ENTERED = 0, 1, 2, 3, 4
-"""States of a sample: filled; below the level; below with all neighbours; reached from the border; just reached."""
-CREEP_STEPS = 6
-"""How deep a flood enters places narrower than three samples."""
+"""States of a sample: filled; below the level; below with all around; reached from the border; just reached."""
+PROBE = 0.014
+"""Half the side of the cube that must be empty, in the unit ball; at least one sample."""
+DEEPER = 2
+"""How many samples deep a flood enters places narrower than the cube."""
 FILLED = 0.5
 """Value over the level that filled samples get."""
 
 
-def outer_field(field: F32, level: float) -> F32:
+def outer_field(field: F32, level: float, step: float) -> F32:
     """Return a field with the same outer surface at 0 and without hollows.
 
     Args:
         field: [X, Y, Z], large inside; the outermost samples are below the level.
         level: value at the surface.
+        step: distance of the samples, the unit ball's radius being 1.
 
     Returns:
         [X, Y, Z] field - level, positive inside, never 0; samples below the level that are not
         outside are `FILLED`.
     """
     states = np.where(field >= level, np.uint8(SOLID), np.uint8(EMPTY))
-    flood(states, CREEP_STEPS)
+    flood(states, max(1, round(PROBE / step)))
     shifted = field - np.float32(level)
     shifted[(states != OUTSIDE) & (states != SOLID)] = FILLED
     # A value of exactly 0 would put several corners of the surface into one place.
@@ -64,19 +67,20 @@ def touches(states: U8, i: int, j: int, k: int, wanted: int) -> bool:
 
 
 @njit(**entry_options)
-def mark_wide(states: U8) -> None:
-    """Turn the empty samples whose 26 neighbours are all empty into `WIDE`."""
-    nx, ny, nz = states.shape
+def eroded(mask: U8) -> U8:
+    """Return 1 where a sample and its 26 neighbours are all not 0; beyond the border counts as 1."""
+    nx, ny, nz = mask.shape
+    left = np.empty_like(mask)
     for i in range(nx):
         for j in range(ny):
             for k in range(nz):
-                wide = states[i, j, k] == EMPTY
+                every = 1
                 for a in range(max(i - 1, 0), min(i + 2, nx)):
                     for b in range(max(j - 1, 0), min(j + 2, ny)):
                         for c in range(max(k - 1, 0), min(k + 2, nz)):
-                            wide = wide and states[a, b, c] != SOLID
-                if wide:
-                    states[i, j, k] = WIDE
+                            every &= mask[a, b, c]
+                left[i, j, k] = every
+    return left
 
 
 @njit(**entry_options)
@@ -114,17 +118,19 @@ def enter_narrow(states: U8) -> None:
                     states[i, j, k] = OUTSIDE
 
 
-@njit(**entry_options)
-def flood(states: U8, creep: int) -> None:
+def flood(states: U8, probe: int) -> None:
     """Turn the empty samples that are outside into `OUTSIDE`, in place.
 
     Args:
         states: [X, Y, Z] of `SOLID` and `EMPTY`; the border is empty.
-        creep: steps that the flood goes on through places that are not `WIDE`.
+        probe: samples on each side of one that must be empty for the flood to pass freely.
     """
-    mark_wide(states)
+    wide = (states != SOLID).astype(np.uint8)
+    for _ in range(probe):
+        wide = eroded(wide)
+    states[wide == 1] = WIDE
     states[0, 0, 0] = OUTSIDE
     while sweep(states, 1) + sweep(states, -1) > 0:
         pass
-    for _ in range(creep):
+    for _ in range(probe + DEEPER):
         enter_narrow(states)
