@@ -13,7 +13,7 @@ from vlm3d_gs.mesh.bake import bake
 from vlm3d_gs.mesh.density import density_field
 from vlm3d_gs.mesh.grid import F32, Grid, bounds_of, grid_over, place
 from vlm3d_gs.mesh.shells import outer_field
-from vlm3d_gs.mesh.silhouettes import LevelFit, fit_cameras, fit_level, outlines
+from vlm3d_gs.mesh.silhouettes import LevelFit, fit_cameras, fit_level, outlines, picture_size
 from vlm3d_gs.mesh.solid import FEWEST_FACES, Solid, keep_parts, surface, thin_out
 from vlm3d_gs.mesh.tsdf import distance_field
 from vlm3d_gs.render import Backend
@@ -106,7 +106,7 @@ def extract_mesh(
         field = density_field(scene, grid)
     else:
         field = distance_field(scene, grid, backend)
-    cameras = fit_cameras()
+    cameras = fit_cameras(picture_size(chosen.resolution))
     fit = fit_level(field, grid, cameras, outlines(scene, cameras, backend))
     solid = surface(outer_field(field, fit.level, grid.step), grid)
     del field

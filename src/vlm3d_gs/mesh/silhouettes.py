@@ -27,7 +27,8 @@ from vlm3d_gs.scene import Gaussians
 
 Mask = NDArray[np.bool_]
 
-SIZE_PX = 128
+PIXELS_PER_VOXEL, SIZES_PX = 1.5, (96, 384)
+"""Size of the pictures: the renderer widens everything by half a pixel, which must stay below a voxel."""
 DISTANCE, FOV_DEG = 3.1, 40.0
 """The unit ball just fills the picture."""
 SOLID_ALPHA = 0.5
@@ -48,7 +49,7 @@ class LevelFit:
     """Intersection over union with the outlines of the renders, all views together, 0 to 1."""
 
 
-def fit_cameras(size_px: int = SIZE_PX) -> Cameras:
+def fit_cameras(size_px: int) -> Cameras:
     """Return 20 cameras all around the scene, above and below too."""
     views = [(azimuth, 15.0) for azimuth in range(0, 360, 45)]
     views += [(azimuth, -20.0) for azimuth in range(22, 382, 90)]
@@ -56,6 +57,11 @@ def fit_cameras(size_px: int = SIZE_PX) -> Cameras:
     views += [(0, 85.0), (90, 70.0), (0, -85.0), (90, -60.0)]
     azimuths, elevations = zip(*views, strict=True)
     return orbit(list(azimuths), list(elevations), DISTANCE, FOV_DEG, size_px, size_px)
+
+
+def picture_size(resolution: int) -> int:
+    """Return the size of the pictures that the level of a grid is found with."""
+    return int(min(max(PIXELS_PER_VOXEL * resolution, SIZES_PX[0]), SIZES_PX[1]))
 
 
 def outlines(gaussians: Gaussians, cameras: Cameras, backend: Backend = "auto") -> Mask:
