@@ -140,7 +140,8 @@ def _collapsed(made: manifold3d.Manifold, faces: int) -> manifold3d.Manifold:
     fewest = best.num_tri()
     if fewest > faces or fewest < FEWEST_FACES:
         raise ConfigError(
-            f"This surface cannot be drawn with {faces} faces; give more, {max(fewest, 100)} for example."
+            f"This surface cannot be drawn with {faces} faces; give more ({max(fewest, 100)} for "
+            "example), or a lower resolution."
         )
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
