@@ -12,11 +12,12 @@ import pytest
 import trimesh
 
 from mesh_views import draw
-from scenes import splats_for
+from scenes import scene_for, splats, splats_for
 from vlm3d_gs.cameras import orbit
 from vlm3d_gs.export.framing import BACKGROUND
 from vlm3d_gs.mesh import METHODS, MeshSettings, extract_mesh, write_mesh
 from vlm3d_gs.mesh.extract import Method
+from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.render import render
 
 NODE = Path(__file__).resolve().parents[1] / "node"
@@ -73,6 +74,13 @@ def test_a_mesh_is_sound_and_looks_like_its_splat(prompt: str, method: Method) -
     assert min(ious) >= LEAST_IOU - 0.01
     both = mask & solid_pixels  # where both show the object: background cannot flatter
     assert psnr(color[both], rendering.color.numpy()[both]) >= LEAST_PSNR
+
+
+@pytest.mark.slow
+def test_thinning_out_leaves_no_slivers() -> None:
+    gaussians = splats(scene_for(PROMPTS[0]), n=5000)
+    mesh = extract_mesh(gaussians, MeshSettings(method="tsdf"), paint_as="none")
+    assert count_parts(mesh.solid) == 1  # it pinches off five without cleaning
 
 
 def test_the_oracle_tells_a_wrong_mesh_from_a_right_one() -> None:

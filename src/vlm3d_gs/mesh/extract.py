@@ -26,7 +26,7 @@ Paint = Literal["texture", "corners", "none"]
 RESOLUTIONS = (16, 512)
 """Fewest and most voxels along the longest side; 512 needs about 2 GiB."""
 TEXTURES_PX = (64, 4096)
-"""Smallest and largest side of a texture."""
+"""Smallest and largest side of a texture; 4096 needs about 3 GiB."""
 COARSE = 48
 """Voxels of the first look, which finds the box that the object fills."""
 LEAST_DENSITY = 0.05
@@ -111,6 +111,8 @@ def extract_mesh(
     solid = surface(outer_field(field, fit.level, grid.step), grid)
     del field
     solid = thin_out(keep_parts(solid, chosen.min_part), chosen.faces)
+    # Collapsing edges can pinch off slivers of a few triangles, turned inside out or empty.
+    solid = keep_parts(solid, chosen.min_part)
     colors, texture = None, None
     if paint_as == "texture":
         texture = paint(scene, solid, chosen.texture_px, backend=backend)
