@@ -27,7 +27,7 @@ from vlm3d_gs.scene import Gaussians
 
 Mask = NDArray[np.bool_]
 
-PIXELS_PER_VOXEL, SIZES_PX = 1.5, (96, 384)
+PIXELS_PER_VOXEL, SIZES_PX = 1.0, (96, 384)
 """Size of the pictures: the renderer widens everything by half a pixel, which must stay below a voxel."""
 DISTANCE, FOV_DEG = 3.1, 40.0
 """The unit ball just fills the picture."""
