@@ -87,6 +87,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.mesh", "vlm3d_gs.mesh.product"),
     ("cli.mesh", "vlm3d_gs.pipeline"),
     ("cli.mesh", "vlm3d_gs.render"),
+    ("pipeline", "vlm3d_gs.mesh"),
     ("cli.models", "vlm3d_gs.models.listing"),
     ("cli.generate", "vlm3d_gs.viewer"),
     ("cli.view", "vlm3d_gs.viewer"),
