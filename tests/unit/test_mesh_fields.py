@@ -149,6 +149,12 @@ def test_placing_leaves_fly_aways_out_and_can_be_undone(generator: torch.Generat
     assert torch.allclose(placed.scales * placement.radius, moved["log_scales"].exp(), rtol=1e-4)
 
 
+def test_of_a_few_gaussians_none_counts_as_flown_away() -> None:
+    few = splats_for("a red cube").select(torch.tensor([0, 1]))
+    apart = {**few.parameters(), "means": torch.tensor([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])}
+    assert len(place(Gaussians.from_parameters(apart))[0]) == 2
+
+
 def test_the_box_of_what_is_seen() -> None:
     grid = grid_over(-CUBE, CUBE, 20)
     low, high = bounds_of(ball_field(grid, 0.55), grid, 0.0)

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from scenes import splats_for
 from vlm3d_gs.cli import app
 from vlm3d_gs.errors import ConfigError, ExportError, InputFileError
+from vlm3d_gs.export.formats import write_splat
 from vlm3d_gs.export.ply import write_ply
 from vlm3d_gs.mesh import Mesh, MeshSettings, extract_mesh, write_mesh
-from vlm3d_gs.mesh.product import describe, make_mesh, read_scene
+from vlm3d_gs.mesh.product import describe, make_mesh
 from vlm3d_gs.mesh.writers import SUFFIXES, paint_of
 
 RUNNER = CliRunner()
@@ -25,6 +26,7 @@ PROMPT = "a red cube on top of a blue sphere"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_ply(splats_for(PROMPT), folder / "scene.ply")
+    (folder / "config.json").write_text("{}")
     return folder
 
 
@@ -157,10 +159,55 @@ def test_bad_targets_are_refused_before_any_work(run: Path, tmp_path: Path) -> N
 
 
 def test_bad_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match=r"holds no scene\.ply"):
-        read_scene(tmp_path)
+    out = tmp_path / "a.glb"
     with pytest.raises(InputFileError, match="There is no file"):
-        read_scene(tmp_path / "a.ply")
+        make_mesh(tmp_path / "a.ply", out)
+    with pytest.raises(InputFileError, match="not the folder of a run"):
+        make_mesh(tmp_path, out)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputFileError, match=r"has no scene\.ply yet"):
+        make_mesh(tmp_path, out)
+    assert not out.exists()
+
+
+def test_a_mesh_is_no_splat(written: Path, tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        with pytest.raises(InputFileError):
+            make_mesh(written / f"pair{suffix}", tmp_path / "again.glb")
+
+
+def test_any_splat_format_gives_the_same_shape(run: Path, written: Path, tmp_path: Path) -> None:
+    write_splat(splats_for(PROMPT), tmp_path / "pair.spz")
+    make_mesh(tmp_path / "pair.spz", tmp_path / "pair.stl", QUICK)
+    ours, theirs = loaded(written / "pair.stl"), loaded(tmp_path / "pair.stl")
+    assert ours.volume == pytest.approx(theirs.volume, rel=0.01)
+    assert np.allclose(ours.bounds, theirs.bounds, atol=0.01)
+
+
+def test_the_splat_itself_is_never_replaced(run: Path) -> None:
+    before = (run / "scene.ply").read_bytes()
+    for source in (run, run / "scene.ply"):
+        with pytest.raises(ExportError, match="the splat itself"):
+            make_mesh(source, run / "scene.ply", QUICK, overwrite=True)
+    assert (run / "scene.ply").read_bytes() == before
+
+
+def test_an_obj_that_fails_leaves_none_of_its_files(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mtl").write_text("mine")
+    real = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.suffix == ".obj":
+            raise OSError(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_mesh(mesh, tmp_path / "a.obj")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mtl"]
+    assert (tmp_path / "a.mtl").read_text() == "mine"
 
 
 def test_a_mesh_without_the_colours_of_a_format_is_refused(mesh: Mesh, tmp_path: Path) -> None:
@@ -200,6 +247,8 @@ def test_the_command_writes_and_reports(run: Path, tmp_path: Path) -> None:
         (["--method", "poisson"], "Unknown mesh method"),
         (["--faces", "2"], "at least 4"),
         (["--backend", "vulkan"], "Unknown render backend"),
+        (["--device", "tpu"], "must be auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:"], "must be auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -86,6 +86,13 @@ def test_another_level_gives_the_surface_there() -> None:
     assert volume(surface(field, GRID)) == pytest.approx(4.0 / 3.0 * np.pi * 0.5**3, rel=0.02)
 
 
+def test_a_field_that_fills_its_grid_is_closed_at_the_border() -> None:
+    solid = surface(outer_field(np.ones(GRID.shape, np.float32), 0.0, GRID.step), GRID)
+    assert_sound(solid)
+    sides = GRID.step * (np.asarray(GRID.shape) - 1)
+    assert volume(solid) == pytest.approx(sides.prod(), rel=0.1)
+
+
 def test_values_exactly_at_the_level_do_no_harm() -> None:
     steps = np.round(ball(0.7) * 10.0) / 10.0
     solid = solid_of(steps.astype(np.float32))

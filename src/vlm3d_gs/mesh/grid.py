@@ -6,6 +6,7 @@ sample (i, j, k) is at origin + step * (i, j, k).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,7 @@ def place(gaussians: Gaussians) -> tuple[Gaussians, Placement]:
         )
     middle = scene.means.median(dim=0).values
     distances = (scene.means - middle).norm(dim=-1)
-    near = distances.sort().values[int(FAR_QUANTILE * (len(scene) - 1))]
+    near = distances.sort().values[math.ceil(FAR_QUANTILE * (len(scene) - 1))]
     scene = scene.select(distances <= FAR_FACTOR * near + 1e-9)
     reach = REACH * _deviations(scene)
     low = (scene.means - reach).amin(dim=0)

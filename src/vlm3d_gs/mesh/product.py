@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from vlm3d_gs.errors import ExportError, InputFileError
-from vlm3d_gs.export.ply import read_ply
+from vlm3d_gs.errors import ExportError
+from vlm3d_gs.export.formats import read_splat
+from vlm3d_gs.export.record import find_splat
 from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
 from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.mesh.writers import files_of, paint_of, write_mesh
 from vlm3d_gs.render import Backend
-from vlm3d_gs.scene import Gaussians
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def make_mesh(
     """Make the mesh of a run or a splat file.
 
     Args:
-        source: a run's folder, or a splat file.
+        source: a run's folder, or a splat file of any format.
         out: the mesh file; its suffix chooses the format.
         settings: how; the defaults if not given.
         overwrite: replace files that exist.
@@ -53,14 +53,17 @@ def make_mesh(
         backend: as in `render.render`.
 
     Raises:
-        ExportError: unknown suffix, a file exists, its folder does not, or the scene is not solid.
+        ExportError: unknown suffix, a file exists or is the splat itself, its folder does not exist, or the
+            scene is not solid.
         InputFileError: there is no splat, or it cannot be read.
         ConfigError: a setting that the scene does not allow.
     """
     started = time.monotonic()
     paint_as = paint_of(out)
     _check_target(Path(out), overwrite)
-    gaussians = read_scene(source).to(device)
+    splat, _ = find_splat(Path(source))
+    _spare_the_splat(splat, out)
+    gaussians = read_splat(splat).to(device)
     mesh = extract_mesh(gaussians, settings, paint_as=paint_as, backend=backend)
     write_mesh(mesh, out)
     return MeshReport(
@@ -70,22 +73,6 @@ def make_mesh(
         outline_iou=mesh.fit.iou,
         seconds=time.monotonic() - started,
     )
-
-
-def read_scene(source: str | Path) -> Gaussians:
-    """Read the splat of a run's folder, or a splat file.
-
-    Raises:
-        InputFileError: there is none, or it cannot be read.
-    """
-    place = Path(source)
-    if place.is_dir():
-        if not (place / "scene.ply").is_file():
-            raise InputFileError(
-                f"{place} holds no scene.ply, so it is not the folder of a finished run."
-            )
-        return read_ply(place / "scene.ply")
-    return read_ply(place)
 
 
 def describe(report: MeshReport) -> str:
@@ -107,4 +94,11 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if present and not overwrite:
         raise ExportError(
             f"{', '.join(str(file) for file in present)} exists already. Give another name, or --overwrite."
+        )
+
+
+def _spare_the_splat(splat: Path, out: str | Path) -> None:
+    if any(file.exists() and file.samefile(splat) for file in files_of(out)):
+        raise ExportError(
+            f"{splat} is the splat itself; a mesh there would replace it. Give another name."
         )

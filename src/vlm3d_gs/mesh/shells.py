@@ -33,7 +33,7 @@ def outer_field(field: F32, level: float, step: float) -> F32:
     """Return a field with the same outer surface at 0 and without hollows.
 
     Args:
-        field: [X, Y, Z], large inside; the outermost samples are below the level.
+        field: [X, Y, Z], large inside; the outermost samples count as outside whatever they are.
         level: value at the surface.
         step: distance of the samples, the unit ball's radius being 1.
 
@@ -41,15 +41,22 @@ def outer_field(field: F32, level: float, step: float) -> F32:
         [X, Y, Z] field - level, positive inside, never 0; samples below the level that are not
         outside are `FILLED`.
     """
-    states = np.where(field >= level, np.uint8(SOLID), np.uint8(EMPTY))
-    flood(states, max(1, round(PROBE / step)))
     shifted = field - np.float32(level)
+    for border in _borders(shifted):
+        border[border >= 0] = -FILLED
+    states = np.where(shifted >= 0, np.uint8(SOLID), np.uint8(EMPTY))
+    flood(states, max(1, round(PROBE / step)))
     shifted[(states != OUTSIDE) & (states != SOLID)] = FILLED
     # A value of exactly 0 would put several corners of the surface into one place.
     smallest = np.float32(1e-4) * max(float(np.abs(shifted).mean()), 1e-6)
     tiny = np.abs(shifted) < smallest
     shifted[tiny] = np.where(shifted[tiny] < 0, -smallest, smallest)
     return shifted
+
+
+def _borders(values: F32 | U8) -> list[F32 | U8]:
+    """Return the six outermost planes, as views."""
+    return [np.moveaxis(values, axis, 0)[end] for axis in range(3) for end in (0, -1)]
 
 
 @njit(**entry_options)
@@ -129,7 +136,8 @@ def flood(states: U8, probe: int) -> None:
     for _ in range(probe):
         wide = eroded(wide)
     states[wide == 1] = WIDE
-    states[0, 0, 0] = OUTSIDE
+    for border in _borders(states):
+        border[:] = OUTSIDE
     while sweep(states, 1) + sweep(states, -1) > 0:
         pass
     for _ in range(probe + DEEPER):

@@ -174,7 +174,7 @@ _MATERIAL = {
 
 
 def _write_obj(mesh: Mesh, texture: Texture, path: Path) -> None:
-    """Write OBJ, MTL and PNG, the OBJ last; places and normals are shared across seams, so it stays closed."""
+    """Write OBJ, MTL and PNG, all or none; places and normals are shared across seams, so it stays closed."""
     _, material, picture = files_of(path)
     flat = texture.flat
     lines = [
@@ -193,9 +193,10 @@ def _write_obj(mesh: Mesh, texture: Texture, path: Path) -> None:
         lines.append(f"f {' '.join(words)}")
     # Pm and Pr are metalness and roughness for readers that know them; Ks 0 says the same to the others.
     text = f"newmtl baked\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nPm 0\nPr {ROUGHNESS:g}\nillum 1\nmap_Kd {picture.name}\n"
-    _write_bytes(_png(texture.image), picture)
-    _write_bytes(text.encode(), material)
-    _write_bytes(("\n".join(lines) + "\n").encode(), path)
+    with atomic_path(path) as shape, atomic_path(material) as look, atomic_path(picture) as image:
+        image.write_bytes(_png(texture.image))
+        look.write_bytes(text.encode())
+        shape.write_bytes(("\n".join(lines) + "\n").encode())
 
 
 def _write_ply(mesh: Mesh, colors: F32, path: Path) -> None:
