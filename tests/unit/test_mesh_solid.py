@@ -9,7 +9,15 @@ from vlm3d_gs.errors import ConfigError, ExportError
 from vlm3d_gs.mesh import solid as module
 from vlm3d_gs.mesh.grid import Grid, grid_over
 from vlm3d_gs.mesh.shells import FILLED, outer_field
-from vlm3d_gs.mesh.solid import Solid, count_parts, keep_parts, surface, thin_out, volume
+from vlm3d_gs.mesh.solid import (
+    Solid,
+    count_parts,
+    keep_parts,
+    moved_apart,
+    surface,
+    thin_out,
+    volume,
+)
 
 GRID = grid_over(-np.ones(3), np.ones(3), 64)
 
@@ -153,6 +161,29 @@ def test_fewer_faces_than_the_parts_need_is_an_error() -> None:
     pair = solid_of(np.maximum(ball(0.4, -0.5), ball(0.4, 0.5)))
     with pytest.raises(ConfigError, match="cannot be drawn with 5 faces"):
         thin_out(pair, 5)
+
+
+def merged(solid: Solid) -> trimesh.Trimesh:
+    """What a reader makes of it that knows corners by their place only."""
+    mesh = trimesh.Trimesh(solid.vertices.astype(np.float32), solid.faces, process=False)
+    mesh.merge_vertices()
+    return mesh
+
+
+def test_where_a_surface_touches_itself_its_corners_are_moved_apart() -> None:
+    boxes = [trimesh.creation.box(bounds=((c, c, 0.0), (c + 0.5,) * 2 + (0.5,))) for c in (0, 0.5)]
+    starts = (0, len(boxes[0].vertices))
+    touching = Solid(
+        np.concatenate([box.vertices for box in boxes]),
+        np.concatenate([b.faces + k for b, k in zip(boxes, starts, strict=True)]).astype(np.int32),
+    )
+    assert_sound(touching)
+    assert not merged(touching).is_watertight  # they share an edge
+    apart = moved_apart(touching)
+    assert_sound(apart)
+    assert merged(apart).is_watertight
+    assert np.abs(apart.vertices - touching.vertices).max() < 1e-3
+    assert moved_apart(apart) is apart
 
 
 def test_an_open_mesh_is_an_error() -> None:

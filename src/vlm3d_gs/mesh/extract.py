@@ -14,7 +14,7 @@ from vlm3d_gs.mesh.density import density_field
 from vlm3d_gs.mesh.grid import F32, Grid, bounds_of, grid_over, place
 from vlm3d_gs.mesh.shells import outer_field
 from vlm3d_gs.mesh.silhouettes import LevelFit, fit_cameras, fit_level, outlines, picture_size
-from vlm3d_gs.mesh.solid import FEWEST_FACES, Solid, keep_parts, surface, thin_out
+from vlm3d_gs.mesh.solid import FEWEST_FACES, Solid, keep_parts, moved_apart, surface, thin_out
 from vlm3d_gs.mesh.tsdf import distance_field
 from vlm3d_gs.render import Backend
 from vlm3d_gs.scene import Gaussians
@@ -112,7 +112,7 @@ def extract_mesh(
     del field
     solid = thin_out(keep_parts(solid, chosen.min_part), chosen.faces)
     # Collapsing edges can pinch off slivers of a few triangles, turned inside out or empty.
-    solid = keep_parts(solid, chosen.min_part)
+    solid = moved_apart(keep_parts(solid, chosen.min_part))
     colors, texture = None, None
     if paint_as == "texture":
         texture = paint(scene, solid, chosen.texture_px, backend=backend)

@@ -27,6 +27,10 @@ LARGEST_TOLERANCE, HALVINGS = 0.5, 12
 """Search of the second way of thinning out: lengths in the unit ball, and steps."""
 
 
+APART = 1e-4
+"""Distance in the unit ball that corners in one place are moved apart."""
+
+
 @dataclass(frozen=True, eq=False)
 class Solid:
     """The closed surface of one or more parts; every edge has two triangles."""
@@ -126,6 +130,24 @@ def thin_out(solid: Solid, faces: int) -> Solid:
     if thin is None or thin.num_tri() > faces or thin.volume() <= 0.0:
         thin = _collapsed(_checked(solid), faces)
     return _solid(thin)
+
+
+def moved_apart(solid: Solid) -> Solid:
+    """Return the mesh with no two corners in one place.
+
+    Where a surface touches itself, the corners of either side coincide. Readers that join corners by place,
+    as all of STL must, would get edges of four triangles; so all but one go a little way inwards.
+    """
+    _, which, counts = np.unique(
+        solid.vertices.astype(np.float32), axis=0, return_inverse=True, return_counts=True
+    )
+    if len(counts) == len(solid.vertices):
+        return solid
+    which = which.reshape(-1)
+    order = np.argsort(which, kind="stable")
+    rank = np.empty(len(order))  # among those in the same place
+    rank[order] = np.arange(len(order)) - (np.cumsum(counts) - counts)[which[order]]
+    return Solid(solid.vertices - APART * rank[:, None] * solid.vertex_normals, solid.faces)
 
 
 def volume(solid: Solid) -> float:
