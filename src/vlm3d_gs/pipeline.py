@@ -12,8 +12,9 @@ import torch
 
 from vlm3d_gs.checkpoint import Checkpoint, load_checkpoint
 from vlm3d_gs.config import Config, SceneConfig
-from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError
-from vlm3d_gs.export.products import write_products
+from vlm3d_gs.config.bounds import check_device
+from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError, ExportError
+from vlm3d_gs.export.products import product_name, write_products
 from vlm3d_gs.export.sheet import write_preview
 from vlm3d_gs.guidance import Objective, build_objective, build_questions, build_vlm
 from vlm3d_gs.guidance.questions import Question
@@ -77,6 +78,7 @@ def generate(
         ConfigError: the folder is taken, or a setting is not allowed.
         CheckpointError: there is nothing to resume from, or it is damaged.
         DeviceError: the device is not there.
+        ExportError: the scene gives no mesh, though one is asked for; all else is written.
     """
     began = time.monotonic()
     check_prompt(config)
@@ -91,8 +93,8 @@ def generate(
     )
     notes += [f"The critic asks {q.name}: {q.text}" for q in objective.questions]
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
-    first = first_cloud(config.scene, generator(config.train.seed, "first cloud"))
-    state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
+    first = first_cloud(config.scene, generator(config.train.seed, "first cloud")).to(device)
+    state = TrainState(SceneOptimizer(first, config.optim), streams)
     if checkpoint is not None:
         restore_state(checkpoint, state, objective.guidances)
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
@@ -112,14 +114,11 @@ def generate(
         )
         gaussians, watched = last_reading(watch, state, log)
         trained_s = time.monotonic() - began
-        files = write_products(gaussians, config)
+        files, flaw = write_everything(gaussians, config)
         seconds = time.monotonic() - began
         log.summary(
             {
-                "prompt": config.prompt,
-                "preset": config.preset,
-                "seed": config.train.seed,
-                "steps": state.step,
+                **_origin(config, state),
                 "finished": finished,
                 "gaussians": len(gaussians),
                 "seconds": round(seconds, 2),
@@ -128,8 +127,25 @@ def generate(
                 **watched,
             }
         )
+    if flaw:
+        raise ExportError(f"The run is done, all but its mesh: {flaw}")
     score = watch.readings[-1].held_out if watch is not None else None
     return GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds, score)
+
+
+def write_everything(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, ...], str]:
+    """Write what `export.formats` asks for; return the files, and why a mesh that is asked for cannot be made."""
+    files = write_products(gaussians, config)
+    if "mesh" not in config.export.formats:
+        return files, ""
+    from vlm3d_gs.mesh import extract_mesh, write_mesh
+
+    path = config.out / product_name("mesh")
+    try:
+        write_mesh(extract_mesh(gaussians, backend=config.render.backend), path)
+    except (ExportError, ConfigError) as error:
+        return files, str(error)
+    return (*files, path), ""
 
 
 def reward_watch(config: Config, objective: Objective) -> RewardWatch | None:
@@ -206,8 +222,10 @@ def choose_device(name: str) -> torch.device:
     """Return the device of a run: what `name` says, or for "auto" CUDA where there is one.
 
     Raises:
+        ConfigError: no such name.
         DeviceError: CUDA is asked for and not there.
     """
+    check_device(name)
     present = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if present else "cpu")
@@ -265,6 +283,16 @@ def first_cloud(config: SceneConfig, random: torch.Generator) -> Gaussians:
         color_noise=0.05,
         sh_degree=config.sh_degree,
     )
+
+
+def _origin(config: Config, state: TrainState) -> dict[str, Any]:
+    """Return what summary.json says of where a scene comes from."""
+    return {
+        "prompt": config.prompt,
+        "preset": config.preset,
+        "seed": config.train.seed,
+        "steps": state.step,
+    }
 
 
 def _show(config: Config, gaussians: Gaussians, step: int) -> None:

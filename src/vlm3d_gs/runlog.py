@@ -36,6 +36,7 @@ OWN_FILES = (
     "checkpoint.safetensors",
     *(f"scene.{kind}" for kind in ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "usdc")),
     "scene.html",
+    "mesh.glb",
     *(f"turntable.{kind}" for kind in ("mp4", "gif", "webp")),
     "sheet.png",
 )

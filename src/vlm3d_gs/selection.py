@@ -68,12 +68,11 @@ def generate_best(
         scores[seed] = made.held_out
     best = max(scores, key=scores.__getitem__)
     shutil.copytree(_candidate(config, best).out, config.out, dirs_exist_ok=True)
-    finished = generate(replace_path(config, "train.seed", best), resume=True, quiet=quiet)
     write_json(
         config.out / CANDIDATES / "scores.json",
         {"scores": {str(seed): score for seed, score in scores.items()}, "picked": best},
     )
-    return finished
+    return generate(replace_path(config, "train.seed", best), resume=True, quiet=quiet)
 
 
 def _candidate(config: Config, seed: int) -> Config:

@@ -45,7 +45,7 @@ FLOORS: list[list[str]] = [
 
 HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "torch": tuple(area for floor in FLOORS[1:] for area in floor if area != "cli"),
-    "numba": ("render", "mini.raycast", "evaluate"),
+    "numba": ("render", "mini.raycast", "evaluate", "mesh"),
     "llvmlite": ("render.cpu_math",),
     "gsplat": ("render.gsplat_backend", "densify"),
     "diffusers": ("guidance.denoiser", "guidance.loading", "mini"),
@@ -59,13 +59,18 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("mini",),
     "huggingface_hub": ("models.hub",),
     "peft": ("guidance.adapters",),
-    "plyfile": ("export.ply",),
+    "plyfile": ("export.ply", "mesh.writers"),
     "zstandard": ("export.spz",),
     "pxr": ("export.usd",),
     "imageio": ("export",),
     "imageio_ffmpeg": ("export", "doctor"),
-    "PIL": ("images", "export"),
+    "PIL": ("images", "export", "mesh.writers"),
     "safetensors": ("checkpoint", "guidance.loading", "guidance.text", "mini"),
+    "scipy": ("mesh.atlas", "mesh.bake"),
+    "skimage": ("mesh.solid",),
+    "fast_simplification": ("mesh.solid",),
+    "manifold3d": ("mesh.solid",),
+    "xatlas": ("mesh.atlas",),
     "rich": ("progress", "mini"),
     "typer": ("cli", "mini"),
     "viser": ("viewer",),
@@ -78,6 +83,11 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.pipeline"),
     ("cli.generate", "vlm3d_gs.selection"),
     ("cli.questions", "vlm3d_gs.pipeline"),
+    ("cli.mesh", "vlm3d_gs.mesh.extract"),
+    ("cli.mesh", "vlm3d_gs.mesh.product"),
+    ("cli.mesh", "vlm3d_gs.pipeline"),
+    ("cli.mesh", "vlm3d_gs.render"),
+    ("pipeline", "vlm3d_gs.mesh"),
     ("cli.models", "vlm3d_gs.models.listing"),
     ("cli.generate", "vlm3d_gs.viewer"),
     ("cli.view", "vlm3d_gs.viewer"),
@@ -216,7 +226,13 @@ def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     extras = project["optional-dependencies"]
     optional = extras["gpu"] + extras["usd"]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
-    names = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg", "pxr": "usd-core"}
+    names = {
+        "PIL": "pillow",
+        "imageio_ffmpeg": "imageio-ffmpeg",
+        "skimage": "scikit-image",
+        "fast_simplification": "fast-simplification",
+        "pxr": "usd-core",
+    }
     assert {names.get(library, library) for library in HEAVY_OWNERS} <= declared
 
 

@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import trimesh
 from typer.testing import CliRunner
 
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.errors import CheckpointError, ConfigError, PromptError
+from vlm3d_gs.errors import CheckpointError, ConfigError, ExportError, PromptError
 from vlm3d_gs.export.ply import read_ply
 from vlm3d_gs.pipeline import generate
 from vlm3d_gs.presets import preset
@@ -90,6 +91,28 @@ def test_a_resumed_run_equals_an_uncut_one(tmp_path: Path) -> None:
 def test_without_critic_nothing_is_asked(tmp_path: Path) -> None:
     generate(config(tmp_path / "run", **{"critic.enabled": False}), quiet=True)
     assert not any(key.startswith("critic/") for row in rows(tmp_path / "run") for key in row)
+
+
+def test_a_run_can_end_in_a_mesh(tmp_path: Path) -> None:
+    solid = config(
+        tmp_path / "solid",
+        1,
+        **{"export.formats": "mesh,ply", "scene.opacity": 0.9, "scene.n_init": 2000},
+    )
+    made = generate(solid, quiet=True)
+    assert [path.name for path in made.files] == ["scene.ply", "mesh.glb"]
+    mesh = trimesh.load(made.files[1], force="mesh", process=False)
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    assert mesh.is_watertight
+    assert mesh.volume > 0
+
+
+def test_where_no_mesh_can_be_made_the_rest_is_there(tmp_path: Path) -> None:
+    faint = config(tmp_path, 1, **{"export.formats": "mesh,ply", "scene.opacity": 0.03})
+    with pytest.raises(ExportError, match="There is no mesh to make"):
+        generate(faint, quiet=True)
+    assert json.loads((tmp_path / "summary.json").read_text())["files"] == ["scene.ply"]
+    assert not (tmp_path / "mesh.glb").exists()
 
 
 def test_refusals_leave_everything_as_it_was(tmp_path: Path) -> None:

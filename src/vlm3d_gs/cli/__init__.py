@@ -18,6 +18,7 @@ from vlm3d_gs.cli.film import film as film_command
 from vlm3d_gs.cli.generate import generate as generate_command
 from vlm3d_gs.cli.html import html as html_command
 from vlm3d_gs.cli.info import info as info_command
+from vlm3d_gs.cli.mesh import mesh as mesh_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
@@ -71,6 +72,7 @@ app.command("render")(render_command)
 app.command("film")(film_command)
 app.command("html")(html_command)
 app.command("view")(view_command)
+app.command("mesh")(mesh_command)
 app.command("convert")(convert_command)
 app.command("info")(info_command)
 app.add_typer(evaluate_app, name="evaluate")

@@ -48,7 +48,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Export = Annotated[
     str | None,
     typer.Option(
-        help="Products, with commas: ply, spz, sog, splat, glb, html, mp4, gif, webp, sheet, ..."
+        help="Products, with commas: ply, spz, sog, splat, glb, html, mesh, mp4, gif, webp, sheet, ..."
     ),
 ]
 Model = Annotated[

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.config.critic import (
     AugmentConfig,
     CriticConfig,
@@ -99,11 +100,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise ConfigError("The prompt is empty. Say what to make, e.g. 'a red cube'.")
-        kind, _, index = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (
-            index and not (kind == "cuda" and index.isdigit())
-        ):
-            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}.")
+        check_device(self.device)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

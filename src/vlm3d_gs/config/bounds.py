@@ -18,6 +18,13 @@ def check_at_least(name: str, value: int, low: int) -> None:
         raise ConfigError(f"{name} must be {low} or more, got {value}.")
 
 
+def check_device(name: str) -> None:
+    """Raise ConfigError unless `name` says a device: auto, cpu, cuda or cuda:N."""
+    kind, colon, index = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdigit())):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}.")
+
+
 def check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
     """Raise ConfigError unless `pair` is ordered and within [low, high]."""
     if not low <= pair[0] <= pair[1] <= high:

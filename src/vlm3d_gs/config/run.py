@@ -18,6 +18,7 @@ ExportFormat = Literal[
     "glb",
     "usdc",
     "html",
+    "mesh",
     "mp4",
     "gif",
     "webp",
@@ -114,8 +115,8 @@ class ExportConfig:
     """What is written at the end."""
 
     formats: tuple[ExportFormat, ...] = ("ply", "mp4", "sheet")
-    """`ply` and other splat formats: scene.SUFFIX; `html` an offline page; `mp4`, `gif`, `webp` turntables;
-    `sheet` a PNG of several views."""
+    """`ply` and other splat formats: scene.SUFFIX; `html` an offline page; `mesh` a closed mesh with texture, mesh.glb;
+    `mp4`, `gif`, `webp` turntables; `sheet` a PNG of several views."""
     turntable_s: float = 4.0
     """Length of one turn, seconds."""
     turntable_fps: int = 24

@@ -32,17 +32,21 @@ def product_name(kind: str) -> str:
         return "sheet.png"
     if kind == "html":
         return "scene.html"
+    if kind == "mesh":
+        return "mesh.glb"
     raise ConfigError(
         f"Unknown product {kind!r} in export.formats. Available: {', '.join(get_args(ExportFormat))}."
     )
 
 
 def write_products(gaussians: Gaussians, config: Config) -> tuple[Path, ...]:
-    """Write what `export.formats` asks for into the run folder; return the files."""
+    """Write what `export.formats` asks for into the run folder, all but the mesh; return the files."""
     export, backend = config.export, config.render.backend
     files = []
     for kind in export.formats:
         path = config.out / product_name(kind)
+        if kind == "mesh":
+            continue  # `mesh` stands above this area; the pipeline asks it
         if kind in SPLATS:
             write_splat(gaussians, path)
         elif kind in FILMS:

@@ -1,0 +1,53 @@
+"""`vlm3d-gs mesh`: a splat in, a closed mesh with a texture out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def mesh(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|SPLAT", help="A run's folder, or a splat file.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="What to write: .glb, .obj, .ply (coloured corners) or .stl."
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option(help="density: where the Gaussians are. tsdf: what their depth shows.")
+    ] = "density",
+    resolution: Annotated[int, typer.Option(help="Voxels along the longest side.")] = 128,
+    faces: Annotated[int, typer.Option(help="Most triangles.")] = 20_000,
+    texture_px: Annotated[int, typer.Option(help="Side of the texture.")] = 1024,
+    min_part: Annotated[
+        float,
+        typer.Option(help="Drop parts smaller than this share of the largest; 1 keeps only that."),
+    ] = 0.02,
+    backend: Annotated[
+        str, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Make a mesh of a splat: outer surface, closed, with the splat's colours."""
+    from vlm3d_gs.mesh.extract import MeshSettings, choose_method
+    from vlm3d_gs.mesh.product import describe, make_mesh
+    from vlm3d_gs.pipeline import choose_device
+    from vlm3d_gs.render import choose_backend
+
+    where = choose_device(device)
+    settings = MeshSettings(choose_method(method), resolution, faces, texture_px, min_part)
+    report = make_mesh(
+        source,
+        out,
+        settings,
+        overwrite=overwrite,
+        device=where,
+        backend=choose_backend(backend, where),
+    )
+    typer.echo(describe(report))

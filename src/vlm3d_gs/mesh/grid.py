@@ -1,0 +1,140 @@
+"""Where the voxels are: the scene brought into the unit ball, and the box around what is seen of it.
+
+Letters: X, Y, Z samples along the axes of a grid; N Gaussians. A grid's values sit at its samples;
+sample (i, j, k) is at origin + step * (i, j, k).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlm3d_gs.errors import ExportError
+from vlm3d_gs.scene import Gaussians, validate
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+SEEN_OPACITY = 0.02
+"""Fainter Gaussians do not decide where the object is."""
+FAR_QUANTILE, FAR_FACTOR = 0.99, 2.0
+"""Gaussians farther out than so many times the radius of nearly all of them have flown away."""
+REACH = 3.0
+"""Standard deviations within which a Gaussian counts."""
+MARGIN = 2
+"""Empty samples around the box, so that every surface closes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a scene was brought into the unit ball: p' = (p - center) / radius."""
+
+    center: tuple[float, float, float]
+    """In the scene's own world."""
+    radius: float
+    """World units."""
+
+    def back(self, points: F64) -> F64:
+        """Return points of the unit ball in the scene's own world, [..., 3] both."""
+        return points * self.radius + np.asarray(self.center)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Samples on a regular lattice."""
+
+    origin: tuple[float, float, float]
+    """Place of sample (0, 0, 0)."""
+    step: float
+    """Distance of neighbours, the same along all axes."""
+    shape: tuple[int, int, int]
+    """X, Y, Z."""
+
+
+def place(gaussians: Gaussians) -> tuple[Gaussians, Placement]:
+    """Return the visible part of a scene, moved and scaled into the unit ball.
+
+    Fly-aways are left out: what is farther from the median than twice the radius that holds 99 % of
+    the visible Gaussians.
+
+    Args:
+        gaussians: any scene, of any place and size.
+
+    Returns:
+        The placed Gaussians, detached, and how they were placed.
+
+    Raises:
+        ExportError: the scene is empty or nothing of it is visible.
+        ConfigError: a parameter is NaN or infinite.
+    """
+    if len(gaussians) == 0:
+        raise ExportError("There is no mesh to make: the scene has no Gaussians.")
+    validate(gaussians)
+    scene = gaussians.detach()
+    scene = scene.select(scene.opacities >= SEEN_OPACITY)
+    if len(scene) == 0:
+        raise ExportError(
+            f"There is no mesh to make: all {len(gaussians)} Gaussians are transparent (opacity below {SEEN_OPACITY})."
+        )
+    middle = scene.means.median(dim=0).values
+    distances = (scene.means - middle).norm(dim=-1)
+    near = distances.sort().values[math.ceil(FAR_QUANTILE * (len(scene) - 1))]
+    scene = scene.select(distances <= FAR_FACTOR * near + 1e-9)
+    reach = REACH * _deviations(scene)
+    low = (scene.means - reach).amin(dim=0)
+    high = (scene.means + reach).amax(dim=0)
+    center = 0.5 * (low + high)
+    radius = float(((scene.means - center).norm(dim=-1) + reach.amax(dim=-1)).max())
+    moved = {
+        "means": (scene.means - center) / radius,
+        "log_scales": scene.log_scales - scene.means.new_tensor(radius).log(),
+    }
+    placed = Gaussians.from_parameters({**scene.parameters(), **moved})
+    x, y, z = center.tolist()
+    return placed, Placement((x, y, z), radius)
+
+
+def grid_over(low: F64, high: F64, resolution: int) -> Grid:
+    """Return a grid over a box, with `MARGIN` samples beyond it on every side.
+
+    Args:
+        low: [3] corner of the box.
+        high: [3] the other corner, larger in at least one coordinate.
+        resolution: voxels along the box's longest side.
+    """
+    size = np.asarray(high, np.float64) - np.asarray(low, np.float64)
+    step = float(size.max()) / resolution
+    counts = np.ceil(size / step - 1e-9).astype(int) + 1
+    start = np.asarray(low, np.float64) - MARGIN * step
+    x, y, z = (int(count) + 2 * MARGIN for count in counts)
+    return Grid((float(start[0]), float(start[1]), float(start[2])), step, (x, y, z))
+
+
+def bounds_of(field: F32, grid: Grid, level: float) -> tuple[F64, F64]:
+    """Return the box of the samples at or above a level, grown by one voxel.
+
+    Raises:
+        ExportError: there is none.
+    """
+    occupied = field >= level
+    corners = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        hits = np.flatnonzero(occupied.any(axis=others))
+        if len(hits) == 0:
+            raise ExportError(
+                "There is no mesh to make: the scene is nowhere dense enough to have a surface."
+            )
+        corners.append((hits[0] - 1, hits[-1] + 1))
+    origin = np.asarray(grid.origin)
+    low, high = np.array(corners, np.float64).T
+    return origin + grid.step * low, origin + grid.step * high
+
+
+def _deviations(gaussians: Gaussians) -> torch.Tensor:
+    """Return the standard deviations along the world's axes, [N, 3]."""
+    return gaussians.covariances.diagonal(dim1=-2, dim2=-1).sqrt()

@@ -1,0 +1,104 @@
+"""A run or a splat file in, a mesh file out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vlm3d_gs.errors import ExportError
+from vlm3d_gs.export.formats import read_splat
+from vlm3d_gs.export.record import find_splat
+from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
+from vlm3d_gs.mesh.solid import count_parts
+from vlm3d_gs.mesh.writers import files_of, paint_of, write_mesh
+from vlm3d_gs.render import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class MeshReport:
+    """What was written."""
+
+    files: tuple[Path, ...]
+    """The mesh first, then what belongs to it."""
+    faces: int
+    """Triangles."""
+    parts: int
+    """Separate surfaces."""
+    outline_iou: float
+    """Overlap of the surface's outlines with those of the renders, before thinning out, 0 to 1."""
+    seconds: float
+    """Time it took."""
+
+
+def make_mesh(
+    source: str | Path,
+    out: str | Path,
+    settings: MeshSettings | None = None,
+    *,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+    backend: Backend = "auto",
+) -> MeshReport:
+    """Make the mesh of a run or a splat file.
+
+    Args:
+        source: a run's folder, or a splat file of any format.
+        out: the mesh file; its suffix chooses the format.
+        settings: how; the defaults if not given.
+        overwrite: replace files that exist.
+        device: where density or depth is computed.
+        backend: as in `render.render`.
+
+    Raises:
+        ExportError: unknown suffix, a file exists or is the splat itself, its folder does not exist, or the
+            scene is not solid.
+        InputFileError: there is no splat, or it cannot be read.
+        ConfigError: a setting that the scene does not allow.
+    """
+    started = time.monotonic()
+    paint_as = paint_of(out)
+    _check_target(Path(out), overwrite)
+    splat, _ = find_splat(Path(source))
+    _spare_the_splat(splat, out)
+    gaussians = read_splat(splat).to(device)
+    mesh = extract_mesh(gaussians, settings, paint_as=paint_as, backend=backend)
+    write_mesh(mesh, out)
+    return MeshReport(
+        files=files_of(out),
+        faces=len(mesh.solid.faces),
+        parts=count_parts(mesh.solid),
+        outline_iou=mesh.fit.iou,
+        seconds=time.monotonic() - started,
+    )
+
+
+def describe(report: MeshReport) -> str:
+    """Return the report as a line for a person."""
+    parts = "1 part" if report.parts == 1 else f"{report.parts} parts"
+    names = ", ".join(str(file) for file in report.files)
+    return (
+        f"written to {names}: {report.faces} faces, {parts}, "
+        f"outlines fit {report.outline_iou:.1%}, {report.seconds:.1f} s"
+    )
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise ExportError(
+            f"Cannot write {out}: the folder {out.parent} does not exist. Create it first."
+        )
+    present = [file for file in files_of(out) if file.exists()]
+    if present and not overwrite:
+        raise ExportError(
+            f"{', '.join(str(file) for file in present)} exists already. Give another name, or --overwrite."
+        )
+
+
+def _spare_the_splat(splat: Path, out: str | Path) -> None:
+    if any(file.exists() and file.samefile(splat) for file in files_of(out)):
+        raise ExportError(
+            f"{splat} is the splat itself; a mesh there would replace it. Give another name."
+        )

@@ -1,0 +1,175 @@
+"""Compiled loops over triangles: a depth picture of a mesh, and the texels of its atlas.
+
+Letters: V corners, F triangles, H rows, W columns, T side of the texture.
+"""
+
+# Numba's decorators carry no types.
+# mypy: disable-error-code="untyped-decorator"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from vlm3d_gs.mesh.grid import F32, F64
+from vlm3d_gs.render.cpu_math import entry_options
+
+I32 = NDArray[np.int32]
+
+SHALLOWEST = 0.15
+"""Cosine of the flattest angle at which a view still counts."""
+SHARPNESS = 4
+"""Power of the cosine that weights the views: higher is crisper, lower is smoother."""
+EDGE = 1e-9
+"""How far outside a triangle a pixel's centre may be, so that none falls between two triangles."""
+
+
+@njit(**entry_options)
+def draw_depth(corners: F64, faces: I32, depth: F32) -> None:
+    """Write the depth of the nearest triangle at each pixel's centre.
+
+    Args:
+        corners: [V, 3] x and y in pixels, and depth along the camera's axis, positive.
+        faces: [F, 3].
+        depth: [H, W], lowered where a triangle is nearer.
+    """
+    height, width = depth.shape
+    for f in range(faces.shape[0]):
+        ax, ay, az = corners[faces[f, 0]]
+        bx, by, bz = corners[faces[f, 1]]
+        cx, cy, cz = corners[faces[f, 2]]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-12:
+            continue
+        first = max(math.floor(min(ay, by, cy) - 0.5), 0)
+        last = min(math.ceil(max(ay, by, cy) - 0.5), height - 1)
+        left = max(math.floor(min(ax, bx, cx) - 0.5), 0)
+        right = min(math.ceil(max(ax, bx, cx) - 0.5), width - 1)
+        for row in range(first, last + 1):
+            for col in range(left, right + 1):
+                x, y = col + 0.5, row + 0.5
+                u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                w = 1.0 - u - v
+                if u >= -EDGE and v >= -EDGE and w >= -EDGE:
+                    z = 1.0 / (u / az + v / bz + w / cz)  # 1 / depth is linear in the picture
+                    depth[row, col] = min(depth[row, col], z)
+
+
+@njit(**entry_options)
+def fill_texels(corners: F64, faces: I32, owners: I32, weights: F32) -> None:
+    """Write which triangle covers each texel's centre, and where in it.
+
+    Args:
+        corners: [V, 2] column and row in texels.
+        faces: [F, 3].
+        owners: [T, T], written where a triangle covers; the first one stays.
+        weights: [T, T, 3] shares of the three corners, written with the owner.
+    """
+    side = owners.shape[0]
+    for f in range(faces.shape[0]):
+        ax, ay = corners[faces[f, 0]]
+        bx, by = corners[faces[f, 1]]
+        cx, cy = corners[faces[f, 2]]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-12:
+            continue
+        first = max(math.floor(min(ay, by, cy) - 0.5), 0)
+        last = min(math.ceil(max(ay, by, cy) - 0.5), side - 1)
+        left = max(math.floor(min(ax, bx, cx) - 0.5), 0)
+        right = min(math.ceil(max(ax, bx, cx) - 0.5), side - 1)
+        for row in range(first, last + 1):
+            for col in range(left, right + 1):
+                x, y = col + 0.5, row + 0.5
+                u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                w = 1.0 - u - v
+                if u >= -EDGE and v >= -EDGE and w >= -EDGE and owners[row, col] < 0:
+                    owners[row, col] = f
+                    weights[row, col, 0], weights[row, col, 1], weights[row, col, 2] = u, v, w
+
+
+@njit(**entry_options)
+def farthest(depth: F32, row: int, col: int, z: float) -> float:
+    """Return the largest difference of a depth to that of four pixels."""
+    worst = 0.0
+    for i in range(2):
+        for j in range(2):
+            worst = max(worst, abs(depth[row + i, col + j] - z))
+    return worst
+
+
+@njit(**entry_options)
+def add_color(
+    color: F32, row: int, col: int, down: float, right: float, weight: float, total: F64
+) -> None:
+    """Add the bilinear mean of four pixels, each weighted by its fourth channel too, to a total [4]."""
+    for i in range(2):
+        for j in range(2):
+            share = (right if j else 1.0 - right) * (down if i else 1.0 - down)
+            share *= weight * color[row + i, col + j, 3]
+            for k in range(3):
+                total[k] += share * color[row + i, col + j, k]
+            total[3] += share
+
+
+@njit(**entry_options)
+def gather(
+    points: F64,
+    normals: F64,
+    viewmat: F64,
+    intrinsics: F64,
+    color: F32,
+    depth: F32,
+    tolerance: float,
+    totals: F64,
+) -> None:
+    """Add what one view shows of points to their totals, where it sees them.
+
+    A point is seen if it faces the camera and if the four pixels around show the surface at its depth:
+    colours never leak over an edge. Weights fall to 0 towards either limit, so that no border shows
+    where a view begins to count.
+
+    Args:
+        points: [P, 3] in the world.
+        normals: [P, 3] unit, outwards.
+        viewmat: [4, 4] world to camera.
+        intrinsics: [3, 3] pixels.
+        color: [H, W, 4] straight colour and how much each pixel counts.
+        depth: [H, W] of the mesh, large where it is not.
+        tolerance: largest difference in depth, world units.
+        totals: [P, 4] weighted colour and weight, added to.
+    """
+    height, width = depth.shape
+    eye = np.zeros(3)
+    for k in range(3):
+        for m in range(3):
+            eye[k] -= viewmat[m, k] * viewmat[m, 3]
+    for p in range(points.shape[0]):
+        ex, ey, ez = eye[0] - points[p, 0], eye[1] - points[p, 1], eye[2] - points[p, 2]
+        facing = ex * normals[p, 0] + ey * normals[p, 1] + ez * normals[p, 2]
+        if facing <= 0.0:
+            continue
+        facing /= math.sqrt(ex * ex + ey * ey + ez * ez)
+        if facing <= SHALLOWEST:
+            continue
+        x = viewmat[0, 3]
+        y = viewmat[1, 3]
+        z = viewmat[2, 3]
+        for k in range(3):
+            x += viewmat[0, k] * points[p, k]
+            y += viewmat[1, k] * points[p, k]
+            z += viewmat[2, k] * points[p, k]
+        column = intrinsics[0, 0] * x / z + intrinsics[0, 2] - 0.5
+        line = intrinsics[1, 1] * y / z + intrinsics[1, 2] - 0.5
+        c, r = math.floor(column), math.floor(line)
+        if c < 0 or r < 0 or c + 1 >= width or r + 1 >= height:
+            continue
+        nearness = 1.0 - farthest(depth, r, c, z) * facing / tolerance
+        if nearness <= 0.0:
+            continue
+        weight = nearness * (facing - SHALLOWEST) ** SHARPNESS
+        add_color(color, r, c, line - r, column - c, weight, totals[p])
