@@ -165,8 +165,11 @@ def train_step(
     penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
     ((rendering.color * pull).sum() + penalty).backward()
     state.stale.add_to(leaves)
-    state.gradients.add(rendering)
-    state.optimizer.step(fraction)
+    if config.optim.fused:
+        state.optimizer.step(fraction, state.gradients.pending(rendering))
+    else:
+        state.gradients.add(rendering)
+        state.optimizer.step(fraction)
     state.step += 1
     if is_round(state.step - 1, steps, config.densify):
         _densify(state, config)
