@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs import kernels
-from vlm3d_gs.guidance import distillation, noise
+from vlm3d_gs.guidance import distillation, noise, preprocess
+from vlm3d_gs.kernels.critic_patches import twin as patches_twin
 from vlm3d_gs.kernels.distillation import Guided, Levels, noised_twin, target_twin
 from vlm3d_gs.kernels.splat_adam import AdamRule, Moved, Screen, twin
 
@@ -19,6 +20,9 @@ VIEWS = 4
 BETAS, EPS = (0.9, 0.99), 1e-15
 LATENTS = ((4, 4, 32, 32), (8, 4, 64, 64))
 GUIDED = Guided("epsilon", 50.0, 0.5, 4)
+
+PICTURES = ((256, 252), (512, 504))
+"""Side of the renders, and of what the critic sees."""
 
 Call = Callable[[], Any]
 
@@ -41,6 +45,8 @@ def all_cases(compiled: bool) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Yield each operator's name and what makes the case."""
     for shape in LATENTS:
         yield "reconstruction", lambda shape=shape: reconstruction(shape, compiled)
+    for sides in PICTURES:
+        yield "critic_patches", lambda sides=sides: patches(sides, compiled)
     for sh_degree in (0, 3):
         for n in GAUSSIANS:
             yield "splat_adam", lambda n=n, degree=sh_degree: splat_adam(n, degree, compiled)
@@ -159,6 +165,48 @@ def reconstruction(shape: tuple[int, ...], compiled: bool) -> Case:
         "reconstruction",
         {"latents": list(shape)},
         4 * 10 * latents.numel(),
+        ways,
+        tuple(ways),
+    )
+
+
+def patches(sides: tuple[int, int], compiled: bool) -> Case:
+    """The critic's image path for `VIEWS` renders, forwards and backwards."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    images = torch.rand(VIEWS, sides[0], sides[0], 3, device="cuda", generator=generator)
+    images.requires_grad_()
+    layout = preprocess.PatchLayout()
+    cut = kernels.Cut(
+        (sides[1], sides[1]),
+        layout.patch_size,
+        layout.merge_size,
+        layout.temporal_patch_size,
+        layout.mean,
+        layout.std,
+    )
+    slope = torch.ones_like(preprocess.to_patches(images, layout)[0])
+
+    def both_ways(path: Callable[[Tensor], Tensor]) -> Call:
+        return lambda: torch.autograd.grad(path(images), images, slope)[0]
+
+    def by_kernel() -> Call:
+        kernels.require()
+        return both_ways(lambda pixels: kernels.critic_patches(pixels, cut))
+
+    def of_twin(pixels: Tensor) -> Tensor:
+        return patches_twin(pixels, cut)[0]
+
+    ways: dict[str, Callable[[], Call]] = {
+        "kernel": by_kernel,
+        "as now": lambda: both_ways(lambda pixels: preprocess.to_patches(pixels, layout)[0]),
+    }
+    if compiled:
+        ways["twin compiled"] = lambda: both_ways(torch.compile(of_twin, dynamic=False))
+    # forwards: pictures read, patches written; backwards: patches and pictures read, pictures written
+    return Case(
+        "critic_patches",
+        {"views": VIEWS, "render_px": sides[0], "seen_px": sides[1]},
+        4 * (3 * images.numel() + 2 * slope.numel()),
         ways,
         tuple(ways),
     )

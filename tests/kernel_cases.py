@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlm3d_gs.kernels import Moved, Screen
+from vlm3d_gs.kernels import Cut, Moved, Screen
 from vlm3d_gs.kernels.distillation import Guided, Levels
 
 WIDTHS = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (), "sh": (1, 3)}
@@ -74,3 +74,24 @@ GUIDED = [
     Guided("sample", 7.5, 0.3, 1),
     Guided("flow_prediction", 1.0, 0.0, 4),
 ]
+
+
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+CUTS = {
+    "a little smaller": ((33, 40), Cut((28, 36), 2, 2, 2, **CLIP)),
+    "the same size": ((16, 24), Cut((16, 24), 4, 2, 1, **CLIP)),
+    "enlarged": ((9, 13), Cut((28, 28), 7, 2, 2, **CLIP)),
+    "much smaller": ((70, 64), Cut((8, 16), 2, 4, 3, **CLIP)),
+}
+"""Height and width of pictures, and how they are cut."""
+
+
+def pictures(
+    batch: int, size: tuple[int, int], generator: torch.Generator, device: str = "cpu"
+) -> Tensor:
+    """Return [batch, H, W, 3] pictures that leave 0 to 1 here and there, with hard edges that overshoot."""
+    drawn = torch.rand(batch, *size, 3, generator=generator)
+    return torch.where(drawn > 0.7, 1.1 * drawn.round(), 1.3 * drawn - 0.1).to(device)

@@ -1,5 +1,6 @@
 // The arithmetic of cuda/*.cuh in plain loops, compiled by the host's compiler: what the tests of the kernels call.
 
+#include "../cuda/critic_patches.cuh"
 #include "../cuda/distillation.cuh"
 #include "../cuda/splat_adam.cuh"
 
@@ -25,4 +26,16 @@ extern "C" void reconstruction(Reconstruction task) {
         for (int64_t i = begin; i < begin + group; ++i) loss += reconstruct(task, factor, i);
     }
     *task.loss = float(0.5 * loss / task.batch);
+}
+
+extern "C" void critic_patches(PatchTask task) {
+    for (int32_t picture = 0; picture < task.cut.batch; ++picture)
+        for (int32_t y = 0; y < task.cut.height; ++y)
+            for (int32_t x = 0; x < task.cut.width; ++x) cut_pixel(task, picture, y, x);
+}
+
+extern "C" void critic_patches_backward(PatchTask task) {
+    for (int32_t picture = 0; picture < task.cut.batch; ++picture)
+        for (int32_t y = 0; y < task.cut.in_height; ++y)
+            for (int32_t x = 0; x < task.cut.in_width; ++x) gather_pixel(task, picture, y, x);
 }

@@ -9,11 +9,21 @@ import pytest
 import torch
 
 from gradients import assert_grad_close
-from kernel_cases import GUIDED, answers, assert_same_step, copied, scene_step
+from kernel_cases import CLIP, CUTS, GUIDED, answers, assert_same_step, copied, pictures, scene_step
 from vlm3d_gs.checkpoint import load_checkpoint, save_checkpoint
 from vlm3d_gs.config import OptimConfig
 from vlm3d_gs.initialize import ball
-from vlm3d_gs.kernels import AdamRule, adam_step, add_noise, available, reconstruction_loss
+from vlm3d_gs.kernels import (
+    AdamRule,
+    Cut,
+    adam_step,
+    add_noise,
+    available,
+    critic_patches,
+    reconstruction_loss,
+)
+from vlm3d_gs.kernels.critic_patches import cut_pictures, gather_pictures, twin_backward
+from vlm3d_gs.kernels.critic_patches import twin as patches_twin
 from vlm3d_gs.kernels.distillation import Guided, noised_twin, target_twin
 from vlm3d_gs.kernels.library import load, takes
 from vlm3d_gs.kernels.splat_adam import twin
@@ -79,12 +89,35 @@ def test_the_reconstruction_step(
     assert torch.equal(again, loss.detach())
 
 
+@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
-    "fused", [False, pytest.param(True, marks=pytest.mark.usefixtures("built"))]
+    ("size", "cut"), [*CUTS.values(), ((256, 256), Cut((252, 252), 14, 2, 2, **CLIP))]
 )
+def test_the_image_path_of_the_critic(
+    generator: torch.Generator, size: tuple[int, int], cut: Cut
+) -> None:
+    images = pictures(4, size, generator, "cuda")
+    plain = ([*cut.size, cut.patch, cut.merge, cut.frames], [*cut.mean], [*cut.std])
+    patches, inside = cut_pictures(images, *plain)
+    expected, unclamped = patches_twin(images, cut)
+    torch.testing.assert_close(patches, expected, rtol=1e-5, atol=3e-5)
+    # a value that is 1 but for rounding may fall on either side
+    assert int((inside != unclamped).sum()) <= 3
+    slope = torch.randn(patches.shape, generator=generator).cuda()
+    d_images = gather_pictures(slope, images, inside, *plain)
+    assert_grad_close("images", d_images, twin_backward(slope, images, inside, cut))
+    leaf = images.clone().requires_grad_()
+    critic_patches(leaf, cut).backward(slope)
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, d_images)
+
+
+@pytest.mark.parametrize("fused", [False, True])
 def test_a_restored_optimiser_goes_on_on_the_device(
     generator: torch.Generator, tmp_path: Path, fused: bool
 ) -> None:
+    if fused and not available():
+        pytest.skip(load()[1])
     start = ball(50, 0.5, generator, sh_degree=1, color_noise=0.1).to("cuda")
     first = SceneOptimizer(start, OptimConfig(fused=fused))
 

@@ -6,17 +6,20 @@ its twin everywhere else. No kernel is used by default: each needs a measured ga
 
 from __future__ import annotations
 
+from vlm3d_gs.kernels.critic_patches import Cut, critic_patches
 from vlm3d_gs.kernels.distillation import add_noise, reconstruction_loss
 from vlm3d_gs.kernels.library import available, require
 from vlm3d_gs.kernels.splat_adam import AdamRule, Moved, Screen, adam_step
 
 __all__ = [
     "AdamRule",
+    "Cut",
     "Moved",
     "Screen",
     "adam_step",
     "add_noise",
     "available",
+    "critic_patches",
     "reconstruction_loss",
     "require",
 ]
