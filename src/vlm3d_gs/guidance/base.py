@@ -31,10 +31,10 @@ class GuidanceOutput:
     """Scalar, differentiable in the views; smaller is better."""
     scalars: Mapping[str, float | Tensor]
     """For the log; a scalar without graph may stay on its device, where the trainer fetches all at once."""
-    relative_strength: float | None = None
-    """None: the gradient of `loss` counts as it is. A number: only its direction counts; the trainer scales it to this
-    multiple of the norm that the other guidances' gradients have on the renders, so that it means the same beside
-    every prior."""
+    relative_strength: float | Tensor | None = None
+    """None: the gradient of `loss` counts as it is. A number, or a float64 scalar on the device: only its direction
+    counts; the trainer scales it to this multiple of the norm that the other guidances' gradients have on the renders,
+    so that it means the same beside every prior."""
     lasting: bool = False
     """True: what this does to the Gaussians is done again at each step until the guidance is asked again."""
 
