@@ -139,7 +139,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("bench_kernels: torch sees no CUDA device here, so nothing was timed.")
         return
-    clock = Clock(5, 10) if options.quick else Clock(25, 40)
+    clock = Clock(5, 10) if options.quick else Clock(15, 20)
     rate = copy_rate(clock)
     facts = {
         "op": "copy",

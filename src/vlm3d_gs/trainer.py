@@ -177,7 +177,7 @@ def train_step(
         for key, value in output.scalars.items()
     }
     scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
-    scalars["gaussians"] = float(len(state.optimizer.gaussians))
+    scalars["gaussians"] = float(len(state.gradients.total))
     return as_numbers(scalars | {"coverage": rendering.alpha.detach().mean()})
 
 

@@ -43,6 +43,7 @@ def test_no_kernel_is_used_unless_asked_for() -> None:
     assert not OptimConfig().fused
 
 
+@pytest.mark.slow
 def test_the_library_builds_where_nvcc_is(repo_root: Path, tmp_path: Path) -> None:
     if shutil.which("nvcc") is None or shutil.which("make") is None:
         pytest.skip("nvcc or make is not on the path")
