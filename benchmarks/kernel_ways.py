@@ -199,6 +199,7 @@ def patches(sides: tuple[int, int], compiled: bool) -> Case:
     ways: dict[str, Callable[[], Call]] = {
         "kernel": by_kernel,
         "as now": lambda: both_ways(lambda pixels: preprocess.to_patches(pixels, layout)[0]),
+        "twin": lambda: both_ways(of_twin),
     }
     if compiled:
         ways["twin compiled"] = lambda: both_ways(torch.compile(of_twin, dynamic=False))
@@ -208,5 +209,8 @@ def patches(sides: tuple[int, int], compiled: bool) -> Case:
         {"views": VIEWS, "render_px": sides[0], "seen_px": sides[1]},
         4 * (3 * images.numel() + 2 * slope.numel()),
         ways,
-        ("kernel",),  # the others upload their constants at each call
+        (
+            "kernel",
+            "twin",
+        ),  # what is done now uploads its constants at each call, which no graph may
     )

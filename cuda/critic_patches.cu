@@ -1,5 +1,5 @@
-// The kernels of critic_patches.cuh: a thread a pixel, of the output forwards, of the input backwards. Nothing lies
-// between pictures and patches, and the backward pass gathers, so that it needs no atomics and repeats bit for bit.
+// The kernels of critic_patches.cuh, a thread a pixel. Nothing lies between pictures and patches on the way there; the way
+// back gathers, so that it needs no atomics and repeats bit for bit.
 
 #include "critic_patches.cuh"
 
@@ -14,6 +14,11 @@ dim3 tiles(int32_t width, int32_t height, int32_t batch) {
 __global__ void __launch_bounds__(TILE_X * TILE_Y) cut_pixels(const __grid_constant__ PatchTask task) {
     const int x = blockIdx.x * TILE_X + threadIdx.x, y = blockIdx.y * TILE_Y + threadIdx.y;
     if (x < task.cut.width && y < task.cut.height) cut_pixel(task, blockIdx.z, y, x);
+}
+
+__global__ void __launch_bounds__(TILE_X * TILE_Y) collect_pixels(const __grid_constant__ PatchTask task) {
+    const int x = blockIdx.x * TILE_X + threadIdx.x, y = blockIdx.y * TILE_Y + threadIdx.y;
+    if (x < task.cut.width && y < task.cut.height) collect_pixel(task, blockIdx.z, y, x);
 }
 
 __global__ void __launch_bounds__(TILE_X * TILE_Y) gather_pixels(const __grid_constant__ PatchTask task) {
@@ -34,6 +39,8 @@ extern "C" int vlm3d_gs_critic_patches(PatchTask task, void* stream) {
 
 extern "C" int vlm3d_gs_critic_patches_backward(PatchTask task, void* stream) {
     if (task.cut.batch == 0) return cudaSuccess;
+    collect_pixels<<<tiles(task.cut.width, task.cut.height, task.cut.batch), dim3(TILE_X, TILE_Y), 0,
+                     static_cast<cudaStream_t>(stream)>>>(task);
     gather_pixels<<<tiles(task.cut.in_width, task.cut.in_height, task.cut.batch), dim3(TILE_X, TILE_Y), 0,
                     static_cast<cudaStream_t>(stream)>>>(task);
     return cudaGetLastError();

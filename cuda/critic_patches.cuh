@@ -29,6 +29,7 @@ struct PatchTask {
     float* patches;           // [batch * patches of a picture, 3 * frames * patch * patch]
     uint8_t* inside;          // [batch, height, width] bit c: channel c was within 0..1 before the second clamp
     const float* d_patches;   // as patches
+    float* d_pixels;          // [batch, height, width, 3] between the two steps of the backward pass
     float* d_images;          // as images
 };
 
@@ -70,25 +71,33 @@ HOST_DEVICE void cut_pixel(const PatchTask& task, int32_t picture, int32_t y, in
     task.inside[(int64_t(picture) * cut.height + y) * cut.width + x] = inside;
 }
 
-// Input pixel (y, x) of a picture: the gradient of all output pixels that read it. The tables are the transposed ones.
-HOST_DEVICE void gather_pixel(const PatchTask& task, int32_t picture, int32_t y, int32_t x) {
+// Backwards, first: the gradient of output pixel (y, x), its frames added up, nothing where the second clamp held.
+HOST_DEVICE void collect_pixel(const PatchTask& task, int32_t picture, int32_t y, int32_t x) {
     const Cut& cut = task.cut;
     const int64_t frame = int64_t(cut.patch) * cut.patch;
+    const int64_t at = (int64_t(picture) * cut.height + y) * cut.width + x;
+    const float* place = task.d_patches + patch_place(cut, picture, y, x);
+    for (int c = 0; c < 3; ++c) {
+        float sum = 0.0f;
+        for (int32_t t = 0; t < cut.frames; ++t) sum += place[(c * cut.frames + t) * frame];
+        task.d_pixels[3 * at + c] = (task.inside[at] >> c & 1) ? sum / cut.std[c] : 0.0f;
+    }
+}
+
+// Backwards, second: the gradient of input pixel (y, x), from all output pixels that read it. The tables are the
+// transposed ones.
+HOST_DEVICE void gather_pixel(const PatchTask& task, int32_t picture, int32_t y, int32_t x) {
+    const Cut& cut = task.cut;
     float sum[3] = {0.0f, 0.0f, 0.0f};
     for (int32_t j = 0; j < task.rows.count[y]; ++j) {
         const float up = task.rows.weights[y * task.rows.taps + j];
-        const int32_t out_y = task.rows.first[y] + j;
+        const int64_t line = (int64_t(picture) * cut.height + task.rows.first[y] + j) * cut.width;
         for (int32_t k = 0; k < task.columns.count[x]; ++k) {
             const float weight = up * task.columns.weights[x * task.columns.taps + k];
-            const int32_t out_x = task.columns.first[x] + k;
-            const uint8_t inside = task.inside[(int64_t(picture) * cut.height + out_y) * cut.width + out_x];
-            const float* place = task.d_patches + patch_place(cut, picture, out_y, out_x);
-            for (int c = 0; c < 3; ++c) {
-                if (!(inside >> c & 1)) continue;
-                for (int32_t t = 0; t < cut.frames; ++t) sum[c] += weight * place[(c * cut.frames + t) * frame];
-            }
+            const float* pixel = task.d_pixels + 3 * (line + task.columns.first[x] + k);
+            for (int c = 0; c < 3; ++c) sum[c] += weight * pixel[c];
         }
     }
     const int64_t at = 3 * ((int64_t(picture) * cut.in_height + y) * cut.in_width + x);
-    for (int c = 0; c < 3; ++c) task.d_images[at + c] = within(task.images[at + c]) ? sum[c] / cut.std[c] : 0.0f;
+    for (int c = 0; c < 3; ++c) task.d_images[at + c] = within(task.images[at + c]) ? sum[c] : 0.0f;
 }

@@ -36,6 +36,9 @@ extern "C" void critic_patches(PatchTask task) {
 
 extern "C" void critic_patches_backward(PatchTask task) {
     for (int32_t picture = 0; picture < task.cut.batch; ++picture)
+        for (int32_t y = 0; y < task.cut.height; ++y)
+            for (int32_t x = 0; x < task.cut.width; ++x) collect_pixel(task, picture, y, x);
+    for (int32_t picture = 0; picture < task.cut.batch; ++picture)
         for (int32_t y = 0; y < task.cut.in_height; ++y)
             for (int32_t x = 0; x < task.cut.in_width; ++x) gather_pixel(task, picture, y, x);
 }

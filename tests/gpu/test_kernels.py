@@ -100,7 +100,8 @@ def test_the_image_path_of_the_critic(
     plain = ([*cut.size, cut.patch, cut.merge, cut.frames], [*cut.mean], [*cut.std])
     patches, inside = cut_pictures(images, *plain)
     expected, unclamped = patches_twin(images, cut)
-    torch.testing.assert_close(patches, expected, rtol=1e-5, atol=3e-5)
+    # torch takes its weights in float32 from positions up to 256, ours are rounded once
+    torch.testing.assert_close(patches, expected, rtol=1e-5, atol=3e-4)
     # a value that is 1 but for rounding may fall on either side
     assert int((inside != unclamped).sum()) <= 3
     slope = torch.randn(patches.shape, generator=generator).cuda()

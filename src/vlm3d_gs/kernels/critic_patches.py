@@ -1,4 +1,6 @@
-"""Pictures to the normalised patches of a Qwen-VL vision tower, in one launch each way (`cuda/critic_patches.cu`).
+"""Pictures to the normalised patches of a Qwen-VL vision tower, in one launch, and back in two.
+
+The kernels are in `cuda/critic_patches.cu`.
 
 Letters: B pictures H x W, resized to h x w; n patches a picture.
 """
@@ -61,14 +63,14 @@ def twin(images: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
     if tuple(pixels.shape[2:]) != cut.size:
         resized = F.interpolate(pixels, cut.size, mode="bicubic", antialias=True)
         pixels = resized.clamp(0.0, 1.0)
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (cut.mean, cut.std))
+    mean, std = (_channels(values, str(images.device)).to(pixels) for values in (cut.mean, cut.std))
     rows, columns = (side // (cut.patch * cut.merge) for side in cut.size)
     cells = ((pixels - mean) / std).unflatten(3, (columns, cut.merge, cut.patch))
     cells = cells.unflatten(2, (rows, cut.merge, cut.patch)).permute(0, 2, 5, 3, 6, 1, 4, 7)
     repeated = cells.unsqueeze(6).expand(*[-1] * 6, cut.frames, -1, -1)
-    bits = torch.tensor([1, 2, 4], device=images.device)[:, None, None]
-    inside = ((resized >= 0.0) & (resized <= 1.0)) * bits
-    return repeated.reshape(_shape(len(images), cut)), inside.sum(1).to(torch.uint8)
+    bits = _channels((1.0, 2.0, 4.0), str(images.device))
+    inside = (((resized >= 0.0) & (resized <= 1.0)) * bits).sum(1).to(torch.uint8)
+    return repeated.reshape(_shape(len(images), cut)), inside
 
 
 def twin_backward(d_patches: Tensor, images: Tensor, inside: Tensor, cut: Cut) -> Tensor:
@@ -76,8 +78,9 @@ def twin_backward(d_patches: Tensor, images: Tensor, inside: Tensor, cut: Cut) -
     rows, columns = (side // (cut.patch * cut.merge) for side in cut.size)
     shape = (-1, rows, columns, cut.merge, cut.merge, 3, cut.frames, cut.patch, cut.patch)
     pixels = d_patches.reshape(shape).sum(6).permute(0, 5, 1, 3, 6, 2, 4, 7)
-    pixels = pixels.reshape(len(images), 3, *cut.size) / images.new_tensor(cut.std)[:, None, None]
-    bits = torch.tensor([1, 2, 4], dtype=torch.uint8, device=images.device)[:, None, None]
+    std = _channels(cut.std, str(images.device)).to(images)
+    pixels = pixels.reshape(len(images), 3, *cut.size) / std
+    bits = _channels((1.0, 2.0, 4.0), str(images.device)).to(torch.uint8)
     pixels = pixels * (inside[:, None] & bits != 0)
     down, along = (
         _matrix(*sides).to(images) for sides in zip(images.shape[1:3], cut.size, strict=True)
@@ -132,8 +135,10 @@ def gather_pictures(
         transposed_taps(*sides, str(images.device))
         for sides in zip(images.shape[1:3], cut.size, strict=True)
     )
+    d_pixels = images.new_empty(len(images), *cut.size, 3)
     task = CTask.of(images, cut, rows, columns)
-    task.inside, task.d_patches, task.d_images = map(address, (inside, d_patches, d_images))
+    task.inside, task.d_patches = address(inside), address(d_patches)
+    task.d_pixels, task.d_images = address(d_pixels), address(d_images)
     launch("critic_patches_backward", images.device, task)
     return d_images
 
@@ -154,6 +159,12 @@ def _backward(ctx: Any, d_patches: Tensor, _: Tensor) -> tuple[Tensor | None, ..
 
 
 cut_pictures.register_autograd(_backward, setup_context=_keep)
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, float, float], device: str) -> Tensor:
+    """Return one number a channel, [3, 1, 1]."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +270,7 @@ class CTask(ctypes.Structure):
         ("patches", ctypes.c_void_p),
         ("inside", ctypes.c_void_p),
         ("d_patches", ctypes.c_void_p),
+        ("d_pixels", ctypes.c_void_p),
         ("d_images", ctypes.c_void_p),
     )
 
