@@ -42,7 +42,7 @@ def built() -> None:
 
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("only_seen", [False, True])
-@pytest.mark.parametrize(("n", "rest"), [(1, 0), (1_003, 15), (100_000, 3)])
+@pytest.mark.parametrize(("n", "rest"), [(1, 0), (1_003, 15), (100_000, 3), (1_000_000, 0)])
 def test_a_step_of_the_optimiser(
     generator: torch.Generator, n: int, rest: int, only_seen: bool
 ) -> None:
