@@ -77,10 +77,12 @@ class Cameras:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Cameras:
-        """Return the cameras on another device or in another floating type."""
+        """Return the cameras on another device or in another floating type; what goes to a GPU waits for nothing."""
         names = ("viewmats", "Ks", "azimuths_deg", "elevations_deg", "distances")
+        upwards = self.device.type == "cpu"
         return replace(
-            self, **{name: getattr(self, name).to(device=device, dtype=dtype) for name in names}
+            self,
+            **{name: getattr(self, name).to(device, dtype, non_blocking=upwards) for name in names},
         )
 
     def select(self, index: Tensor | slice | Sequence[int]) -> Cameras:

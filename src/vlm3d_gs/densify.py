@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlm3d_gs import kernels
 from vlm3d_gs.config import DensifyConfig
 from vlm3d_gs.render.result import Rendering
 from vlm3d_gs.scene import Gaussians
@@ -42,6 +43,13 @@ class ScreenGradients:
         seen = rendering.radii > 0
         self.total += (gradient.norm(dim=-1) * seen).sum(0)
         self.count += seen.sum(0)
+
+    def pending(self, rendering: Rendering) -> kernels.Screen | None:
+        """Return the work of `add`, for a kernel that does it on the way."""
+        gradient = rendering.means2d.grad
+        if gradient is None:
+            return None
+        return kernels.Screen(gradient, rendering.radii, self.total, self.count)
 
     @property
     def mean(self) -> Tensor:

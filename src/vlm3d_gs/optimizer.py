@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlm3d_gs import kernels
 from vlm3d_gs.config import OptimConfig
 from vlm3d_gs.scene import PARAMETER_NAMES, Gaussians
 
@@ -17,6 +18,13 @@ class SceneOptimizer:
     """Holds the scene as leaf tensors and moves them; learning rates follow the config's schedules."""
 
     def __init__(self, gaussians: Gaussians, config: OptimConfig) -> None:
+        """Begin at a scene.
+
+        Raises:
+            DeviceError: the config asks for the fused kernel on a CUDA device, and it cannot run here.
+        """
+        if config.fused and gaussians.device.type == "cuda":
+            kernels.require()
         self.config = config
         self._leaves = _leaves(gaussians)
         groups = [{"params": [leaf], "name": name} for name, leaf in self._leaves.items()]
@@ -41,8 +49,13 @@ class SceneOptimizer:
         """Forget the gradients."""
         self._adam.zero_grad(set_to_none=True)
 
-    def step(self, fraction: float) -> None:
-        """Move the parameters by one Adam step with the learning rates of this fraction of the run."""
+    def step(self, fraction: float, screen: kernels.Screen | None = None) -> None:
+        """Move the parameters by one Adam step with the learning rates of this fraction of the run.
+
+        Args:
+            fraction: of the run.
+            screen: statistics that `optim.fused` gathers in the same launch.
+        """
         config = self.config
         rates = {
             "means": config.means_lr(fraction),
@@ -54,7 +67,28 @@ class SceneOptimizer:
         }
         for group in self._adam.param_groups:
             group["lr"] = rates[group["name"]]
-        self._adam.step()
+        if config.fused:
+            self._fused_step(screen)
+        else:
+            self._adam.step()
+
+    def _fused_step(self, screen: kernels.Screen | None) -> None:
+        """Do what torch's Adam does, on its own state, so that a checkpoint fits either way."""
+        moved = []
+        for group in self._adam.param_groups:
+            leaf = group["params"][0]
+            if leaf.grad is None:
+                continue
+            state = self._adam.state[leaf]
+            if not state:
+                state["step"] = torch.zeros(())
+                state |= {moment: torch.zeros_like(leaf) for moment in MOMENTS}
+            state["step"] += 1.0
+            mean, square = (state[moment] for moment in MOMENTS)
+            step = int(state["step"])  # on the CPU: nothing waits
+            moved.append(kernels.Moved(leaf, leaf.grad, mean, square, group["lr"], step))
+        rule = kernels.AdamRule(self.config.beta1, self.config.beta2, self.config.eps)
+        kernels.adam_step(moved, rule, screen)
 
     def replace(self, gaussians: Gaussians, source: Tensor, fresh: Tensor) -> None:
         """Put another scene in place; Adam's moments follow their Gaussians.
@@ -101,9 +135,10 @@ class SceneOptimizer:
                 for key in ("step", *MOMENTS)
                 if f"adam.{key}.{name}" in tensors
             }
-            if kept:
+            if kept:  # torch's fused Adam counts its steps on the leaf's device, ours on the CPU
+                homes = {"step": "cpu"} if self.config.fused else {}
                 self._adam.state[leaf] = {
-                    key: value.clone() if key == "step" else value.to(leaf.device).clone()
+                    key: value.to(homes.get(key, leaf.device)).clone()
                     for key, value in kept.items()
                 }
 

@@ -50,8 +50,8 @@ def floater(gaussians: Gaussians) -> Tensor:
 
 def regularize(
     gaussians: Gaussians, alpha: Tensor, config: RegularizerConfig, fraction: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the weighted sum of all terms whose weight is not 0, and their values.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of all terms whose weight is not 0, and their values, scalars without graph.
 
     Args:
         gaussians: the scene, on the graph.
@@ -67,11 +67,11 @@ def regularize(
         "flatness": lambda: flatness(gaussians),
         "floater": lambda: floater(gaussians),
     }
-    total, values = alpha.new_zeros(()), {}
+    total, values = alpha.new_zeros(()), dict[str, Tensor]()
     for name, term in terms.items():
         weight = getattr(config, name)(fraction)
         if weight:
             value = term()
             total = total + weight * value
-            values[name] = float(value.detach())
+            values[name] = value.detach()
     return total, values

@@ -39,8 +39,8 @@ class TrainState:
     """Named sources of randomness, saved with checkpoints."""
     step: int = 0
     """Steps done."""
-    reference_norm: float = 0.0
-    """Running norm of the guidances' gradient on the renders."""
+    reference_norm: float | Tensor = 0.0
+    """Running norm of the guidances' gradient on the renders; float64, after a step on the scene's device."""
     cameras: Cameras | None = None
     """Views of the last step; not saved."""
     gradients: ScreenGradients = field(init=False)
@@ -146,9 +146,7 @@ def train_step(
     state.cameras = cameras
     scene = state.optimizer.gaussians
     background = draw_backgrounds(config.camera, fraction, state.streams["backgrounds"])
-    rendering = render(
-        scene, cameras.to(scene.device), backend=config.render.backend, background=background
-    )
+    rendering = render(scene, cameras, backend=config.render.backend, background=background)
     state.optimizer.zero_grad()
     views = Views(rendering.color, cameras, config.camera.n_views)
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
@@ -165,8 +163,11 @@ def train_step(
     penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
     ((rendering.color * pull).sum() + penalty).backward()
     state.stale.add_to(leaves)
-    state.gradients.add(rendering)
-    state.optimizer.step(fraction)
+    if config.optim.fused:
+        state.optimizer.step(fraction, state.gradients.pending(rendering))
+    else:
+        state.gradients.add(rendering)
+        state.optimizer.step(fraction)
     state.step += 1
     if is_round(state.step - 1, steps, config.densify):
         _densify(state, config)
@@ -176,10 +177,19 @@ def train_step(
         for key, value in output.scalars.items()
     }
     scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
-    return scalars | {
-        "gaussians": float(len(state.optimizer.gaussians)),
-        "coverage": float(rendering.alpha.detach().mean()),
-    }
+    scalars["gaussians"] = float(len(state.gradients.total))
+    return as_numbers(scalars | {"coverage": rendering.alpha.detach().mean()})
+
+
+def as_numbers(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Return all scalars as numbers; those on a device are fetched together, so that it is waited for once."""
+    waiting = {name: value for name, value in scalars.items() if isinstance(value, Tensor)}
+    if not waiting:
+        return {name: float(value) for name, value in scalars.items()}
+    device = next(iter(waiting.values())).device
+    fetched = torch.stack([value.detach().to(device).double() for value in waiting.values()])
+    read = dict(zip(waiting, fetched.tolist(), strict=True))
+    return {name: read.get(name, value) for name, value in scalars.items()}
 
 
 def image_gradients(
@@ -205,13 +215,17 @@ def image_gradients(
             lasting += gradient
         else:
             total += gradient
-    norm = float(total.norm())
-    if norm > 0.0:
-        memory = NORM_MEMORY if state.reference_norm else 0.0
-        state.reference_norm = memory * state.reference_norm + (1.0 - memory) * norm
+    # All of this stays on the device: a number read here would hold up the backward pass behind it.
+    norm = total.norm().double()
+    before = torch.as_tensor(state.reference_norm, dtype=torch.float64)
+    before = before.to(norm.device, non_blocking=True)
+    mixed = NORM_MEMORY * before + (1.0 - NORM_MEMORY) * norm
+    present = torch.where(norm > 0.0, torch.where(before > 0.0, mixed, norm), before)
+    state.reference_norm = present
     for gradient, strength, lasts in relative:
-        target = state.reference_norm or float(gradient.norm())
-        scaled = gradient * (strength * target / gradient.norm().clamp_min(1e-12))
+        own = gradient.norm()
+        target = strength * torch.where(present > 0.0, present, own.double())
+        scaled = gradient * (own.clamp_min(1e-12).reciprocal() * target.to(own.dtype))
         if lasts:
             lasting += scaled
         else:
@@ -262,7 +276,7 @@ def save_state(
         for name, value in guidance.state_tensors().items()
     }
     meta = {
-        "reference_norm": state.reference_norm,
+        "reference_norm": float(state.reference_norm),
         "prompt": config.prompt,
         "seed": config.train.seed,
         "steps": config.train.steps,

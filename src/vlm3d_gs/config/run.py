@@ -81,6 +81,8 @@ class OptimConfig:
     """Decay of its square, in [0, 1)."""
     eps: float = 1e-15
     """Added to the root of the square, above 0."""
+    fused: bool = False
+    """On CUDA: move everything, and gather what densification asks for, in one launch of our kernel (`make cuda`)."""
 
     def __post_init__(self) -> None:
         for name in ("means_lr", "log_scales_lr", "quats_lr", "opacity_logits_lr", "sh_lr"):

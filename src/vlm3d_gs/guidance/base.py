@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,12 +29,12 @@ class GuidanceOutput:
 
     loss: Tensor
     """Scalar, differentiable in the views; smaller is better."""
-    scalars: dict[str, float]
-    """For the log."""
-    relative_strength: float | None = None
-    """None: the gradient of `loss` counts as it is. A number: only its direction counts; the trainer scales it to this
-    multiple of the norm that the other guidances' gradients have on the renders, so that it means the same beside
-    every prior."""
+    scalars: Mapping[str, float | Tensor]
+    """For the log; a scalar without graph may stay on its device, where the trainer fetches all at once."""
+    relative_strength: float | Tensor | None = None
+    """None: the gradient of `loss` counts as it is. A number, or a float64 scalar on the device: only its direction
+    counts; the trainer scales it to this multiple of the norm that the other guidances' gradients have on the renders,
+    so that it means the same beside every prior."""
     lasting: bool = False
     """True: what this does to the Gaussians is done again at each step until the guidance is asked again."""
 

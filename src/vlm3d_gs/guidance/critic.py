@@ -119,21 +119,22 @@ class Critic:
                 for index, group in enumerate(shown.split(views.n_views))
             ]
             said = torch.stack(asked)
-            weights = torch.tensor([q.weight for q in self.questions], device=said.device)
+            weights = torch.tensor([q.weight for q in self.questions])
+            weights = weights.to(said.device, non_blocking=True)
             weights = weights / weights.sum().clamp_min(1e-12)
             loss = (weights * reward_loss(said, self.config.reward)).sum(-1).mean()
             (gradient,) = torch.autograd.grad(loss, shown)
         gradient = clip_pixels(gradient, self.config.clip)
         answers = said.detach().mean(0)
-        scalars = {q.name: float(z) for q, z in zip(self.questions, answers, strict=True)}
-        scalars |= {"loss": float(loss.detach()), "reward": float((weights * answers).sum())}
+        scalars = {q.name: z for q, z in zip(self.questions, answers, strict=True)}
+        scalars |= {"loss": loss.detach(), "reward": (weights * answers).sum()}
         weight = self.config.weight(fraction) * (1 if self.config.reuse else self.config.every)
         pull = (views.color * gradient).sum()
         value = loss.detach() + pull - pull.detach()
         lasting = self.config.reuse and self.config.every > 1
         if self.config.balance == "raw":
             return GuidanceOutput(weight * value, scalars, lasting=lasting)
-        strength = weight * float((weights * _slope(answers, self.config.reward)).sum())
+        strength = weight * (weights * _slope(answers, self.config.reward)).sum().double()
         return GuidanceOutput(value, scalars, strength, lasting)
 
     def _ask(self, group: Tensor, names: Sequence[str], fraction: float) -> Tensor:

@@ -39,7 +39,7 @@ class TextEmbedding:
 
     def rows(self, index: Tensor | Sequence[int]) -> TextEmbedding:
         """Pick texts, in the order of `index`; a text may be picked several times."""
-        places = torch.as_tensor(index, device=self.tokens.device)
+        places = torch.as_tensor(index).to(self.tokens.device, non_blocking=True)
         return TextEmbedding(
             self.tokens[places], None if self.pooled is None else self.pooled[places]
         )

@@ -128,8 +128,10 @@ def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
     expect_shape("images", images, (None, None, None, 3))
     height, width = fitting_size(images.shape[1], images.shape[2], layout)
     pixels = resize(images.clamp(0.0, 1.0), (height, width)).movedim(-1, 1)
-    mean = torch.tensor(layout.mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-    std = torch.tensor(layout.std, dtype=pixels.dtype, device=pixels.device)[:, None, None]
+    mean, std = (
+        torch.tensor(values, dtype=pixels.dtype).to(pixels.device, non_blocking=True)[:, None, None]
+        for values in (layout.mean, layout.std)
+    )
     pixels = (pixels - mean) / std
     batch, p, m = pixels.shape[0], layout.patch_size, layout.merge_size
     rows, columns = height // p, width // p
@@ -139,8 +141,8 @@ def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
     patches = patches.unsqueeze(6).expand(
         -1, -1, -1, -1, -1, -1, layout.temporal_patch_size, -1, -1
     )
-    grids = torch.tensor([[1, rows, columns]], device=images.device).expand(batch, 3)
-    return patches.reshape(batch * rows * columns, -1), grids
+    grids = torch.tensor([[1, rows, columns]]).to(images.device, non_blocking=True)
+    return patches.reshape(batch * rows * columns, -1), grids.expand(batch, 3)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -113,9 +113,9 @@ class DiffusionPrior:
             ShapeError: the number of pictures is no multiple of the group size.
         """
         latents, index = self.begin(views, fraction)
-        noise = torch.randn(latents.shape, generator=self.generator).to(latents.device)
+        noise = self._noise(latents)
         loss, scalars = self._distill(latents, index, noise, views, fraction)
-        scalars |= {"loss": float(loss.detach()), "t": float(index.float().mean())}
+        scalars |= {"loss": loss.detach(), "t": index.float().mean()}
         return GuidanceOutput(self.config.weight(fraction) * loss, scalars)
 
     def begin(self, views: Views, fraction: float) -> tuple[Tensor, Tensor]:
@@ -134,12 +134,12 @@ class DiffusionPrior:
         self._prepare_attention(views.n_views)
         latents = encode_pictures(self.denoiser, resized(views.color, self.config.size_px))
         index = self._timesteps(len(views.cameras), views.n_views, fraction)
-        return latents, index.to(latents.device)
+        return latents, index.to(latents.device, non_blocking=True)
 
     def propose(self, latents: Tensor, index: Tensor, views: Views, fraction: float) -> Proposal:
         """Draw a noise and say where it leads, for the losses `recon` and `sds`."""
         process, clean = self.denoiser.process, latents.detach()
-        noise = torch.randn(latents.shape, generator=self.generator).to(latents.device)
+        noise = self._noise(latents)
         said = self.predictor(views.cameras, fraction)(
             add_noise(process, clean, noise, index), index
         )
@@ -151,6 +151,11 @@ class DiffusionPrior:
         return Proposal(
             scale * (said.noise - noise), scale * (said.conditional_noise - noise), target
         )
+
+    def _noise(self, latents: Tensor) -> Tensor:
+        """Draw noise on the CPU, so that it is the same for every device."""
+        drawn = torch.randn(latents.shape, generator=self.generator)
+        return drawn.to(latents.device, non_blocking=True)
 
     def _prepare_attention(self, n_views: int) -> None:
         if self.denoiser.is_multiview:
@@ -172,11 +177,11 @@ class DiffusionPrior:
 
     def _distill(
         self, latents: Tensor, index: Tensor, noise: Tensor, views: Views, fraction: float
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return the loss of the config, and what it wants logged."""
         process, cameras = self.denoiser.process, views.cameras
         predictor = self.predictor(cameras, fraction)
-        scalars: dict[str, float] = {}
+        scalars: dict[str, float | Tensor] = {}
         kind = self.config.loss
         clean = latents.detach()
         if kind == "ism":
@@ -199,7 +204,8 @@ class DiffusionPrior:
             elif kind == "csd":
                 residual = csd_residual(said.conditional_noise, said.unconditional_noise)
             elif kind == "vsd":
-                residual, scalars = self._variational(clean, noisy, index, said.noise, views)
+                residual, taught = self._variational(clean, noisy, index, said.noise, views)
+                scalars["lora_loss"] = taught
             else:
                 raise ConfigError(
                     f"prior.loss must be recon, sds, csd, ism, sdi or vsd, got {kind!r}."
@@ -228,8 +234,8 @@ class DiffusionPrior:
 
     def _variational(
         self, clean: Tensor, noisy: Tensor, index: Tensor, guided_noise: Tensor, views: Views
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Return the difference to the LoRA's prediction, then teach the LoRA the present renders."""
+    ) -> tuple[Tensor, float]:
+        """Return the difference to the LoRA's prediction, and the LoRA's loss of learning the present renders."""
         if self.adapter is None:
             raise ConfigError(
                 "prior.loss 'vsd' needs an adapter; build the prior by guidance.build_prior."
@@ -239,7 +245,7 @@ class DiffusionPrior:
         taught = self.adapter.train_step(
             clean, text, matrices, self.generator, n_views=views.n_views if self.joins_views else 1
         )
-        return vsd_residual(guided_noise, own_noise), {"lora_loss": taught}
+        return vsd_residual(guided_noise, own_noise), taught
 
     def _unconditional(self, cameras: Cameras) -> Predictor:
         """Return a predictor of the negative prompt alone, at half the cost."""
@@ -271,7 +277,7 @@ class DiffusionPrior:
                 self.denoiser, noisy, index, (negative, positive, *others), shown
             )
             if negatives:
-                weights = away[:, used].to(noisy)
+                weights = away[:, used].to(noisy, non_blocking=True)
                 guided = combine(without, given, torch.stack(negatives), weights, scale)
             else:
                 guided = without + scale * (given - without)
@@ -285,11 +291,12 @@ class DiffusionPrior:
             return self.texts.rows([1] * len(cameras))
         weights = view_weights(cameras, interpolate=self.config.view_prompts == "interpolate")
         named = self.texts.rows(range(1, len(self.texts)))
-        return mix_texts(named, weights.to(named.tokens.device))
+        return mix_texts(named, weights.to(named.tokens.device, non_blocking=True))
 
     def _matrices(self, cameras: Cameras) -> Tensor:
         """Return [B, 16] camera matrices, zeros for a multi-view network asked without cameras."""
-        matrices = mvdream_camera_matrices(cameras).flatten(1).float().to(self.denoiser.device)
+        matrices = mvdream_camera_matrices(cameras).flatten(1).float()
+        matrices = matrices.to(self.denoiser.device, non_blocking=True)
         return matrices if self.joins_views or not self.denoiser.is_multiview else 0.0 * matrices
 
 

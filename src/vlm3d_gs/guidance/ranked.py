@@ -101,9 +101,9 @@ class RankedPrior:
         else:
             residual = best_of_residual(tried, scores, views.n_views)
         loss = residual_loss(latents, residual)
-        scalars = {
-            "loss": float(loss.detach()),
-            "t": float(index.float().mean()),
+        scalars: dict[str, float | Tensor] = {
+            "loss": loss.detach(),
+            "t": index.float().mean(),
             "score": float(scores.mean()),
             "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
         }

@@ -100,10 +100,10 @@ def _backgrounds(
     """Return [C, 3] background colours, detached, in the dtype and on the device of the Gaussians."""
     if background is None:
         return like.means.new_zeros(views, 3)
-    colors = torch.as_tensor(background, dtype=like.dtype, device=like.device).detach()
+    colors = torch.as_tensor(background, dtype=like.dtype).detach()
     if colors.ndim == 1:
         expect_shape("background", colors, (3,))
         colors = colors.expand(views, 3)
     expect_shape("background", colors, (views, 3))
     expect_finite("background", colors)
-    return colors
+    return colors.to(like.device, non_blocking=like.device.type == "cuda")

@@ -1,0 +1,88 @@
+"""The compiled library: found once, and where it is not, the reasons why."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.errors import DeviceError
+
+LIBRARY = Path(__file__).with_name("libvlm3d_gs_kernels.so")
+"""What `make cuda` builds."""
+
+
+@cache
+def load() -> tuple[ctypes.CDLL | None, str]:
+    """Return the library, or None and why there is none; asked once a process, a failure too."""
+    if not LIBRARY.is_file():
+        return None, f"{LIBRARY} is not there (run: make cuda, on a machine with nvcc)"
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.vlm3d_gs_error_text.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
+        return None, f"{LIBRARY} cannot be loaded ({error}); run: make cuda"
+    return library, ""
+
+
+def obstacles() -> list[str]:
+    """Say what keeps the kernels from running here; empty where they can."""
+    found = []
+    if not torch.cuda.is_available():
+        found.append("torch sees no CUDA device")
+    if load()[0] is None:
+        found.append(load()[1])
+    return found
+
+
+def available() -> bool:
+    """Tell whether the kernels can run here."""
+    return not obstacles()
+
+
+def require() -> None:
+    """Refuse a machine on which the kernels cannot run.
+
+    Raises:
+        DeviceError: with all the reasons.
+    """
+    reasons = obstacles()
+    if reasons:
+        raise DeviceError(f"The own CUDA kernels cannot run here: {'; and '.join(reasons)}.")
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Tell whether the kernels take these: all contiguous float32 on one CUDA device, and the library there."""
+    return (
+        all(t.is_cuda and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+        and len({tensor.device for tensor in tensors}) == 1
+        and load()[0] is not None
+    )
+
+
+def launch(name: str, device: torch.device, *arguments: object) -> None:
+    """Call a launcher with these arguments and torch's current stream of the device.
+
+    Raises:
+        DeviceError: CUDA refused the launch.
+    """
+    library, reason = load()
+    if library is None:
+        raise DeviceError(f"The own CUDA kernels cannot run here: {reason}.")
+    with torch.cuda.device(device):
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        error = getattr(library, f"vlm3d_gs_{name}")(*arguments, stream)
+    if error:
+        text = library.vlm3d_gs_error_text(error).decode()
+        raise DeviceError(
+            f"The kernel {name} did not start on {device}: {text}. "
+            "If it was built for other cards, build it anew: make cuda."
+        )
+
+
+def address(tensor: Tensor) -> int:
+    """Return where a tensor's values begin."""
+    return tensor.data_ptr()

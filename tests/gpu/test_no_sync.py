@@ -1,0 +1,107 @@
+"""How often a step of a run waits for the device: each time, the card soon has nothing to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vlm3d_gs
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.guidance import build_objective
+from vlm3d_gs.kernels import available
+from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.pipeline import STREAMS, first_cloud, model_folders
+from vlm3d_gs.presets import preset
+from vlm3d_gs.seeding import generator as named_generator
+from vlm3d_gs.seeding import generators
+from vlm3d_gs.trainer import TrainState, train_step
+
+pytestmark = pytest.mark.gpu
+
+PACKAGE = Path(vlm3d_gs.__file__).parent
+RENDERERS = {"render/gsplat_backend.py", "render/reference.py"}
+"""What waits inside a renderer's library is not ours to change."""
+MOST_WAITS = 2
+"""Of a step with the prior alone: one look whether the scene is finite, one fetch of all that is logged."""
+MOST_WAITS_WITH_CRITIC = 60
+"""transformers' vision towers read their grids on the host."""
+STEPS = 4
+
+
+@contextmanager
+def counted_waits() -> Iterator[Counter[str]]:
+    """Count what waits for the device inside the block, by the innermost line of the package."""
+    found: Counter[str] = Counter()
+
+    def note(message: Any, *_: Any, **__: Any) -> None:
+        if "synchronizing CUDA operation" not in str(message):
+            return
+        frames = [Path(frame.filename) for frame in traceback.extract_stack()]
+        lines = [frame.lineno for frame in traceback.extract_stack()]
+        ours = [k for k, path in enumerate(frames) if path.is_relative_to(PACKAGE)]
+        place = frames[ours[-1]].relative_to(PACKAGE).as_posix() if ours else "elsewhere"
+        found[f"{place}:{lines[ours[-1]] if ours else 0}"] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def waits_of_a_step(tmp_path: Path, **settings: object) -> Counter[str]:
+    """Return the waits of `STEPS` steps after as many to warm up."""
+    gsplat = importlib.util.find_spec("gsplat") is not None
+    config = apply_settings(
+        preset("mini", "a red cube on top of a blue sphere"),
+        {
+            "out": tmp_path / "run",
+            "device": "cuda",
+            "render.backend": "gsplat" if gsplat else "reference",
+            "scene.n_init": 300,
+            "densify.enabled": False,
+            **settings,
+        },
+    )
+    device = torch.device("cuda")
+    streams = generators(config.train.seed, STREAMS)
+    objective = build_objective(config, model_folders(config), device, streams)
+    first = first_cloud(config.scene, named_generator(config.train.seed, "first cloud"))
+    state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
+    for _ in range(STEPS):
+        train_step(state, config, objective.guidances)
+    with counted_waits() as found:
+        for _ in range(STEPS):
+            train_step(state, config, objective.guidances)
+    return Counter(
+        {
+            place: count
+            for place, count in found.items()
+            if place.rpartition(":")[0] not in RENDERERS
+        }
+    )
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_with_the_prior_alone_hardly_waits(tmp_path: Path, fused: bool) -> None:
+    if fused and not available():
+        pytest.skip("the own kernels are not built: make cuda")
+    found = waits_of_a_step(tmp_path, **{"critic.enabled": False, "optim.fused": fused})
+    assert sum(found.values()) <= MOST_WAITS * STEPS, found.most_common()
+
+
+def test_a_step_with_the_critic_waits_within_reason(tmp_path: Path) -> None:
+    found = waits_of_a_step(tmp_path, **{"critic.every": 1, "critic.mode": "gradient"})
+    assert sum(found.values()) <= MOST_WAITS_WITH_CRITIC * STEPS, found.most_common()
