@@ -35,7 +35,8 @@ def normalize_quats(quats: Tensor) -> Tensor:
         raise ShapeError(f"quats must have shape [..., 4] (wxyz), got {list(quats.shape)}.")
     norm_sq = quats.square().sum(-1, keepdim=True)
     zero = norm_sq < ZERO_NORM_SQ
-    identity = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=quats.dtype, device=quats.device)
+    identity = quats.new_zeros(4)
+    identity[0] = 1.0  # filled where it lies: a tensor of Python numbers would make a GPU wait
     safe = torch.where(zero, identity, quats)
     return safe / safe.square().sum(-1, keepdim=True).sqrt()
 

@@ -27,9 +27,11 @@ entry_options: dict[str, Any] = {
 }
 """Options of the functions that Python calls: no interpreter lock, compiled code kept between runs."""
 
-kernel_options: dict[str, Any] = {**entry_options, "_nrt": False}
+kernel_options: dict[str, Any] = {**entry_options, "_nrt": False, "forceinline": True}
 """Options of all that they call: without reference counts, whose atomic updates cost more than the
-arithmetic. Such a function cannot allocate; entries hand their scratch memory down."""
+arithmetic. Such a function cannot allocate; entries hand their scratch memory down. All are inlined:
+of a function that is called, the process that compiles holds a copy of its own and the next one
+that of the caller, with other roundings, and the first run would differ from all later ones."""
 
 ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
 
