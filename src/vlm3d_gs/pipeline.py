@@ -85,16 +85,8 @@ def generate(
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = choose_device(config.device)
     checkpoint = resumable(config) if resume else None
-    streams = generators(config.train.seed, STREAMS)
-    folders = model_folders(config, quiet=quiet)
-    plan, notes = plan_memory(config, folders, device)
-    objective = build_objective(
-        config, folders, device, streams, text_cache=text_cache(config), plan=plan
-    )
-    notes += [f"The critic asks {q.name}: {q.text}" for q in objective.questions]
+    state, objective, notes = new_run(config, device, quiet=quiet)
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
-    first = first_cloud(config.scene, generator(config.train.seed, "first cloud")).to(device)
-    state = TrainState(SceneOptimizer(first, config.optim), streams)
     if checkpoint is not None:
         restore_state(checkpoint, state, objective.guidances)
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
@@ -131,6 +123,21 @@ def generate(
         raise ExportError(f"The run is done, all but its mesh: {flaw}")
     score = watch.readings[-1].held_out if watch is not None else None
     return GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds, score)
+
+
+def new_run(
+    config: Config, device: torch.device, *, quiet: bool
+) -> tuple[TrainState, Objective, list[str]]:
+    """Load the models and make the first cloud; return what a run changes, what pulls on it, and notes for the user."""
+    streams = generators(config.train.seed, STREAMS)
+    folders = model_folders(config, quiet=quiet)
+    plan, notes = plan_memory(config, folders, device)
+    objective = build_objective(
+        config, folders, device, streams, text_cache=text_cache(config), plan=plan
+    )
+    notes += [f"The critic asks {q.name}: {q.text}" for q in objective.questions]
+    first = first_cloud(config.scene, generator(config.train.seed, "first cloud")).to(device)
+    return TrainState(SceneOptimizer(first, config.optim), streams), objective, notes
 
 
 def write_everything(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, ...], str]:

@@ -101,8 +101,8 @@ def mini(prompt: str) -> Config:
         scene=SceneConfig(n_init=4000),
         camera=CameraConfig(distance=(2.9, 3.2), random_from=0.25),
         prior=PriorConfig(
-            guidance_scale=constant(4.0),
-            rescale=0.8,
+            guidance_scale=constant(1.0),
+            rescale=0.0,
             t_max=Schedule("linear", ((0.0, 0.95), (0.6, 0.5), (1.0, 0.15))),
             t_min=Schedule("linear", ((0.0, 0.85), (0.6, 0.3), (1.0, 0.02))),
         ),

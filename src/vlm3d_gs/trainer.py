@@ -18,6 +18,7 @@ from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Guidance, GuidanceOutput, Views
 from vlm3d_gs.interrupt import stop_requests
 from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.parts import part
 from vlm3d_gs.regularizers import regularize
 from vlm3d_gs.render import render
 from vlm3d_gs.runlog import RunLog
@@ -146,31 +147,37 @@ def train_step(
     state.cameras = cameras
     scene = state.optimizer.gaussians
     background = draw_backgrounds(config.camera, fraction, state.streams["backgrounds"])
-    rendering = render(scene, cameras, backend=config.render.backend, background=background)
+    with part("render forward"):
+        rendering = render(scene, cameras, backend=config.render.backend, background=background)
     state.optimizer.zero_grad()
     views = Views(rendering.color, cameras, config.camera.n_views)
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
     pull, lasting = image_gradients(rendering.color, list(outputs.values()), state)
     leaves = state.optimizer.leaves
     if lasting is not None:
-        felt = torch.autograd.grad(
-            (rendering.color * lasting).sum(),
-            list(leaves.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
+        with part("render backward"):
+            felt = torch.autograd.grad(
+                (rendering.color * lasting).sum(),
+                list(leaves.values()),
+                retain_graph=True,
+                allow_unused=True,
+            )
         state.stale.keep(tuple(leaves), felt)
-    penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
-    ((rendering.color * pull).sum() + penalty).backward()
-    state.stale.add_to(leaves)
-    if config.optim.fused:
-        state.optimizer.step(fraction, state.gradients.pending(rendering))
-    else:
-        state.gradients.add(rendering)
-        state.optimizer.step(fraction)
+    with part("regularizers"):
+        penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
+    with part("render backward"):
+        ((rendering.color * pull).sum() + penalty).backward()
+    with part("optimizer"):
+        state.stale.add_to(leaves)
+        if config.optim.fused:
+            state.optimizer.step(fraction, state.gradients.pending(rendering))
+        else:
+            state.gradients.add(rendering)
+            state.optimizer.step(fraction)
     state.step += 1
     if is_round(state.step - 1, steps, config.densify):
-        _densify(state, config)
+        with part("densify"):
+            _densify(state, config)
     scalars = {
         f"{name}/{key}": value
         for name, output in outputs.items()
@@ -208,7 +215,9 @@ def image_gradients(
     total, lasting = torch.zeros_like(color), torch.zeros_like(color)
     relative = []
     for output in outputs:
-        (gradient,) = torch.autograd.grad(output.loss, color)
+        # a guidance whose strength is relative is a critic, one that counts as it is a prior
+        with part("prior backward" if output.relative_strength is None else "critic backward"):
+            (gradient,) = torch.autograd.grad(output.loss, color)
         if output.relative_strength is not None:
             relative.append((gradient, output.relative_strength, output.lasting))
         elif output.lasting:

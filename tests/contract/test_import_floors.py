@@ -14,7 +14,7 @@ FLOORS: list[list[str]] = [
     # 0: no torch
     ["errors", "files", "schedules", "records", "config", "presets", "recipes", ""],
     # 1: torch only
-    ["checks", "seeding", "rotations", "harmonics", "images", "kernels"],
+    ["checks", "seeding", "rotations", "harmonics", "images", "kernels", "parts"],
     # 2: nouns
     ["scene", "cameras", "prompts", "initialize"],
     # 3: image formation
@@ -39,7 +39,7 @@ FLOORS: list[list[str]] = [
         "evaluate",
     ],
     # 6: doors
-    ["doctor", "planning", "pipeline", "selection", "batch", "viewer", "cli", "__main__"],
+    ["doctor", "planning", "pipeline", "selection", "batch", "bench", "viewer", "cli", "__main__"],
 ]
 """Areas (files or folders of the package), in the order in which they may import each other."""
 

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlm3d_gs import __version__
+from vlm3d_gs.cli.bench import bench as bench_command
 from vlm3d_gs.cli.convert import convert as convert_command
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
@@ -77,4 +78,5 @@ app.command("convert")(convert_command)
 app.command("info")(info_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
+app.command("bench")(bench_command)
 app.command("doctor")(doctor_command)

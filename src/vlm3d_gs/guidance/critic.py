@@ -22,6 +22,7 @@ from vlm3d_gs.guidance.memory import resident
 from vlm3d_gs.guidance.preprocess import resize
 from vlm3d_gs.guidance.questions import VIEW_REACH_DEG, Question, view_name
 from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.parts import part
 
 
 def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
@@ -123,7 +124,8 @@ class Critic:
             weights = weights.to(said.device, non_blocking=True)
             weights = weights / weights.sum().clamp_min(1e-12)
             loss = (weights * reward_loss(said, self.config.reward)).sum(-1).mean()
-            (gradient,) = torch.autograd.grad(loss, shown)
+            with part("critic backward"):
+                (gradient,) = torch.autograd.grad(loss, shown)
         gradient = clip_pixels(gradient, self.config.clip)
         answers = said.detach().mean(0)
         scalars = {q.name: z for q, z in zip(self.questions, answers, strict=True)}

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from vlm3d_gs.errors import ConfigError, ShapeError
 from vlm3d_gs.guidance.memory import Plan, resident
 from vlm3d_gs.guidance.noise import NoiseProcess, clean_and_noise
+from vlm3d_gs.parts import part
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
     return torch.autocast(denoiser.device.type, denoiser.autocast)
 
 
+@part("prior encode")
 def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
     """Return clean latents of pictures; differentiable in `color`.
 
@@ -136,6 +138,7 @@ def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+@part("prior decode")
 def decode_pictures(denoiser: Denoiser, latents: Tensor) -> Tensor:
     """Return pictures [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
     vae = denoiser.vae
@@ -248,6 +251,7 @@ def predict(
 
 
 @torch.no_grad()
+@part("prior denoise")
 def branches(
     denoiser: Denoiser,
     noisy: Tensor,

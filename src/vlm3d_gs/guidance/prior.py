@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from vlm3d_gs.guidance.adapters import ScoreAdapter
 
 MULTIVIEW_FAMILIES = ("mini", "mvdream")
+GUIDED_LOSSES = ("recon", "sds", "vsd")
+"""Losses that read the guided prediction and never the unconditional one."""
 ISM_STEPS = 5
 """Inversion steps of ISM's published configuration, for the whole range of timesteps."""
 
@@ -261,7 +263,9 @@ class DiffusionPrior:
     def predictor(self, cameras: Cameras, fraction: float) -> Predictor:
         """Return the denoiser as a function of noisy latents [B, C, h, w] and timestep indices [B] alone.
 
-        Texts, cameras and guidance scale are those of this prior, of B cameras, and of the fraction of the run.
+        Texts, cameras and guidance scale are those of this prior, of B cameras, and of the fraction of the run. At a
+        scale of exactly 1 guidance changes nothing, so losses that read the guided prediction alone ask the network for
+        the prompt only, at half the cost; the unconditional fields are then those of the prompt.
         """
         negative = self.texts.rows([0] * len(cameras))
         positive = self._positive(cameras)
@@ -271,8 +275,12 @@ class DiffusionPrior:
         away = perp_neg_weights(cameras) if self.config.perp_neg else torch.zeros(len(cameras), 0)
         used = [k for k in range(away.shape[1]) if bool((away[:, k] != 0).any())]
         others = [self.texts.rows([1 + k] * len(cameras)) for k in used]
+        prompt_alone = scale == 1.0 and not others and self.config.loss in GUIDED_LOSSES
 
         def ask(noisy: Tensor, index: Tensor) -> Prediction:
+            if prompt_alone:
+                (given,) = branches(self.denoiser, noisy, index, (positive,), shown)
+                return as_prediction(process, noisy, index, given, given, given)
             without, given, *negatives = branches(
                 self.denoiser, noisy, index, (negative, positive, *others), shown
             )

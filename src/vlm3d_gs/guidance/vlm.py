@@ -30,6 +30,7 @@ from vlm3d_gs.guidance.loading import quiet_loading
 from vlm3d_gs.guidance.messages import split_message
 from vlm3d_gs.guidance.packing import PackedQuestions, mrope_positions, pack
 from vlm3d_gs.guidance.preprocess import as_grid, load_patch_layout, to_patches
+from vlm3d_gs.parts import part
 
 YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES")
 NO_WORDS = ("No", " No", "no", " no", "NO")
@@ -115,6 +116,7 @@ class YesNoModel:
         """Id of the placeholder that stands for one token of a picture."""
         return int(self.network.config.image_token_id)
 
+    @part("critic forward")
     def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
         """Return log p(Yes) - log p(No) of each question, at the first answered token.
 

@@ -1,0 +1,158 @@
+"""How long the parts of a step take on this machine, and how long the networks' arithmetic must take at least."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlm3d_gs.config import Config
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.parts import PartClock, listening
+from vlm3d_gs.pipeline import check_prompt, choose_device, new_run
+from vlm3d_gs.trainer import train_step
+
+WARM_UP = 3
+"""Steps before the first that is timed."""
+PEAK_SIDE = {"cpu": 1024, "cuda": 8192}
+"""Side of the square matrices whose product says how fast the machine computes."""
+PEAK_REPEATS = 5
+NETWORKS = ("prior", "critic")
+"""Beginnings of the parts whose operations are counted; those of our own kernels torch does not know."""
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What a step of a preset costs on one machine."""
+
+    preset: str
+    device: str
+    steps: int
+    """Steps timed."""
+    whole_ms: float
+    """Mean wall time of a step."""
+    parts_ms: dict[str, float]
+    """Mean wall time of each part and of `other`, what belongs to none; they add up to `whole_ms`."""
+    floor_ms: dict[str, float]
+    """Operations of the networks in a part, as a mean over the steps, at the measured rate of matrix products."""
+    peak_gflops: float
+    """That rate: the better of float32's and bfloat16's."""
+    peak_mib: float
+    """Most memory in use: of the process on a CPU, of the device on CUDA."""
+
+    @property
+    def iterations_per_s(self) -> float:
+        """Steps a second."""
+        return 1e3 / self.whole_ms
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return {
+            "preset": self.preset,
+            "device": self.device,
+            "steps": self.steps,
+            "iterations_per_s": round(self.iterations_per_s, 3),
+            "whole_ms": round(self.whole_ms, 3),
+            "parts_ms": {name: round(value, 3) for name, value in self.parts_ms.items()},
+            "floor_ms": {name: round(value, 3) for name, value in self.floor_ms.items()},
+            "peak_gflops": round(self.peak_gflops, 1),
+            "peak_mib": round(self.peak_mib, 1),
+        }
+
+
+class OperationClock(PartClock):
+    """Counts the floating-point operations of each part, where `PartClock` counts seconds."""
+
+    def __init__(self, device: torch.device, counter: FlopCounterMode) -> None:
+        super().__init__(device)
+        self.counter = counter
+
+    def now(self) -> float:
+        """Return the operations done so far."""
+        return float(self.counter.get_total_flops())
+
+
+def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = None) -> BenchReport:
+    """Run a config twice without writing anything: once by the clock, once to count operations.
+
+    All schedules are squeezed into `config.train.steps`, so that the mean has each phase of a run in its share.
+
+    Args:
+        config: the run; its number of steps should be small.
+        tell: called with steps done and steps in all.
+
+    Raises:
+        PromptError: the embedded models do not know a word of the prompt.
+        ConfigError: fewer steps than are needed to warm up and to time one.
+        DeviceError: the device is not there.
+    """
+    steps = config.train.steps
+    if steps <= WARM_UP:
+        raise ConfigError(f"A bench needs more than {WARM_UP} steps, got {steps}. Try --steps 40.")
+    check_prompt(config)
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    state, objective, _ = new_run(config, device, quiet=True)
+    clock, whole = PartClock(device), []
+    for step in range(steps):
+        if step == WARM_UP:
+            clock.seconds.clear()
+        with listening(clock):
+            began = clock.now()
+            train_step(state, config, objective.guidances)
+            whole.append(clock.now() - began)
+        if tell is not None:
+            tell(step + 1, 2 * steps)
+    timed = steps - WARM_UP
+    parts = {name: 1e3 * seconds / timed for name, seconds in clock.seconds.items()}
+    mean = 1e3 * statistics.fmean(whole[WARM_UP:])
+    parts["other"] = mean - sum(parts.values())
+    state, objective, _ = new_run(config, device, quiet=True)
+    with FlopCounterMode(display=False) as counter:
+        operations = OperationClock(device, counter)
+        for step in range(steps):
+            if step == WARM_UP:
+                operations.seconds.clear()
+            with listening(operations):
+                train_step(state, config, objective.guidances)
+            if tell is not None:
+                tell(steps + step + 1, 2 * steps)
+    rate = matrix_rate(device)
+    floors = {
+        name: 1e3 * count / timed / rate
+        for name, count in operations.seconds.items()
+        if name.startswith(NETWORKS) and count > 0
+    }
+    return BenchReport(
+        preset=config.preset,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        steps=timed,
+        whole_ms=mean,
+        parts_ms=parts,
+        floor_ms=floors,
+        peak_gflops=rate / 1e9,
+        peak_mib=_peak_mib(device),
+    )
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Return the floating-point operations a second of a large square matrix product, the best of a few."""
+    side, clock, best = PEAK_SIDE[device.type], PartClock(device), float("inf")
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        for _ in range(PEAK_REPEATS + 1):
+            began = clock.now()
+            left @ right
+            best = min(best, clock.now() - began)
+    return 2.0 * side**3 / best
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
