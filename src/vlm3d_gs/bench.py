@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlm3d_gs.config import Config
@@ -138,6 +140,27 @@ def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = Non
         peak_gflops=rate / 1e9,
         peak_mib=_peak_mib(device),
     )
+
+
+def measure_and_show(config: Config) -> BenchReport:
+    """Measure a run as `measure_run` does, and print the table of its parts."""
+    console = Console()
+    with console.status("measuring") as status:
+        report = measure_run(
+            config, tell=lambda done, total: status.update(f"step {done} of {total}")
+        )
+    table = Table("part", "ms a step", "share", "floor, ms", "times the floor")
+    for name, spent in sorted(report.parts_ms.items(), key=lambda item: -item[1]):
+        floor = report.floor_ms.get(name)
+        beside = ("", "") if floor is None else (f"{floor:.2f}", f"{spent / floor:.1f}")
+        table.add_row(name, f"{spent:.2f}", f"{spent / report.whole_ms:.0%}", *beside)
+    console.print(table)
+    console.print(
+        f"{report.preset} on {report.device}: {report.whole_ms:.1f} ms a step, "
+        f"{report.iterations_per_s:.2f} it/s over {report.steps} steps, {report.peak_mib:.0f} MiB.\n"
+        f"Floor: the networks' operations at {report.peak_gflops:.0f} GFLOP/s, measured here."
+    )
+    return report
 
 
 def matrix_rate(device: torch.device) -> float:

@@ -22,10 +22,7 @@ def bench(
     ] = None,
 ) -> None:
     """Time the parts of a step; nothing but --json is written."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from vlm3d_gs.bench import measure_run
+    from vlm3d_gs.bench import measure_and_show
     from vlm3d_gs.config import apply_settings
     from vlm3d_gs.presets import preset as recipe
     from vlm3d_gs.runlog import provenance, write_json
@@ -33,27 +30,6 @@ def bench(
     values: dict[str, object] = {"train.steps": steps, "device": device}
     if no_critic:
         values["critic.enabled"] = False
-    console = Console()
-    with console.status("measuring") as status:
-        report = measure_run(
-            apply_settings(recipe(preset, prompt), values, settings or []),
-            tell=lambda done, total: status.update(f"step {done} of {total}"),
-        )
-    table = Table("part", "ms a step", "share", "floor, ms", "times the floor")
-    for name, spent in sorted(report.parts_ms.items(), key=lambda item: -item[1]):
-        floor = report.floor_ms.get(name)
-        table.add_row(
-            name,
-            f"{spent:.2f}",
-            f"{spent / report.whole_ms:.0%}",
-            "" if floor is None else f"{floor:.2f}",
-            "" if floor is None else f"{spent / floor:.1f}",
-        )
-    console.print(table)
-    console.print(
-        f"{report.preset} on {report.device}: {report.whole_ms:.1f} ms a step, "
-        f"{report.iterations_per_s:.2f} it/s over {report.steps} steps, {report.peak_mib:.0f} MiB. "
-        f"Floor: the networks' operations at {report.peak_gflops:.0f} GFLOP/s, measured."
-    )
+    report = measure_and_show(apply_settings(recipe(preset, prompt), values, settings or []))
     if json is not None:
         write_json(json, {**report.to_dict(), **provenance()})

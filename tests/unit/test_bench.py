@@ -1,0 +1,81 @@
+"""The bench: its parts add up, the networks' operations are counted, and bad numbers are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vlm3d_gs.bench import BenchReport, matrix_rate, measure_run
+from vlm3d_gs.cli import app
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.presets import preset
+
+SMALL = {"scene.n_init": 300, "densify.enabled": False, "device": "cpu"}
+
+
+def report(steps: int = 6, **settings: object) -> BenchReport:
+    values = {**SMALL, "train.steps": steps, **settings}
+    return measure_run(apply_settings(preset("mini", "a red cube on top of a blue cone"), values))
+
+
+def test_parts_add_up_to_the_whole_and_cover_it() -> None:
+    told: list[tuple[int, int]] = []
+    config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 6})
+    result = measure_run(config, tell=lambda done, total: told.append((done, total)))
+    assert sum(result.parts_ms.values()) == pytest.approx(result.whole_ms)
+    named = {"render forward", "render backward", "prior denoise", "prior encode", "optimizer"}
+    assert named <= set(result.parts_ms)
+    assert result.parts_ms["other"] >= 0.0
+    assert told[-1] == (12, 12)
+    assert result.peak_mib > 100
+
+
+def test_the_critic_has_its_parts_and_operations() -> None:
+    asked = report(steps=8)
+    assert {"critic forward", "critic backward"} <= set(asked.parts_ms)
+    assert asked.floor_ms["critic forward"] > 0.0
+    alone = report(steps=5, **{"critic.enabled": False})
+    assert not any(name.startswith("critic") for name in alone.parts_ms)
+
+
+def test_two_branches_cost_twice_the_operations_of_one() -> None:
+    one, two = (
+        report(steps=5, **{"critic.enabled": False, "prior.guidance_scale": scale})
+        for scale in (1.0, 4.0)
+    )
+    operations = [r.floor_ms["prior denoise"] * r.peak_gflops for r in (one, two)]
+    assert operations[1] == pytest.approx(2.0 * operations[0], rel=0.02)
+
+
+def test_the_rate_of_matrix_products_is_plausible() -> None:
+    assert 1e9 < matrix_rate(torch.device("cpu")) < 1e15
+
+
+def test_too_few_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match="more than 3 steps, got 3"):
+        report(steps=3)
+
+
+def test_the_command_shows_a_table_and_writes_what_it_is_told(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", "a red cube", "--steps", "5", "--no-critic", "--json", str(tmp_path / "b.json")]
+        + [x for name, value in SMALL.items() for x in ("--set", f"{name}={value}")],
+    )
+    assert result.exit_code == 0, result.output
+    assert "prior denoise" in result.output
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written["preset"] == "mini"
+    assert written["steps"] == 2
+    assert "commit" in written
+
+
+def test_a_wrong_preset_is_one_line_and_exit_code_2() -> None:
+    result = CliRunner().invoke(app, ["bench", "--preset", "huge"])
+    assert result.exit_code == 2
+    assert "Unknown preset 'huge'" in result.output
