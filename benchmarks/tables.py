@@ -1,0 +1,102 @@
+"""Write benchmarks/README.md from the JSON under benchmarks/results, and from nothing else.
+
+    python benchmarks/tables.py           # writes it
+    python benchmarks/tables.py --check   # exit code 1 if it is not what the JSON says
+
+A table a theme and machine, the newest file of each; the columns are the fields of its rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+PAGE = FOLDER / "README.md"
+HEAD = """# Benchmarks
+
+How fast it is and how good. This page is made by `python benchmarks/tables.py` from the files in `results/`; each
+names its machine, versions, commit and command, and holds the spread of each number. [rivals.md](rivals.md) says how
+others were measured; [../docs/LOG.md](../docs/LOG.md) says what the numbers mean. `vlm3d-gs bench` times the parts of
+a step on your machine; `make gpu-check` runs what needs a GPU.
+"""
+SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
+"""Beginnings of fields that stay in the files."""
+MOST_COLUMNS = 14
+
+
+def newest(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the last result of each theme on each kind of machine."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in folder.glob("*.json"):
+        result = json.loads(path.read_text())
+        if "theme" not in result:
+            continue  # a report of another form
+        machine = result["machine"]
+        key = (result["theme"], machine["gpu"] or f"{machine['cores']} cores, {machine['cpu']}")
+        if key not in found or result["time_utc"] > found[key]["time_utc"]:
+            found[key] = result | {"file": path.name}
+    return dict(sorted(found.items()))
+
+
+def flat(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row's fields as text, without the spread of its timings."""
+    cells: dict[str, str] = {}
+    for name, value in row.items():
+        if name.startswith(SPREAD):
+            continue
+        if isinstance(value, dict):
+            cells |= {f"{name} {inner}": text for inner, text in flat(value).items()}
+        elif isinstance(value, float):
+            cells[name] = f"{value:.4g}"
+        elif isinstance(value, list):
+            cells[name] = "x".join(map(str, value))
+        elif value is not None:
+            cells[name] = str(value).replace("|", "/").replace("\n", " ")[:80]
+    return cells
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as Markdown; rows of other fields come in tables of their own."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in map(flat, rows):
+        groups.setdefault(tuple(row)[:MOST_COLUMNS], []).append(row)
+    tables = []
+    for columns, members in groups.items():
+        lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+        lines += [f"| {' | '.join(row[name] for name in columns)} |" for row in members]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def page(folder: Path) -> str:
+    """Return the whole page."""
+    parts = [HEAD]
+    for (theme, machine), result in newest(folder).items():
+        versions = result["machine"]["versions"]
+        parts.append(
+            f"## {theme.replace('_', ' ')}: {machine}\n\n"
+            f"{result['time_utc'][:10]}, commit {result['commit']}, torch {versions.get('torch')}, "
+            f"`{result['command']}`, [results/{result['file']}](results/{result['file']})\n\n"
+            f"{as_table(result['rows'])}\n"
+        )
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write or check the page; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
+    made = page(FOLDER / "results")
+    if parser.parse_args().check:
+        return 0 if PAGE.is_file() and PAGE.read_text() == made else 1
+    PAGE.write_text(made)
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The page of benchmarks says what the files of results say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def tables(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    import tables
+
+    yield tables
+    sys.modules.pop("tables", None)
+
+
+def test_the_page_is_what_the_files_say(tables: ModuleType) -> None:
+    assert tables.PAGE.read_text() == tables.page(tables.FOLDER / "results"), (
+        "run: python benchmarks/tables.py"
+    )
+
+
+def test_the_newest_of_a_theme_is_shown_without_its_spread(
+    tables: ModuleType, tmp_path: Path
+) -> None:
+    machine = {"gpu": None, "cores": 2, "cpu": "a cpu", "versions": {"torch": "2"}}
+    for day, speed in (("01", 3.0), ("02", 2.5)):
+        rows = [
+            {"way": "ours|theirs", "sizes": [4, 64], "median_ms": speed, "best_ms": 1.0},
+            {"error": "no time\nwas left"},
+        ]
+        content = {
+            "theme": "some_thing",
+            "time_utc": f"2026-01-{day}T00:00:00+00:00",
+            "commit": "abc",
+            "command": "python x.py",
+            "machine": machine,
+            "rows": rows,
+        }
+        (tmp_path / f"{day}.json").write_text(json.dumps(content))
+    (tmp_path / "other.json").write_text("{}")
+    page = tables.page(tmp_path)
+    assert "## some thing: 2 cores, a cpu" in page
+    assert "| way | sizes | median_ms |" in page
+    assert "| ours/theirs | 4x64 | 2.5 |" in page
+    assert "no time was left" in page
+    assert "best_ms" not in page
+    assert "| 3 |" not in page
