@@ -91,8 +91,9 @@ def mini(prompt: str) -> Config:
     """Return the default: the embedded models, any machine, well under a minute on two cores.
 
     Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
-    of 2026-11-22 in docs/LOG.md: a low guidance scale and a strong rescale keep colours true; backgrounds stay grey
-    while the noise hides them, else grey Gaussians imitate them; coverage, entropy and pruning take away what is left
+    in docs/LOG.md: a guidance scale of 1, since the prior follows the prompt by itself and guidance hollows the sides of
+    cubes (and costs half of the prior's time); backgrounds stay grey while the noise hides them, else grey Gaussians
+    imitate them; coverage, entropy and pruning take away what is left
     of the haze. The critic is asked at every second step of the first half, while the layout is decided: at every
     fourth it did not always mirror a wrong pair, and later its answers change little.
     """
