@@ -13,7 +13,7 @@ from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.errors import ConfigError, ShapeError
 from vlm3d_gs.guidance.adapters import ScoreAdapter
 from vlm3d_gs.guidance.base import Views
-from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, branches, run_network
 from vlm3d_gs.guidance.memory import Plan
 from vlm3d_gs.guidance.multiview import join_views
 from vlm3d_gs.guidance.prior import DiffusionPrior, resized
@@ -89,6 +89,36 @@ def test_the_weight_schedule_scales_the_pull(
     plain = pull(prior_of(denoiser, texts, settings()), color)
     halved = pull(prior_of(denoiser, texts, settings(weight=constant(0.5))), color)
     torch.testing.assert_close(halved, 0.5 * plain)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_at_scale_1_the_prompt_is_asked_alone_and_pulls_the_same_way(
+    denoiser: Denoiser,
+    texts: TextEmbedding,
+    color: torch.Tensor,
+    loss: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def counted(*arguments: object) -> torch.Tensor:
+        asked.append(len(arguments[3]))  # type: ignore[arg-type]
+        return branches(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vlm3d_gs.guidance.prior.branches", counted)
+    pulls = []
+    for scale in (1.0, 1.0 + 1e-6):
+        prior = prior_of(denoiser, texts, settings(loss=loss, guidance_scale=constant(scale)))
+        asked.clear()
+        pulls.append(pull(prior, color))
+        if prior.adapter is not None:
+            prior.adapter.remove()
+        spared = scale == 1.0 and loss in ("recon", "sds", "vsd")
+        assert max(asked) == (1 if spared else 2)
+    if (
+        loss != "vsd"
+    ):  # an untrained LoRA differs from the model by rounding alone, and so would the pulls
+        assert (pulls[0] - pulls[1]).norm() < 2e-3 * pulls[1].norm()
 
 
 def test_view_prompts_change_only_the_cameras_they_name(
