@@ -126,7 +126,7 @@ def mvdream(prompt: str) -> Config:
     From threestudio's MVDream configuration (x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
     to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px) and DreamGaussian's learning rates for a ball of
     Gaussians. Users found MVDream on Gaussians poor with a few thousand points, so it starts with 20,000. The
-    critic is off until one is named (`--critic qwen2.5-vl-7b`). Not yet tried on a GPU.
+    critic is off until one is named (`--critic qwen2.5-vl-7b`). Run on a GPU with random weights only (docs/LOG.md).
     """
     return Config(
         prompt=prompt,
@@ -156,7 +156,7 @@ def single_image(prompt: str) -> Config:
     From LucidDreamer's configuration (ISM, guidance 7.5, noise levels up to 0.5 after a wide start, intervals of about
     a twentieth of the timesteps, weight sqrt((1 - a) / a)) and DreamGaussian's growing resolution. View prompts with
     Perp-Neg work against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures
-    of 1024 px would fill most cards. Not yet tried on a GPU.
+    of 1024 px would fill most cards. Run on a GPU with random weights only (docs/LOG.md).
     """
     return Config(
         prompt=prompt,
@@ -192,7 +192,7 @@ def large_critic() -> CriticConfig:
     """Return the settings for `--critic qwen2.5-vl-7b` and its like; off until one is asked for, since it is large.
 
     252 px are 81 tokens a view, as in the released VLM3D. Augmentation is on, since a large critic is the easier to
-    please by patterns. Not yet tried on a GPU.
+    please by patterns. Run on a GPU with random weights only (docs/LOG.md).
     """
     return CriticConfig(
         enabled=False,
