@@ -130,6 +130,12 @@ def git_commit() -> str | None:
     return None
 
 
+def write_config(out: Path, config: Config) -> None:
+    """Write config.json, by which a folder is known as a run's."""
+    content = {"config": to_dict(config), "seed": config.train.seed, **provenance()}
+    write_json(out / "config.json", content)
+
+
 class RunLog:
     """Writes the record of one run; a context manager.
 
@@ -147,10 +153,7 @@ class RunLog:
         self.out = out
         self._progress = Progress(quiet=quiet)
         kept = _rows_up_to(out / "metrics.jsonl", resume_step) if resume_step is not None else []
-        write_json(
-            out / "config.json",
-            {"config": to_dict(config), "seed": config.train.seed, **provenance()},
-        )
+        write_config(out, config)
         with atomic_path(out / "metrics.jsonl") as temporary:
             temporary.write_text("".join(kept))
         # Line-buffered: after a crash every finished line is on disk.

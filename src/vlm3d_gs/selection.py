@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vlm3d_gs.config import Config, replace_path
 from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.pipeline import GenerateResult, generate
-from vlm3d_gs.runlog import check_run_folder, write_json
+from vlm3d_gs.pipeline import GenerateResult, check_prompt, choose_device, generate
+from vlm3d_gs.runlog import prepare_run_folder, write_config, write_json
 
 CANDIDATES = "candidates"
 """Folder of the beginnings, in the run folder."""
@@ -53,12 +53,16 @@ def generate_best(
         raise ConfigError("--seeds begins anew; to go on with one seed, use --resume without it.")
     if not config.critic.enabled or config.critic.family == "server":
         raise ConfigError("--seeds needs a critic with weights here to compare them. Enable it.")
-    check_run_folder(config.out, overwrite=overwrite)
     until = max(1, round(pick_at * config.train.steps))
     first = config.train.seed
     scores: dict[int, float] = {}
-    if overwrite:
-        shutil.rmtree(config.out / CANDIDATES, ignore_errors=True)
+    check_prompt(config)
+    choose_device(config.device)
+    prepare_run_folder(config.out, overwrite=overwrite)
+    shutil.rmtree(config.out / CANDIDATES, ignore_errors=True)
+    write_config(
+        config.out, config
+    )  # interrupted now, it is still a run's folder, to be overwritten
     for seed in range(first, first + n_seeds):
         begun = _candidate(config, seed)
         made = generate(begun, quiet=quiet, until=until)

@@ -15,7 +15,7 @@ from unit.test_guidance_server import Server, server
 from unit.test_guidance_vlm import untrained
 from vlm3d_gs import watch
 from vlm3d_gs.cli import app
-from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.export.ply import read_ply
 from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
@@ -141,6 +141,27 @@ def test_the_best_of_several_seeds_is_finished_as_if_it_had_run_alone(tmp_path: 
         apply_settings(settings, {"out": tmp_path / "alone", "train.seed": picked}), quiet=True
     )
     assert torch.equal(result.gaussians.means, alone.gaussians.means)
+
+
+def test_a_choice_among_seeds_that_broke_off_can_be_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path / "best", steps=4)
+    begun = []
+
+    def breaks(candidate: Config, **options: object) -> object:
+        begun.append(candidate.out.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return generate(candidate, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vlm3d_gs.selection.generate", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            generate_best(settings, 2, pick_at=0.5, quiet=True)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        generate_best(settings, 2, pick_at=0.5, quiet=True)
+    assert generate_best(settings, 2, pick_at=0.5, quiet=True, overwrite=True).steps == 4
 
 
 @pytest.mark.parametrize(
