@@ -160,7 +160,7 @@ def record(theme: str, rows: Sequence[dict[str, Any]], out: Path) -> Path:
         "theme": theme,
         "time_utc": now.isoformat(timespec="seconds"),
         "commit": state,
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": " ".join([Path(sys.executable).name, *map(portable, sys.argv)]),
         "machine": facts,
         "rows": list(rows),
     }
@@ -168,6 +168,17 @@ def record(theme: str, rows: Sequence[dict[str, Any]], out: Path) -> Path:
     path = out / f"{theme}_{hardware}_{now:%Y-%m-%d}_{(state or 'nocommit').rstrip('+')}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def portable(argument: str) -> str:
+    """Return a command's argument without what only this machine has: of an absolute path, its part in the checkout.
+
+    A path outside keeps its last name.
+    """
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def row(case: dict[str, Any], timing: Timing) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -114,6 +115,7 @@ def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = Non
     parts = {name: 1e3 * seconds / timed for name, seconds in clock.seconds.items()}
     mean = 1e3 * statistics.fmean(whole[WARM_UP:])
     parts["other"] = mean - sum(parts.values())
+    peak_mib = _peak_mib(device)
     state, objective, _ = new_run(config, device, quiet=True)
     with FlopCounterMode(display=False) as counter:
         operations = OperationClock(device, counter)
@@ -138,7 +140,7 @@ def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = Non
         parts_ms=parts,
         floor_ms=floors,
         peak_gflops=rate / 1e9,
-        peak_mib=_peak_mib(device),
+        peak_mib=peak_mib,
     )
 
 
@@ -178,4 +180,5 @@ def matrix_rate(device: torch.device) -> float:
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -215,8 +215,7 @@ def image_gradients(
     total, lasting = torch.zeros_like(color), torch.zeros_like(color)
     relative = []
     for output in outputs:
-        # a guidance whose strength is relative is a critic, one that counts as it is a prior
-        with part("prior backward" if output.relative_strength is None else "critic backward"):
+        with part("prior backward"):  # a critic has gone back through its model already
             (gradient,) = torch.autograd.grad(output.loss, color)
         if output.relative_strength is not None:
             relative.append((gradient, output.relative_strength, output.lasting))

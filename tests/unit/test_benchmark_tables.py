@@ -26,6 +26,20 @@ def test_the_page_is_what_the_files_say(tables: ModuleType) -> None:
     )
 
 
+def test_a_recorded_command_names_no_place_of_one_machine(
+    tables: ModuleType, repo_root: Path
+) -> None:
+    from harness import portable
+
+    assert portable("--runs") == "--runs"
+    assert portable("runs/table") == "runs/table"
+    assert portable(str(repo_root / "benchmarks" / "results")) == "benchmarks/results"
+    assert portable("/somewhere/else/runs") == "runs"
+    for path in (tables.FOLDER / "results").glob("*.json"):
+        words = json.loads(path.read_text()).get("command", "").split()
+        assert not any(word.startswith("/") for word in words), path.name
+
+
 def test_the_newest_of_a_theme_is_shown_without_its_spread(
     tables: ModuleType, tmp_path: Path
 ) -> None:

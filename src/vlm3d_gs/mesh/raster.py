@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from vlm3d_gs.mesh.grid import F32, F64
-from vlm3d_gs.render.cpu_math import entry_options
+from vlm3d_gs.render.cpu_math import entry_options, kernel_options
 
 I32 = NDArray[np.int32]
 
@@ -25,6 +25,19 @@ SHARPNESS = 4
 """Power of the cosine that weights the views: higher is crisper, lower is smoother."""
 EDGE = 1e-9
 """How far outside a triangle a pixel's centre may be, so that none falls between two triangles."""
+
+
+@njit(**kernel_options)
+def signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float) -> float:
+    """Return twice the area of a triangle, positive where its corners go round from x to y."""
+    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+
+
+@njit(**kernel_options)
+def pixel_range(a: float, b: float, c: float, count: int) -> tuple[int, int]:
+    """Return the first and the last of `count` pixels whose centres a triangle's extent can reach."""
+    first = max(math.floor(min(a, b, c) - 0.5), 0)
+    return first, min(math.ceil(max(a, b, c) - 0.5), count - 1)
 
 
 @njit(**entry_options)
@@ -41,18 +54,16 @@ def draw_depth(corners: F64, faces: I32, depth: F32) -> None:
         ax, ay, az = corners[faces[f, 0]]
         bx, by, bz = corners[faces[f, 1]]
         cx, cy, cz = corners[faces[f, 2]]
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        area = signed_area(ax, ay, bx, by, cx, cy)
         if abs(area) < 1e-12:
             continue
-        first = max(math.floor(min(ay, by, cy) - 0.5), 0)
-        last = min(math.ceil(max(ay, by, cy) - 0.5), height - 1)
-        left = max(math.floor(min(ax, bx, cx) - 0.5), 0)
-        right = min(math.ceil(max(ax, bx, cx) - 0.5), width - 1)
+        first, last = pixel_range(ay, by, cy, height)
+        left, right = pixel_range(ax, bx, cx, width)
         for row in range(first, last + 1):
             for col in range(left, right + 1):
                 x, y = col + 0.5, row + 0.5
-                u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
-                v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                u = signed_area(x, y, bx, by, cx, cy) / area
+                v = signed_area(x, y, cx, cy, ax, ay) / area
                 w = 1.0 - u - v
                 if u >= -EDGE and v >= -EDGE and w >= -EDGE:
                     z = 1.0 / (u / az + v / bz + w / cz)  # 1 / depth is linear in the picture
@@ -74,25 +85,23 @@ def fill_texels(corners: F64, faces: I32, owners: I32, weights: F32) -> None:
         ax, ay = corners[faces[f, 0]]
         bx, by = corners[faces[f, 1]]
         cx, cy = corners[faces[f, 2]]
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        area = signed_area(ax, ay, bx, by, cx, cy)
         if abs(area) < 1e-12:
             continue
-        first = max(math.floor(min(ay, by, cy) - 0.5), 0)
-        last = min(math.ceil(max(ay, by, cy) - 0.5), side - 1)
-        left = max(math.floor(min(ax, bx, cx) - 0.5), 0)
-        right = min(math.ceil(max(ax, bx, cx) - 0.5), side - 1)
+        first, last = pixel_range(ay, by, cy, side)
+        left, right = pixel_range(ax, bx, cx, side)
         for row in range(first, last + 1):
             for col in range(left, right + 1):
                 x, y = col + 0.5, row + 0.5
-                u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
-                v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                u = signed_area(x, y, bx, by, cx, cy) / area
+                v = signed_area(x, y, cx, cy, ax, ay) / area
                 w = 1.0 - u - v
                 if u >= -EDGE and v >= -EDGE and w >= -EDGE and owners[row, col] < 0:
                     owners[row, col] = f
                     weights[row, col, 0], weights[row, col, 1], weights[row, col, 2] = u, v, w
 
 
-@njit(**entry_options)
+@njit(**kernel_options)
 def farthest(depth: F32, row: int, col: int, z: float) -> float:
     """Return the largest difference of a depth to that of four pixels."""
     worst = 0.0
@@ -102,7 +111,7 @@ def farthest(depth: F32, row: int, col: int, z: float) -> float:
     return worst
 
 
-@njit(**entry_options)
+@njit(**kernel_options)
 def add_color(
     color: F32, row: int, col: int, down: float, right: float, weight: float, total: F64
 ) -> None:

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from vlm3d_gs.mesh.grid import F32
-from vlm3d_gs.render.cpu_math import entry_options
+from vlm3d_gs.render.cpu_math import entry_options, kernel_options
 
 U8 = NDArray[np.uint8]
 
@@ -59,7 +59,7 @@ def _borders(values: F32 | U8) -> list[F32 | U8]:
     return [np.moveaxis(values, axis, 0)[end] for axis in range(3) for end in (0, -1)]
 
 
-@njit(**entry_options)
+@njit(**kernel_options)
 def touches(states: U8, i: int, j: int, k: int, wanted: int) -> bool:
     """Tell whether one of a sample's six neighbours has the wanted state."""
     nx, ny, nz = states.shape

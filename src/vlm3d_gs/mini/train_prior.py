@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -147,6 +148,11 @@ class PriorBatch:
         return torch.Generator(device).manual_seed(self.noise_seed)
 
 
+@cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    return prior_tokenizer()
+
+
 @dataclass(frozen=True)
 class PriorDraw:
     """Makes the batch of a step from a seed."""
@@ -160,7 +166,7 @@ class PriorDraw:
         batch = sample_batch(rng, self.n_scenes)
         n_views = 1 if step % CAMERALESS_EVERY == 0 else N_VIEWS
         prompts = ["" if rng.random() < DROP_TEXT else prompt for prompt in batch.prompts]
-        tokens = prior_tokenizer()(
+        tokens = _tokenizer()(
             prompts, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         fractions = torch.from_numpy(rng.random(self.n_scenes * N_VIEWS // n_views))
