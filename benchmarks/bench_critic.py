@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from harness import arguments, measure, record, row
 from random_models import CRITICS, random_critic
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from vlm3d_gs.guidance.denoiser import fast_dtype
 from vlm3d_gs.guidance.messages import split_message
 from vlm3d_gs.guidance.preprocess import to_patches
 from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
@@ -36,17 +39,47 @@ QUESTIONS = [
 ]
 
 
-def ways(
-    model: YesNoModel, plain: YesNoModel, checkpointed: YesNoModel, images: torch.Tensor
-) -> dict[str, Callable[[], Any]]:
+@dataclass(frozen=True)
+class Models:
+    """One set of weights, used in different ways."""
+
+    usual: YesNoModel
+    uncached: YesNoModel
+    """Without what the text before the views looks like to the language model."""
+    checkpointed: YesNoModel
+    library: YesNoModel
+    """With transformers' own attention and embedding of patches."""
+    other: YesNoModel
+    """In float32 where the usual one is in bfloat16, else the other way round."""
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations of torch; on a GPU most are one launch or more."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(function: Callable[[], Any]) -> int:
+    """Return how many operations a call is, views among them."""
+    with Counter() as counter:
+        function()
+    return counter.count
+
+
+def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
     """Return each way to get the gradient of the questions' log-odds on the pictures."""
+    model = models.usual
     names = VIEW_NAMES[: len(images)]
 
     def gradient(odds: torch.Tensor) -> None:
         torch.autograd.grad(odds.sum(), images)
 
     def released(questions: list[str]) -> None:
-        network = model.network
+        network = models.library.network
         processor = Qwen2VLImageProcessorPil(
             patch_size=model.patches.patch_size,
             merge_size=model.patches.merge_size,
@@ -80,9 +113,15 @@ def ways(
         "ours, three questions": lambda: gradient(model.log_odds(images, names, QUESTIONS)),
         "ours, one question": lambda: gradient(model.log_odds(images, names, QUESTIONS[:1])),
         "three questions, one after the other": apart,
-        "without cached text": lambda: gradient(plain.log_odds(images, names, QUESTIONS)),
+        "without cached text": lambda: gradient(models.uncached.log_odds(images, names, QUESTIONS)),
         "with gradient checkpointing": lambda: gradient(
-            checkpointed.log_odds(images, names, QUESTIONS)
+            models.checkpointed.log_odds(images, names, QUESTIONS)
+        ),
+        "with the library's attention": lambda: gradient(
+            models.library.log_odds(images, names, QUESTIONS)
+        ),
+        str(models.other.dtype).removeprefix("torch."): lambda: gradient(
+            models.other.log_odds(images, names, QUESTIONS)
         ),
         "forward only": lambda: model.log_odds(images.detach(), names, QUESTIONS),
         "released, one question": lambda: released(QUESTIONS[:1]),
@@ -100,18 +139,25 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = fast_dtype(device) or torch.float32
+    turned = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
     with tempfile.TemporaryDirectory() as temporary:
         folder = embedded_weights("critic")
         if options.model != "mini":
             folder = Path(temporary)
             random_critic(options.model, folder)
         model = YesNoModel(folder, device, dtype)
-        plain = copy(model)  # the same weights
-        plain.cache_text = False
-        checkpointed = YesNoModel(folder, device, dtype, checkpointing=True)
+        uncached = copy(model)  # the same weights
+        uncached.cache_text = False
+        models = Models(
+            model,
+            uncached,
+            YesNoModel(folder, device, dtype, checkpointing=True),
+            YesNoModel(folder, device, dtype, own_parts=False),
+            YesNoModel(folder, device, turned),
+        )
     images = torch.rand(options.views, options.size, options.size, 3, device=device)
-    functions = ways(model, plain, checkpointed, images.requires_grad_())
+    functions = ways(models, images.requires_grad_())
     rows, ours = [], 0.0
     for name, function in functions.items():
         if device.type == "cuda":
@@ -123,11 +169,16 @@ def main() -> None:
             "views": options.views,
             "size_px": options.size,
             "way": name,
+            "operations": operations(function),
         }
         if device.type == "cuda":
             case["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
         rows.append(row(case | {"ratio": timing.median_ms / ours}, timing))
-        print(f"{name:40} {timing.median_ms:9.1f} ms  {timing.median_ms / ours:5.2f}", flush=True)
+        print(
+            f"{name:40} {timing.median_ms:9.1f} ms  {timing.median_ms / ours:5.2f}"
+            f"  {case['operations']} operations",
+            flush=True,
+        )
     print(record(f"critic_{options.model}", rows, options.out))
 
 

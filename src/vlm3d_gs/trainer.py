@@ -150,14 +150,17 @@ def train_step(
     with part("render forward"):
         rendering = render(scene, cameras, backend=config.render.backend, background=background)
     state.optimizer.zero_grad()
-    views = Views(rendering.color, cameras, config.camera.n_views)
+    rgba = torch.cat([rendering.color, rendering.alpha], -1)
+    views = Views(
+        rgba[..., :3], cameras, config.camera.n_views, rgba[..., 3:], background.to(rgba.device)
+    )
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
-    pull, lasting = image_gradients(rendering.color, list(outputs.values()), state)
+    pull, lasting = image_gradients(rgba, list(outputs.values()), state)
     leaves = state.optimizer.leaves
     if lasting is not None:
         with part("render backward"):
             felt = torch.autograd.grad(
-                (rendering.color * lasting).sum(),
+                (rgba * lasting).sum(),
                 list(leaves.values()),
                 retain_graph=True,
                 allow_unused=True,
@@ -166,7 +169,7 @@ def train_step(
     with part("regularizers"):
         penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
     with part("render backward"):
-        ((rendering.color * pull).sum() + penalty).backward()
+        ((rgba * pull).sum() + penalty).backward()
     with part("optimizer"):
         state.stale.add_to(leaves)
         if config.optim.fused:
@@ -200,23 +203,23 @@ def as_numbers(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
 
 
 def image_gradients(
-    color: Tensor, outputs: Sequence[GuidanceOutput], state: TrainState
+    rendered: Tensor, outputs: Sequence[GuidanceOutput], state: TrainState
 ) -> tuple[Tensor, Tensor | None]:
     """Add up the guidances' gradients on the renders; see `GuidanceOutput`.
 
     Args:
-        color: [C, H, W, 3] renders that the losses were computed from.
+        rendered: [C, H, W, 3 or 4] renders that the losses were computed from, with or without opacity.
         outputs: what the guidances said.
         state: keeps the running norm of the gradients that count as they are.
 
     Returns:
-        Gradient of this step alone, with the shape of `color`, and the lasting one, None if no guidance has one.
+        Gradient of this step alone, with the shape of `rendered`, and the lasting one, None if no guidance has one.
     """
-    total, lasting = torch.zeros_like(color), torch.zeros_like(color)
+    total, lasting = torch.zeros_like(rendered), torch.zeros_like(rendered)
     relative = []
     for output in outputs:
         with part("prior backward"):  # a critic has gone back through its model already
-            (gradient,) = torch.autograd.grad(output.loss, color)
+            (gradient,) = torch.autograd.grad(output.loss, rendered)
         if output.relative_strength is not None:
             relative.append((gradient, output.relative_strength, output.lasting))
         elif output.lasting:

@@ -50,6 +50,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "gsplat": ("render.gsplat_backend", "densify"),
     "diffusers": ("guidance.denoiser", "guidance.loading", "mini"),
     "transformers": (
+        "guidance.attention",
         "guidance.loading",
         "guidance.messages",
         "guidance.text",
@@ -123,6 +124,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("export.usd", "pxr"),
     # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
     ("render.gsplat_backend", "gsplat"),
+    ("guidance", "vlm3d_gs.guidance.denoiser"),
     ("guidance", "vlm3d_gs.guidance.adapters"),
     ("guidance", "vlm3d_gs.guidance.critic"),
     ("guidance", "vlm3d_gs.guidance.loading"),

@@ -103,7 +103,7 @@ def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
     generate(config(tmp_path / "run", steps=3, **values), quiet=True)
     found = rows(tmp_path / "run")
     assert ["prior/score" in row for row in found] == [True, False, True]
-    assert len(server.asked) == 2 * 2 * 3, "two due steps, two noises, three questions"
+    assert len(server.asked) == 2 * 2 * 5, "two due steps, two noises, five questions"
 
 
 def test_by_default_the_critic_chooses_and_pulls_while_the_layout_is_decided(

@@ -21,12 +21,21 @@ from vlm3d_gs.mini.critic_model import critic_tokenizer
 MINI = "a red cube on top of a blue sphere"
 
 
-def test_a_relation_gets_a_question_of_its_own_and_shares_the_weight() -> None:
+def test_relation_and_objects_get_questions_of_their_own_and_share_the_weight() -> None:
     questions = questions_of(MINI, QuestionConfig(semantic_weight=2.0, geometric_weight=3.0))
-    assert [question.name for question in questions] == ["semantic", "relation", "geometric"]
+    names = [question.name for question in questions]
+    assert names == ["semantic", "relation", "object_1", "object_2", "geometric"]
     assert "is the red cube on top of the blue sphere?" in questions[1].text
-    assert sum(question.weight for question in questions[:2]) == pytest.approx(2.0)
-    assert questions[2].weight == 3.0
+    assert questions[2].text.startswith("Is there a red cube?")
+    assert questions[3].text.startswith("Is there a blue sphere?")
+    assert sum(question.weight for question in questions[:4]) == pytest.approx(2.0)
+    assert questions[4].weight == 3.0
+
+
+def test_two_objects_of_one_kind_are_asked_for_once() -> None:
+    questions = questions_of("a red cube behind a red cube", QuestionConfig())
+    names = [question.name for question in questions]
+    assert names == ["semantic", "relation", "object_1", "geometric"]
 
 
 def test_an_open_prompt_is_asked_for_its_relations_counts_and_things() -> None:
@@ -89,9 +98,9 @@ def test_malformed_questions_are_refused(text: str) -> None:
 
 
 def test_questions_are_dropped_by_name_and_wrong_names_refused() -> None:
-    kept = questions_of(MINI, QuestionConfig(drop=("relation",)))
-    assert [question.name for question in kept] == ["semantic", "geometric"]
-    with pytest.raises(ConfigError, match=r"colour.*geometric, relation, semantic"):
+    kept = questions_of(MINI, QuestionConfig(drop=("relation", "object_2")))
+    assert [question.name for question in kept] == ["semantic", "object_1", "geometric"]
+    with pytest.raises(ConfigError, match=r"colour.*geometric, object_1, object_2, relation"):
         questions_of(MINI, QuestionConfig(drop=("colour",)))
     with pytest.raises(ConfigError, match="nothing to ask"):
         questions_of("a corgi", QuestionConfig(drop=("semantic", "geometric")))
@@ -123,7 +132,10 @@ def test_what_a_model_lists_becomes_questions_without_repetition() -> None:
     assert len(listed_questions(MINI, write, 2)) == 2
     config = QuestionConfig(checks="model", drop=("check_3",))
     names = [question.name for question in questions_of(MINI, config, write)]
-    assert names == ["semantic", "relation", "check_1", "check_2", "geometric"]
+    assert names == [
+        *("semantic", "relation", "object_1", "object_2"),
+        *("check_2", "geometric"),  # the first that is listed is asked for already
+    ]
 
 
 def test_answers_are_kept_by_model_and_request(tmp_path: Path) -> None:

@@ -94,9 +94,10 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
     critic = Critic(model, questions_of(PROMPT, QuestionConfig()), config, generator)
     assert [step for step in range(7) if critic.is_due(step)] == [0, 3, 6]
     output = critic(shown(generator), 0.0)
-    assert set(output.scalars) == {"semantic", "relation", "geometric", "loss", "reward"}
-    odds = torch.tensor([output.scalars[name] for name in ("semantic", "relation", "geometric")])
-    weights = torch.tensor([0.25, 0.25, 0.5])
+    names = ("semantic", "relation", "object_1", "object_2", "geometric")
+    assert set(output.scalars) == {*names, "loss", "reward"}
+    odds = torch.tensor([output.scalars[name] for name in names])
+    weights = torch.tensor([0.125, 0.125, 0.125, 0.125, 0.5])
     expected = 0.5 * 3 * float((weights * (-odds).sigmoid()).sum())
     assert output.relative_strength == pytest.approx(expected, rel=1e-4)
     assert not output.lasting

@@ -113,6 +113,24 @@ def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
     assert "score" not in ranked(views(), 0.0).scalars
 
 
+def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None:
+    """Without cameras a noise says nothing about the other views: each view follows its own best noise."""
+    scorer, shown = Brightness(), views()
+    config = CriticConfig(mode="best-of-n", n_noises=2, every=1)
+    output = RankedPrior(prior_of(denoiser, use_cameras=False), scorer, config)(shown, 0.0)
+    asked = [names for _, names in scorer.seen]
+    assert asked == 4 * [("Front view",), ("Right side view",), ("Back view",), ("Left side view",)]
+
+    prior = prior_of(denoiser, use_cameras=False)  # with the same noises
+    latents, index = prior.begin(shown, 0.0)
+    tried = [prior.propose(latents, index, shown, 0.0) for _ in range(2)]
+    scores = torch.tensor([value for value, _ in scorer.seen]).reshape(2, 8) * 100.0
+    residual = best_of_residual(tried, scores, 1)
+    (ours,) = torch.autograd.grad(output.loss, shown.color, retain_graph=True)
+    (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-3)
+
+
 def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
     """Latents that follow a critic of brightness get brighter than those that follow its opposite."""
 

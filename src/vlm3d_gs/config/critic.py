@@ -52,10 +52,12 @@ class AugmentConfig:
     A pull that depends on the exact pixels averages out; one that is about the scene stays.
     """
 
+    background: bool = True
+    """Show the scene before a random colour, another one at each question."""
     crop: float = 0.0
     """Largest share of the side that is cut away or added around, 0 to 0.5."""
     color: float = 0.0
-    """Largest change of brightness and contrast, 0 to 0.5."""
+    """Largest change of contrast, 0 to 0.5."""
     resolution: float = 1.0
     """Smallest scale that pictures are shrunk to before they are enlarged again, above 0 to 1."""
 
@@ -153,7 +155,7 @@ class CriticConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     """For the family `server`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the weights; auto is bfloat16 for large models on a GPU, else float32."""
+    """Of the weights; auto is bfloat16 where the device multiplies it faster, but float32 for `mini` on a GPU."""
     quantize: Literal["none", "8bit", "4bit"] = "none"
     """Smaller weights through bitsandbytes, on a GPU."""
     checkpointing: bool = False

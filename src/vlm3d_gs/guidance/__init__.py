@@ -162,10 +162,12 @@ def build_vlm(
     """
     import torch
 
+    from vlm3d_gs.guidance.denoiser import fast_dtype
     from vlm3d_gs.guidance.vlm import YesNoModel
 
-    large = critic.family != "mini" and device.type == "cuda"
-    halved = critic.precision == "bfloat16" or (critic.precision == "auto" and large)
+    fast = fast_dtype(device) == torch.bfloat16
+    small = critic.family == "mini" and device.type == "cuda"  # there arithmetic is nothing to it
+    halved = critic.precision == "bfloat16" or (critic.precision == "auto" and fast and not small)
     return YesNoModel(
         folder,
         device,

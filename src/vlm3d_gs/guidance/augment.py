@@ -1,8 +1,9 @@
 """Small random changes of pictures before a critic sees them, differentiable, alike for all views of a group.
 
 A network can be pleased by patterns that no eye sees. Such a pattern seldom survives another framing, another exposure
-or another resolution; what the picture shows does. The background needs no change here: the run draws another colour
-for every step.
+or another resolution, or before another background; what the picture shows does. The background matters most: a
+patch of the very colour that a vision tower subtracts is a vector of length nearly 0, which the tower's first
+normalisation enlarges a thousandfold, and its gradient with it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,20 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
         small = (max(1, round(height * share)), max(1, round(width * share)))
         out = resize(resize(out, small), (height, width))
     return out
+
+
+def before_background(color: Tensor, alpha: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """Return renders as they would be before another background.
+
+    Args:
+        color: [V, H, W, 3] with the background composited.
+        alpha: [V, H, W, 1] opacity of the renders.
+        old: [V, 3] the background's colours.
+        new: [V, 3] other colours.
+
+    Differentiable in `color` and `alpha`, though not clamped.
+    """
+    return color + (1.0 - alpha) * (new - old)[:, None, None]
 
 
 def reframed(images: Tensor, zoom: float, across: float, down: float) -> Tensor:

@@ -21,6 +21,10 @@ class Views:
     """G * V cameras, the V views of a group adjacent."""
     n_views: int
     """V."""
+    alpha: Tensor | None = None
+    """[G * V, H, W, 1] opacity of the renders, on the graph; None where it is not known."""
+    background: Tensor | None = None
+    """[G * V, 3] colours behind `color`; None where they are not known."""
 
 
 @dataclass(frozen=True)

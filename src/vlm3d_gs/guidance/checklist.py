@@ -22,6 +22,7 @@ from vlm3d_gs.guidance.questions import (
     content_question,
     count_question,
     joint_question,
+    object_question,
     own_question,
     relation_question,
     thing_question,
@@ -98,6 +99,10 @@ def template_questions(prompt: str) -> list[Question]:
         first, second = composition.objects
         relation = relation_question(first, composition.relation, second)
         questions.append(Question("relation", relation))
+        questions += [
+            Question(f"object_{index}", object_question(item))
+            for index, item in enumerate(dict.fromkeys(composition.objects), 1)
+        ]
     return questions
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.guidance.augment import augment
+from vlm3d_gs.guidance.augment import augment, before_background
 from vlm3d_gs.guidance.base import GuidanceOutput, Views
 from vlm3d_gs.guidance.memory import resident
 from vlm3d_gs.guidance.preprocess import resize
@@ -109,15 +109,16 @@ class Critic:
         `ratio` the strength relative to the prior is weight * k * the mean slope of the reward: a critic that is sure
         of No pushes with the full weight, one that says Yes hardly pushes. With `reuse` the k falls away.
         """
-        shown = views.color.detach().requires_grad_()
+        shown = [part.detach().requires_grad_() for part in self._parts(views)]
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
         with torch.enable_grad(), home:
+            pictures = self._pictures(shown, views)
             asked = [
                 self._ask(
                     group, names[index * views.n_views : (index + 1) * views.n_views], fraction
                 )
-                for index, group in enumerate(shown.split(views.n_views))
+                for index, group in enumerate(pictures.split(views.n_views))
             ]
             said = torch.stack(asked)
             weights = torch.tensor([q.weight for q in self.questions])
@@ -125,19 +126,37 @@ class Critic:
             weights = weights / weights.sum().clamp_min(1e-12)
             loss = (weights * reward_loss(said, self.config.reward)).sum(-1).mean()
             with part("critic backward"):
-                (gradient,) = torch.autograd.grad(loss, shown)
-        gradient = clip_pixels(gradient, self.config.clip)
+                gradients = torch.autograd.grad(loss, shown)
         answers = said.detach().mean(0)
         scalars = {q.name: z for q, z in zip(self.questions, answers, strict=True)}
         scalars |= {"loss": loss.detach(), "reward": (weights * answers).sum()}
         weight = self.config.weight(fraction) * (1 if self.config.reuse else self.config.every)
-        pull = (views.color * gradient).sum()
+        pulls = [
+            (part * clip_pixels(gradient, self.config.clip)).sum()
+            for part, gradient in zip(self._parts(views), gradients, strict=True)
+        ]
+        pull = torch.stack(pulls).sum()
         value = loss.detach() + pull - pull.detach()
         lasting = self.config.reuse and self.config.every > 1
         if self.config.balance == "raw":
             return GuidanceOutput(weight * value, scalars, lasting=lasting)
         strength = weight * (weights * _slope(answers, self.config.reward)).sum().double()
         return GuidanceOutput(value, scalars, strength, lasting)
+
+    def _parts(self, views: Views) -> list[Tensor]:
+        """Return what is differentiated: the colours, and the opacities where the background is to be changed."""
+        if not self.config.augment.background or views.alpha is None or views.background is None:
+            return [views.color]
+        return [views.color, views.alpha]
+
+    def _pictures(self, parts: Sequence[Tensor], views: Views) -> Tensor:
+        """Return the pictures that are shown, each group before a colour of its own."""
+        if len(parts) == 1 or views.background is None:
+            return parts[0]
+        groups = len(views.cameras) // views.n_views
+        drawn = torch.rand(groups, 3, generator=self.generator).to(parts[0], non_blocking=True)
+        new = drawn.repeat_interleave(views.n_views, 0)
+        return before_background(parts[0], parts[1], views.background.to(new), new)
 
     def _ask(self, group: Tensor, names: Sequence[str], fraction: float) -> Tensor:
         """Return the log-odds [K] of the questions about one group [V, H, W, 3]."""

@@ -141,8 +141,14 @@ def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
     patches = patches.unsqueeze(6).expand(
         -1, -1, -1, -1, -1, -1, layout.temporal_patch_size, -1, -1
     )
-    grids = torch.tensor([[1, rows, columns]]).to(images.device, non_blocking=True)
-    return patches.reshape(batch * rows * columns, -1), grids.expand(batch, 3)
+    grids = patch_grids(batch, images.shape[1], images.shape[2], layout)
+    return patches.reshape(batch * rows * columns, -1), grids.to(images.device, non_blocking=True)
+
+
+def patch_grids(count: int, height: int, width: int, layout: PatchLayout) -> Tensor:
+    """Return [count, 3] int64 numbers of patches along time, height and width, of pictures of one size; on the CPU."""
+    rows, columns = (side // layout.patch_size for side in fitting_size(height, width, layout))
+    return torch.tensor([[1, rows, columns]]).repeat(count, 1)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

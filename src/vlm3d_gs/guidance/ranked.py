@@ -2,7 +2,8 @@
 
 At a due step several noises are tried. Each leads the denoiser to other clean pictures; the critic scores those, and
 the noises that led to better ones pull more (best-of-n), or the better of two pulls and the worse one pushes
-(pairwise). Any scorer will do: a model behind a server, a person.
+(pairwise). A prior that draws the views of a group together is scored by groups; one that draws each view alone, by
+views, since there a noise says nothing about the other views. Any scorer will do: a model behind a server, a person.
 
 Sources: RewardSDS (Chachy et al. 2025, arXiv 2503.09601); DreamDPO (Zhou et al. 2025, arXiv 2502.04370).
 """
@@ -93,13 +94,14 @@ class RankedPrior:
         if not self._asks(self.step):
             return self.prior(views, fraction)
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
+        together = views.n_views if self.prior.joins_views else 1
         latents, index = self.prior.begin(views, fraction)
         tried = [self.prior.propose(latents, index, views, fraction) for _ in range(count)]
-        scores = torch.stack([self._scores(proposal, views) for proposal in tried])
+        scores = torch.stack([self._scores(proposal, views, together) for proposal in tried])
         if self.config.mode == "pairwise":
-            residual = pairwise_residual(tried, scores, views.n_views)
+            residual = pairwise_residual(tried, scores, together)
         else:
-            residual = best_of_residual(tried, scores, views.n_views)
+            residual = best_of_residual(tried, scores, together)
         loss = residual_loss(latents, residual)
         scalars: dict[str, float | Tensor] = {
             "loss": loss.detach(),
@@ -110,14 +112,14 @@ class RankedPrior:
         return GuidanceOutput(self.prior.config.weight(fraction) * loss, scalars)
 
     @torch.no_grad()
-    def _scores(self, proposal: Proposal, views: Views) -> Tensor:
-        """Return one score a view group [G] of the clean pictures that a noise leads to."""
+    def _scores(self, proposal: Proposal, views: Views, together: int) -> Tensor:
+        """Return one score for each `together` views of the clean pictures that a noise leads to."""
         pictures = decode_pictures(self.prior.denoiser, proposal.clean).clamp(0.0, 1.0)
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         return torch.tensor(
             [
-                self.scorer.score(group, names[index * views.n_views : (index + 1) * views.n_views])
-                for index, group in enumerate(pictures.split(views.n_views))
+                self.scorer.score(group, names[index * together : (index + 1) * together])
+                for index, group in enumerate(pictures.split(together))
             ]
         )
 

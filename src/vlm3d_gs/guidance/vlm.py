@@ -1,8 +1,8 @@
 """Qwen-VL models as answerers of Yes/No questions about several views, differentiable in the pictures.
 
-Owns transformers' Qwen2-VL, Qwen2.5-VL and Qwen3-VL. Nothing of them is patched: the vision tower is given patches that
-`preprocess` cut, the language model is given embeddings, positions and a mask. All questions share one look at the
-views; only the answer tokens' rows of the head are evaluated, at the last position of each question.
+Owns transformers' Qwen2-VL, Qwen2.5-VL and Qwen3-VL. None of their code is changed: the vision tower is given patches
+that `preprocess` cut and the parts of `attention`, the language model embeddings, positions and a mask. All questions
+share one look at the views; only the answer tokens' rows of the head are evaluated, at the last position of each.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from transformers import (
 )
 
 from vlm3d_gs.errors import ConfigError, DeviceError
+from vlm3d_gs.guidance.attention import use_own_parts, vision_tables
 from vlm3d_gs.guidance.loading import quiet_loading
 from vlm3d_gs.guidance.messages import split_message
 from vlm3d_gs.guidance.packing import PackedQuestions, mrope_positions, pack
-from vlm3d_gs.guidance.preprocess import as_grid, load_patch_layout, to_patches
+from vlm3d_gs.guidance.preprocess import as_grid, load_patch_layout, patch_grids, to_patches
 from vlm3d_gs.parts import part
 
 YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES")
@@ -51,6 +52,8 @@ class _Message:
     packed: PackedQuestions
     places: Tensor
     """[L] bool: where image tokens go."""
+    seeing: dict[str, Any]
+    """What the vision tower needs to know beside the patches."""
     text: tuple[int, ...]
     """Token ids before the first image."""
 
@@ -69,6 +72,7 @@ class YesNoModel:
         layout: Literal["images", "grid"] = "images",
         pooled: bool = True,
         cache_text: bool = True,
+        own_parts: bool = True,
         resident: bool = True,
     ) -> None:
         """Load weights, tokenizer and patch layout from a folder in the published layout.
@@ -83,6 +87,7 @@ class YesNoModel:
             pooled: add up the probabilities of all ways to write Yes and No; else only "Yes" and "No" count.
             cache_text: keep what the text before the first image looks like to the language model. Off with
                 `checkpointing`, which cannot use it.
+            own_parts: attend and embed patches by `guidance.attention`; else by the library's ways, which say the same.
             resident: stay on the device; else the caller moves `network` there for each answer.
 
         Raises:
@@ -92,6 +97,8 @@ class YesNoModel:
         self.patches = load_patch_layout(folder)
         self.network = _load(folder, device, dtype, quantize, resident)
         self.network.requires_grad_(False).eval()
+        if own_parts:
+            use_own_parts(self.network)
         if checkpointing:
             _checkpoint_activations(self.network)
             self.network.train()  # transformers checkpoints in this mode only; Qwen-VL has no dropout
@@ -145,10 +152,10 @@ class YesNoModel:
             images = as_grid(images, min(GRID_COLUMNS, len(images)))
             names = (f"One picture of {len(names)} views, row by row: {', '.join(names)}",)
         model = self.network.model
-        patches, grids = to_patches(images.float(), self.patches)
-        seen = model.visual(patches.to(self.dtype), grid_thw=grids)
+        message = self._message(names, questions, tuple(images.shape[:3]))
+        patches, _ = to_patches(images.float(), self.patches)
+        seen = model.visual(patches.to(self.dtype), **message.seeing)
         tokens: Tensor = seen.pooler_output
-        message = self._message(names, questions, tuple(images.shape[1:3]), grids)
         packed, places = message.packed, message.places
         embedded = model.get_input_embeddings()(packed.input_ids)
         embedded = embedded.masked_scatter(places[:, None], tokens.to(embedded.dtype))
@@ -196,18 +203,21 @@ class YesNoModel:
         names: tuple[str, ...],
         questions: tuple[str, ...],
         size: tuple[int, ...],
-        grids: Tensor,
     ) -> _Message:
-        """Build token ids, positions and mask once for views of one size and questions."""
+        """Build token ids, positions and masks once for `size`: a number of views, their height and width."""
         key = (names, questions, size)
         if key not in self._messages:
             merge, image = self.patches.merge_size, self.image_token_id
-            counts = [int(grid[1] * grid[2]) // merge**2 for grid in grids.cpu()]
+            grids = patch_grids(size[0], size[1], size[2], self.patches)
+            counts = [int(grid[1] * grid[2]) // merge**2 for grid in grids]
             prefix, asked = split_message(self.tokenizer, names, counts, questions)
-            positions = mrope_positions(prefix, image, grids.cpu(), merge)
+            positions = mrope_positions(prefix, image, grids, merge)
             packed = pack(prefix, positions, asked).to(self.device)
             self._messages[key] = _Message(
-                packed, packed.input_ids == image, tuple(prefix[: prefix.index(image)])
+                packed,
+                packed.input_ids == image,
+                vision_tables(self.network.model.visual, grids, self.device),
+                tuple(prefix[: prefix.index(image)]),
             )
         return self._messages[key]
 
