@@ -5,23 +5,29 @@
 Scenes are balls of round Gaussians (SH degree 0, radius 0.6, opacity 0.3, seed 0), each as wide as
 the gap to its neighbours, seen from views spread over the azimuth at distance 3.2 with a field of
 view of 40 degrees. The loss is cheap: mean squared colour plus mean alpha. `reference` is timed
-where its dense tensors fit into memory.
+where its dense tensors fit into memory. On a CPU `gsplat torch` is what gsplat's own torch functions
+come to (gsplat_torch.py), where gsplat is installed; it is first checked against ours.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import gsplat_torch
 import harness
 import torch
+from torch import Tensor
 
-from vlm3d_gs.cameras import orbit
+from vlm3d_gs.cameras import Cameras, orbit
 from vlm3d_gs.initialize import ball
 from vlm3d_gs.render import render
 from vlm3d_gs.scene import Gaussians
 
 CASES = ((2_000, 64, 4), (10_000, 256, 4), (50_000, 512, 1))
 """Gaussians, pixels a side, views."""
+GREY = (0.5, 0.5, 0.5)
+OURS = ("cpu", "gsplat")
+"""Backends that a run can use; others are timed twice and not warmed up."""
 REFERENCE_LIMIT = 1.5e8
 """Most pixels of a view times Gaussians that `reference` is asked for (about eight float64 tensors
 of that size)."""
@@ -35,7 +41,25 @@ def scene(n: int, device: str) -> Gaussians:
 
 def backends() -> list[str]:
     """Return what can be timed here."""
-    return ["gsplat", "cpu", "reference"] if torch.cuda.is_available() else ["cpu", "reference"]
+    if torch.cuda.is_available():
+        return ["gsplat", "cpu", "reference"]
+    return ["cpu", "reference", *(["gsplat torch"] if gsplat_torch.functions() else [])]
+
+
+def drawn_by(backend: str, gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """Return the colours and what is behind them, [C, H, W, 3] or [C, H, W, 4]."""
+    if backend == "gsplat torch":
+        return gsplat_torch.render_by_gsplat(gaussians, cameras, torch.tensor(GREY))
+    drawn = render(gaussians, cameras, backend=backend, background=GREY)
+    return torch.cat([drawn.color, drawn.alpha], -1)
+
+
+def check(gaussians: Gaussians, cameras: Cameras) -> None:
+    """Fail unless the rival draws what we draw, but for Gaussians at the edge of a tile that one of us leaves out."""
+    ours, theirs = (drawn_by(b, gaussians, cameras)[..., :3] for b in ("cpu", "gsplat torch"))
+    apart = (ours - theirs).abs()
+    if float(apart.mean()) > 1e-3:
+        raise AssertionError(f"the renderers differ by {float(apart.mean()):.4f} in the mean")
 
 
 def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> list[dict[str, Any]]:
@@ -47,20 +71,21 @@ def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> l
     )
     cameras = cameras.to(gaussians.device)
 
+    if backend == "gsplat torch":
+        check(frozen, cameras)
+
     def forward() -> None:
-        render(frozen, cameras, backend=backend, background=(0.5, 0.5, 0.5))
+        drawn_by(backend, frozen, cameras)
 
     def forward_backward() -> None:
-        drawn = render(gaussians, cameras, backend=backend, background=(0.5, 0.5, 0.5))
-        (drawn.color.square().mean() + drawn.alpha.mean()).backward()
+        drawn = drawn_by(backend, gaussians, cameras)
+        (drawn[..., :3].square().mean() + drawn[..., 3:].sum() / drawn[..., 0].numel()).backward()
         for value in gaussians.parameters().values():
             value.grad = None
 
     rows = []
     for name, function in (("forward", forward), ("forward+backward", forward_backward)):
-        timing = harness.measure(
-            function, warm_up=0 if backend == "reference" else 3, repeats=repeats
-        )
+        timing = harness.measure(function, warm_up=3 if backend in OURS else 0, repeats=repeats)
         case = {
             "backend": backend,
             "gaussians": n,
@@ -72,7 +97,7 @@ def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> l
             harness.row({**case, "median_ms_a_view": round(timing.median_ms / views, 3)}, timing)
         )
         print(
-            f"{backend:9} {n:6} Gaussians {size_px:3} px x {views}  {name:16} median {timing.median_ms:8.1f} ms"
+            f"{backend:12} {n:6} Gaussians {size_px:3} px x {views}  {name:16} median {timing.median_ms:8.1f} ms"
             f"  quartiles {timing.quartile_low_ms:.1f}..{timing.quartile_high_ms:.1f}"
             f"  best {timing.best_ms:.1f}  CPU {timing.cpu_median_ms:.1f}"
         )
@@ -82,17 +107,16 @@ def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> l
 def main() -> None:
     """Time all cases on all backends and write the JSON."""
     parser = harness.arguments("Time rendering, forward and backward.")
-    parser.add_argument("--quick", action="store_true", help="few repeats, no reference")
+    parser.add_argument("--quick", action="store_true", help="few repeats, no rivals")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
     for backend in backends():
         for n, size_px, views in CASES:
-            if backend == "reference" and (
-                options.quick or n * size_px * size_px > REFERENCE_LIMIT
-            ):
+            too_large = backend == "reference" and n * size_px * size_px > REFERENCE_LIMIT
+            if too_large or (options.quick and backend not in OURS):
                 continue
-            repeats = 2 if backend == "reference" else 10 if options.quick else 50
+            repeats = (10 if options.quick else 50) if backend in OURS else 2
             rows += time_case(n, size_px, views, backend, repeats)
     print(f"written: {harness.record('render', rows, options.out)}")
 

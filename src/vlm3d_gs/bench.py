@@ -79,7 +79,9 @@ class OperationClock(PartClock):
         return float(self.counter.get_total_flops())
 
 
-def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = None) -> BenchReport:
+def measure_run(
+    config: Config, *, tell: Callable[[int, int], None] | None = None, floors: bool = True
+) -> BenchReport:
     """Run a config twice without writing anything: once by the clock, once to count operations.
 
     All schedules are squeezed into `config.train.steps`, so that the mean has each phase of a run in its share.
@@ -87,6 +89,7 @@ def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = Non
     Args:
         config: the run; its number of steps should be small.
         tell: called with steps done and steps in all.
+        floors: count operations and measure the machine's rate; else `floor_ms` is empty and `peak_gflops` 0.
 
     Raises:
         PromptError: the embedded models do not know a word of the prompt.
@@ -116,6 +119,24 @@ def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = Non
     mean = 1e3 * statistics.fmean(whole[WARM_UP:])
     parts["other"] = mean - sum(parts.values())
     peak_mib = _peak_mib(device)
+    floor_ms, rate = _floors(config, device, tell) if floors else ({}, 0.0)
+    return BenchReport(
+        preset=config.preset,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        steps=timed,
+        whole_ms=mean,
+        parts_ms=parts,
+        floor_ms=floor_ms,
+        peak_gflops=rate / 1e9,
+        peak_mib=peak_mib,
+    )
+
+
+def _floors(
+    config: Config, device: torch.device, tell: Callable[[int, int], None] | None
+) -> tuple[dict[str, float], float]:
+    """Return what the networks' operations take at least, in ms a step, and the rate that this is at."""
+    steps = config.train.steps
     state, objective, _ = new_run(config, device, quiet=True)
     with FlopCounterMode(display=False) as counter:
         operations = OperationClock(device, counter)
@@ -127,21 +148,12 @@ def measure_run(config: Config, *, tell: Callable[[int, int], None] | None = Non
             if tell is not None:
                 tell(steps + step + 1, 2 * steps)
     rate = matrix_rate(device)
-    floors = {
-        name: 1e3 * count / timed / rate
+    found = {
+        name: 1e3 * count / (steps - WARM_UP) / rate
         for name, count in operations.seconds.items()
         if name.startswith(NETWORKS) and count > 0
     }
-    return BenchReport(
-        preset=config.preset,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        steps=timed,
-        whole_ms=mean,
-        parts_ms=parts,
-        floor_ms=floors,
-        peak_gflops=rate / 1e9,
-        peak_mib=peak_mib,
-    )
+    return found, rate
 
 
 def measure_and_show(config: Config) -> BenchReport:
