@@ -151,9 +151,8 @@ def train_step(
         rendering = render(scene, cameras, backend=config.render.backend, background=background)
     state.optimizer.zero_grad()
     rgba = torch.cat([rendering.color, rendering.alpha], -1)
-    views = Views(
-        rgba[..., :3], cameras, config.camera.n_views, rgba[..., 3:], background.to(rgba.device)
-    )
+    behind = background.to(rgba.device, non_blocking=True)
+    views = Views(rgba[..., :3], cameras, config.camera.n_views, rgba[..., 3:], behind)
     outputs = {guidance.name: guidance(views, fraction) for guidance in due}
     pull, lasting = image_gradients(rgba, list(outputs.values()), state)
     leaves = state.optimizer.leaves

@@ -13,8 +13,11 @@ from vlm3d_gs.config import CriticConfig, PriorConfig
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Views
 from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, decode_pictures
+from vlm3d_gs.guidance.distillation import rescale_clean
+from vlm3d_gs.guidance.noise import add_noise
 from vlm3d_gs.guidance.prior import DiffusionPrior, Proposal
 from vlm3d_gs.guidance.ranked import (
+    ALONE_LOOK_AHEAD,
     PAIR_GAP,
     RankedPrior,
     best_of_residual,
@@ -123,12 +126,39 @@ def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None
 
     prior = prior_of(denoiser, use_cameras=False)  # with the same noises
     latents, index = prior.begin(shown, 0.0)
-    tried = [prior.propose(latents, index, shown, 0.0) for _ in range(2)]
+    tried = [prior.propose(latents, index, shown, 0.0, ALONE_LOOK_AHEAD) for _ in range(2)]
     scores = torch.tensor([value for value, _ in scorer.seen]).reshape(2, 8) * 100.0
     residual = best_of_residual(tried, scores, 1)
     (ours,) = torch.autograd.grad(output.loss, shown.color, retain_graph=True)
     (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
     torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["recon", "sds"])
+def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> None:
+    shown = views()
+    prior = prior_of(denoiser, loss=loss)
+    latents, index = prior.begin(shown, 0.0)
+    once, thrice = (
+        prior_of(denoiser, loss=loss).propose(latents, index, shown, 0.0, steps) for steps in (1, 3)
+    )
+
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    process, predictor = prior.denoiser.process, prior.predictor(shown.cameras, 0.0)
+    with torch.no_grad():
+        noisy = add_noise(process, latents.detach(), noise, index)
+        for level, after in ((index, index * 2 // 3), (index * 2 // 3, index // 3)):
+            said = predictor(noisy, level)
+            noisy = add_noise(process, said.clean, said.noise, after)
+        wanted = predictor(noisy, index // 3)
+    alike = rescale_clean(wanted.clean, wanted.conditional_clean, prior.config.rescale, 4)
+    if loss == "recon":
+        prior_draws = latents.detach() - thrice.residual
+        torch.testing.assert_close(prior_draws, alike, atol=1e-4, rtol=1e-3)
+        assert not torch.allclose(once.residual, thrice.residual, atol=1e-2)
+    else:
+        torch.testing.assert_close(once.residual, thrice.residual)
+    torch.testing.assert_close(thrice.clean, alike, atol=1e-4, rtol=1e-3)
 
 
 def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:

@@ -125,6 +125,9 @@ class CriticConfig:
     best-of-n for the layout, which gradients cannot mirror once it stands."""
     n_noises: int = 4
     """Noises that best-of-n compares, 2 or more."""
+    look_ahead: int | None = None
+    """Denoising steps by which a noise is followed to the pictures that are compared, 1 or more; None is 1 for a prior
+    that draws the views of a group together, and 4 for one that draws each alone."""
     select_until: float = 0.3
     """Fraction of the run after which noises are compared no more, 0 to 1."""
     every: int = 4
@@ -164,6 +167,8 @@ class CriticConfig:
     def __post_init__(self) -> None:
         check_at_least("critic.every", self.every, 1)
         check_at_least("critic.n_noises", self.n_noises, 2)
+        if self.look_ahead is not None:
+            check_within("critic.look_ahead", self.look_ahead, 1, 100)
         check_within("critic.select_until", self.select_until, 0.0, 1.0)
         check_schedule("critic.weight", self.weight, 0.0, 1e6)
         check_within("critic.clip", self.clip, 0.0, 1e6)

@@ -138,20 +138,33 @@ class DiffusionPrior:
         index = self._timesteps(len(views.cameras), views.n_views, fraction)
         return latents, index.to(latents.device, non_blocking=True)
 
-    def propose(self, latents: Tensor, index: Tensor, views: Views, fraction: float) -> Proposal:
-        """Draw a noise and say where it leads, for the losses `recon` and `sds`."""
+    def propose(
+        self, latents: Tensor, index: Tensor, views: Views, fraction: float, steps: int = 1
+    ) -> Proposal:
+        """Draw a noise and say where it leads, for the losses `recon` and `sds`.
+
+        Args:
+            latents: [B, C, h, w] of the renders.
+            index: [B] int64, their noise levels.
+            views: the renders.
+            fraction: of the run.
+            steps: deterministic DDIM steps from there down to a clean picture. One step gives the mean of all pictures
+                that the noisy one may be, which at high noise is a blur of every layout; several give one of them. The
+                residual of `sds` is that of the first step in any case.
+        """
         process, clean = self.denoiser.process, latents.detach()
-        noise = self._noise(latents)
-        said = self.predictor(views.cameras, fraction)(
-            add_noise(process, clean, noise, index), index
-        )
+        noise, predictor = self._noise(latents), self.predictor(views.cameras, fraction)
+        said = first = predictor(add_noise(process, clean, noise, index), index)
+        for left in range(steps - 1, 0, -1):
+            lower = index * left // steps
+            said = predictor(add_noise(process, said.clean, said.noise, lower), lower)
         group = views.n_views if self.joins_views else 1
         target = rescale_clean(said.clean, said.conditional_clean, self.config.rescale, group)
         if self.config.loss == "recon":
             return Proposal(clean - target, clean - said.conditional_clean, target)
         scale = timestep_weight(self.config.weighting, process, index)
         return Proposal(
-            scale * (said.noise - noise), scale * (said.conditional_noise - noise), target
+            scale * (first.noise - noise), scale * (first.conditional_noise - noise), target
         )
 
     def _noise(self, latents: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ from vlm3d_gs.guidance.questions import VIEW_REACH_DEG, view_name
 
 SHARPNESS = 2.0
 """Of the weights over standardised scores: at 2, one standard deviation more weighs e^2 times as much."""
+ALONE_LOOK_AHEAD = 4
+"""Denoising steps of `critic.look_ahead` where the views are drawn alone: what one step shows at high noise is a mean
+over all sides from which an object can be seen, and hardly depends on the noise."""
 PAIR_GAP = 0.1
 """Log-odds by which two noises must differ for the worse one to push away."""
 
@@ -96,7 +99,8 @@ class RankedPrior:
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
         together = views.n_views if self.prior.joins_views else 1
         latents, index = self.prior.begin(views, fraction)
-        tried = [self.prior.propose(latents, index, views, fraction) for _ in range(count)]
+        ahead = self.config.look_ahead or (1 if self.prior.joins_views else ALONE_LOOK_AHEAD)
+        tried = [self.prior.propose(latents, index, views, fraction, ahead) for _ in range(count)]
         scores = torch.stack([self._scores(proposal, views, together) for proposal in tried])
         if self.config.mode == "pairwise":
             residual = pairwise_residual(tried, scores, together)

@@ -111,6 +111,9 @@ class YesNoModel:
         self._read: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self.yes_ids = answer_ids(self.tokenizer, YES_WORDS if pooled else YES_WORDS[:1])
         self.no_ids = answer_ids(self.tokenizer, NO_WORDS if pooled else NO_WORDS[:1])
+        self._answer_rows = [
+            torch.tensor(ids, device=device) for ids in (self.yes_ids, self.no_ids)
+        ]
 
     @property
     def trained_px(self) -> int | None:
@@ -139,8 +142,7 @@ class YesNoModel:
             hidden = self._answers(images.to(self.device), tuple(names), tuple(questions))
             head = self.network.lm_head.weight
             said = [
-                torch.logsumexp((hidden @ head[list(ids)].T).float(), -1)
-                for ids in (self.yes_ids, self.no_ids)
+                torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows
             ]
         return said[0] - said[1]
 
