@@ -9,8 +9,8 @@ from the same seed. Runs that are in the folder are kept, so an interrupted tabl
 share the work (`--part 0/2`).
 
 `single-view` is the same prior asked for one picture at a time and told no camera, so that it knows no space: there the
-critic must hold the layout to the end. `paper/100` is the paper's recipe with a hundredth of its weight: as it stands, its gradient on the
-renders is 16 to 1,600 times as long as the embedded prior's.
+critic must hold the layout to the end. `paper/100` is the paper's recipe with a hundredth of its weight: as it stands,
+its gradient on the renders is 16 to 1,600 times as long as the embedded prior's.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ CURVES: dict[str, dict[str, dict[str, Any]]] = {
     "views": {str(4 * n): {"camera.n_groups": n} for n in (1, 2, 4)},
     "critic every": {
         **{str(n): {"critic.every": n} for n in (1, 2, 4, 8)},
+        "4, gradient reused": {"critic.every": 4, "critic.reuse": True},
         "never": {"critic.enabled": False},
     },
 }
