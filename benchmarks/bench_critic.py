@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ class Models:
     checkpointed: YesNoModel
     library: YesNoModel
     """With transformers' own attention and embedding of patches."""
-    other: YesNoModel
-    """In float32 where the usual one is in bfloat16, else the other way round."""
+    other: YesNoModel | None
+    """In float32 where the usual one is in bfloat16, else the other way round; for the embedded critic only."""
+    graphed: YesNoModel | None
+    """By CUDA graphs, on a GPU."""
 
 
 class Counter(TorchDispatchMode):
@@ -109,6 +112,10 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         for question in QUESTIONS:
             gradient(model.log_odds(images, names, [question]))
 
+    more: dict[str, Callable[[], Any]] = {}
+    for name, one in (("as a CUDA graph", models.graphed), ("in the other type", models.other)):
+        if one is not None:
+            more[name] = partial(lambda m: gradient(m.log_odds(images, names, QUESTIONS)), one)
     return {
         "ours, three questions": lambda: gradient(model.log_odds(images, names, QUESTIONS)),
         "ours, one question": lambda: gradient(model.log_odds(images, names, QUESTIONS[:1])),
@@ -120,13 +127,18 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         "with the library's attention": lambda: gradient(
             models.library.log_odds(images, names, QUESTIONS)
         ),
-        str(models.other.dtype).removeprefix("torch."): lambda: gradient(
-            models.other.log_odds(images, names, QUESTIONS)
-        ),
         "forward only": lambda: model.log_odds(images.detach(), names, QUESTIONS),
         "released, one question": lambda: released(QUESTIONS[:1]),
         "released, three questions": lambda: released(QUESTIONS),
+        **more,
     }
+
+
+def graphed_copy(model: YesNoModel) -> YesNoModel:
+    """Return the model with the same weights, replaying its looks as CUDA graphs."""
+    twin = copy(model)
+    twin.graphs, twin._messages = True, {}
+    return twin
 
 
 def main() -> None:
@@ -154,7 +166,8 @@ def main() -> None:
             uncached,
             YesNoModel(folder, device, dtype, checkpointing=True),
             YesNoModel(folder, device, dtype, own_parts=False),
-            YesNoModel(folder, device, turned),
+            YesNoModel(folder, device, turned) if options.model == "mini" else None,
+            graphed_copy(model) if device.type == "cuda" else None,
         )
     images = torch.rand(options.views, options.size, options.size, 3, device=device)
     functions = ways(models, images.requires_grad_())

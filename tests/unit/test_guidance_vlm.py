@@ -223,3 +223,10 @@ def test_a_visiting_model_answers_and_goes_home(folder: Path) -> None:
     gradients = [torch.autograd.grad(output.loss, color)[0] for output in outputs]
     assert torch.equal(*gradients)
     assert next(model.network.parameters()).device == CPU
+
+
+def test_graphs_are_refused_where_they_cannot_be(folder: Path) -> None:
+    with pytest.raises(DeviceError, match=r"critic\.graphs needs a GPU"):
+        YesNoModel(folder, CPU, graphs=True)
+    with pytest.raises(ConfigError, match="checkpointing"):
+        YesNoModel(folder, torch.device("cuda"), graphs=True, checkpointing=True)

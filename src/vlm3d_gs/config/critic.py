@@ -163,6 +163,8 @@ class CriticConfig:
     """Smaller weights through bitsandbytes, on a GPU."""
     checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, more time."""
+    graphs: bool = False
+    """Replay looks as CUDA graphs, on a GPU only; not tried on one yet."""
 
     def __post_init__(self) -> None:
         check_at_least("critic.every", self.every, 1)

@@ -176,6 +176,7 @@ def build_vlm(
         checkpointing=critic.checkpointing,
         layout=critic.layout,
         pooled=critic.questions.checks != "joint",
+        graphs=critic.graphs,
         resident=plan == "full" or critic.quantize != "none",
     )
 

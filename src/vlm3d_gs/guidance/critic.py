@@ -105,58 +105,60 @@ class Critic:
     def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
         """Ask all questions about each view group; return their weighted loss and each one's log-odds.
 
-        The graph through the model is gone when this returns: the loss holds the gradient that was found. With balance
+        Groups are asked one after the other, so that only one graph through the model is held at a time, and none when
+        this returns: the loss holds the gradient that was found. With balance
         `ratio` the strength relative to the prior is weight * k * the mean slope of the reward: a critic that is sure
         of No pushes with the full weight, one that says Yes hardly pushes. With `reuse` the k falls away.
         """
-        shown = [part.detach().requires_grad_() for part in self._parts(views)]
+        shown = [piece.detach().requires_grad_() for piece in self._pieces(views)]
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
         with torch.enable_grad(), home:
             pictures = self._pictures(shown, views)
-            asked = [
-                self._ask(
-                    group, names[index * views.n_views : (index + 1) * views.n_views], fraction
-                )
-                for index, group in enumerate(pictures.split(views.n_views))
-            ]
-            said = torch.stack(asked)
             weights = torch.tensor([q.weight for q in self.questions])
-            weights = weights.to(said.device, non_blocking=True)
+            weights = weights.to(pictures.device, non_blocking=True)
             weights = weights / weights.sum().clamp_min(1e-12)
-            loss = (weights * reward_loss(said, self.config.reward)).sum(-1).mean()
-            with part("critic backward"):
-                gradients = torch.autograd.grad(loss, shown)
-        answers = said.detach().mean(0)
+            said, slopes = [], []
+            for index, group in enumerate(pictures.detach().split(views.n_views)):
+                places = slice(index * views.n_views, (index + 1) * views.n_views)
+                odds = self._ask(group.requires_grad_(), names[places], fraction)
+                share = (weights * reward_loss(odds, self.config.reward)).sum()
+                with part("critic backward"):
+                    slopes += torch.autograd.grad(share, group)
+                said.append(odds.detach())
+            count = len(said)
+            gradients = torch.autograd.grad(pictures, shown, torch.cat(slopes) / count)
+        answers = torch.stack(said).mean(0)
+        loss = (weights * reward_loss(torch.stack(said), self.config.reward)).sum(-1).mean()
         scalars = {q.name: z for q, z in zip(self.questions, answers, strict=True)}
-        scalars |= {"loss": loss.detach(), "reward": (weights * answers).sum()}
+        scalars |= {"loss": loss, "reward": (weights * answers).sum()}
         weight = self.config.weight(fraction) * (1 if self.config.reuse else self.config.every)
         pulls = [
-            (part * clip_pixels(gradient, self.config.clip)).sum()
-            for part, gradient in zip(self._parts(views), gradients, strict=True)
+            (piece * clip_pixels(gradient, self.config.clip)).sum()
+            for piece, gradient in zip(self._pieces(views), gradients, strict=True)
         ]
         pull = torch.stack(pulls).sum()
-        value = loss.detach() + pull - pull.detach()
+        value = loss + pull - pull.detach()
         lasting = self.config.reuse and self.config.every > 1
         if self.config.balance == "raw":
             return GuidanceOutput(weight * value, scalars, lasting=lasting)
         strength = weight * (weights * _slope(answers, self.config.reward)).sum().double()
         return GuidanceOutput(value, scalars, strength, lasting)
 
-    def _parts(self, views: Views) -> list[Tensor]:
+    def _pieces(self, views: Views) -> list[Tensor]:
         """Return what is differentiated: the colours, and the opacities where the background is to be changed."""
         if not self.config.augment.background or views.alpha is None or views.background is None:
             return [views.color]
         return [views.color, views.alpha]
 
-    def _pictures(self, parts: Sequence[Tensor], views: Views) -> Tensor:
+    def _pictures(self, pieces: Sequence[Tensor], views: Views) -> Tensor:
         """Return the pictures that are shown, each group before a colour of its own."""
-        if len(parts) == 1 or views.background is None:
-            return parts[0]
+        if len(pieces) == 1 or views.background is None:
+            return pieces[0]
         groups = len(views.cameras) // views.n_views
-        drawn = torch.rand(groups, 3, generator=self.generator).to(parts[0], non_blocking=True)
+        drawn = torch.rand(groups, 3, generator=self.generator).to(pieces[0], non_blocking=True)
         new = drawn.repeat_interleave(views.n_views, 0)
-        return before_background(parts[0], parts[1], views.background.to(new), new)
+        return before_background(pieces[0], pieces[1], views.background.to(new), new)
 
     def _ask(self, group: Tensor, names: Sequence[str], fraction: float) -> Tensor:
         """Return the log-odds [K] of the questions about one group [V, H, W, 3]."""

@@ -8,8 +8,9 @@ share one look at the views; only the answer tokens' rows of the head are evalua
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ MODEL_TYPES = {
 """`model_type` of a folder's config.json -> the class of transformers that reads it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Message:
     """What a set of views and questions is to the language model; built once."""
 
@@ -56,6 +57,8 @@ class _Message:
     """What the vision tower needs to know beside the patches."""
     text: tuple[int, ...]
     """Token ids before the first image."""
+    replay: Callable[[Tensor], Tensor] | None = None
+    """The look as a CUDA graph, once recorded."""
 
 
 class YesNoModel:
@@ -73,6 +76,7 @@ class YesNoModel:
         pooled: bool = True,
         cache_text: bool = True,
         own_parts: bool = True,
+        graphs: bool = False,
         resident: bool = True,
     ) -> None:
         """Load weights, tokenizer and patch layout from a folder in the published layout.
@@ -88,12 +92,23 @@ class YesNoModel:
             cache_text: keep what the text before the first image looks like to the language model. Off with
                 `checkpointing`, which cannot use it.
             own_parts: attend and embed patches by `guidance.attention`; else by the library's ways, which say the same.
+            graphs: replay looks as CUDA graphs: one launch instead of thousands. A gradient must be taken before the
+                next look at the same questions.
             resident: stay on the device; else the caller moves `network` there for each answer.
 
         Raises:
-            ConfigError: the folder holds no Qwen-VL.
-            DeviceError: quantised weights without a GPU.
+            ConfigError: the folder holds no Qwen-VL, or graphs with checkpointing or moving weights.
+            DeviceError: quantised weights or graphs without a GPU.
         """
+        if graphs and device.type != "cuda":
+            raise DeviceError(
+                f"critic.graphs needs a GPU; this run is on {device.type}. Set critic.graphs=false."
+            )
+        if graphs and (checkpointing or not resident or quantize != "none"):
+            raise ConfigError(
+                "critic.graphs needs plain weights that stay on the GPU, and no critic.checkpointing. "
+                "Set critic.graphs=false."
+            )
         self.patches = load_patch_layout(folder)
         self.network = _load(folder, device, dtype, quantize, resident)
         self.network.requires_grad_(False).eval()
@@ -106,7 +121,7 @@ class YesNoModel:
             folder, local_files_only=True
         )
         self.device, self.dtype, self.layout = device, dtype, layout
-        self.cache_text = cache_text and not checkpointing
+        self.cache_text, self.graphs = cache_text and not checkpointing, graphs
         self._messages: dict[tuple[object, ...], _Message] = {}
         self._read: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self.yes_ids = answer_ids(self.tokenizer, YES_WORDS if pooled else YES_WORDS[:1])
@@ -138,25 +153,41 @@ class YesNoModel:
         Returns:
             [K] float32. Differentiable in `images`.
         """
-        with torch.autocast(self.device.type, enabled=False):  # float16 overflows in these models
-            hidden = self._answers(images.to(self.device), tuple(names), tuple(questions))
-            head = self.network.lm_head.weight
-            said = [
-                torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows
-            ]
-        return said[0] - said[1]
-
-    def _answers(
-        self, images: Tensor, names: tuple[str, ...], questions: tuple[str, ...]
-    ) -> Tensor:
-        """Return the last hidden states [K, width] of the questions."""
+        images = images.to(self.device)
         if self.layout == "grid":
             images = as_grid(images, min(GRID_COLUMNS, len(images)))
             names = (f"One picture of {len(names)} views, row by row: {', '.join(names)}",)
+        with torch.autocast(self.device.type, enabled=False):  # float16 overflows in these models
+            message = self._message(tuple(names), tuple(questions), tuple(images.shape[:3]))
+            patches, _ = to_patches(images.float(), self.patches)
+            patches = patches.to(self.dtype)
+            return self._replay(message, patches) if self.graphs else self._odds(message, patches)
+
+    def _replay(self, message: _Message, patches: Tensor) -> Tensor:
+        """Return what `_odds` does, by a CUDA graph of it that is recorded at the first call.
+
+        The gradient must be taken before the next call: both share the graph's memory.
+        """
+        if message.replay is None:
+            if self.cache_text:
+                self._read_text(message)  # outside of the graph
+            sample = torch.zeros_like(patches, requires_grad=True)
+            with torch.enable_grad():
+                record: Any = torch.cuda.make_graphed_callables
+                message.replay = record(partial(self._odds, message), (sample,))
+        assert message.replay is not None
+        return message.replay(patches).clone()
+
+    def _odds(self, message: _Message, patches: Tensor) -> Tensor:
+        """Return the log-odds [K] of a message's questions, from patches of its views."""
+        hidden, head = self._answers(message, patches), self.network.lm_head.weight
+        said = [torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows]
+        return said[0] - said[1]
+
+    def _answers(self, message: _Message, patches: Tensor) -> Tensor:
+        """Return the last hidden states [K, width] of the questions."""
         model = self.network.model
-        message = self._message(names, questions, tuple(images.shape[:3]))
-        patches, _ = to_patches(images.float(), self.patches)
-        seen = model.visual(patches.to(self.dtype), **message.seeing)
+        seen = model.visual(patches, **message.seeing)
         tokens: Tensor = seen.pooler_output
         packed, places = message.packed, message.places
         embedded = model.get_input_embeddings()(packed.input_ids)

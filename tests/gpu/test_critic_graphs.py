@@ -1,0 +1,33 @@
+"""A critic's look replayed as a CUDA graph says what the look itself says, value and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gradients import assert_grad_close
+from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.models import embedded_weights
+
+pytestmark = pytest.mark.gpu
+
+QUESTIONS = [content_question("a red cube on top of a blue sphere"), GEOMETRY_QUESTION]
+
+
+def test_a_replayed_look_is_the_look(generator: torch.Generator) -> None:
+    device = torch.device("cuda")
+    plain, graphed = (
+        YesNoModel(embedded_weights("critic"), device, graphs=graphs) for graphs in (False, True)
+    )
+    for _ in range(3):  # the first is recorded, the others replayed with other pictures
+        images = torch.rand(4, 64, 64, 3, generator=generator).to(device).requires_grad_()
+        with torch.no_grad():
+            graphed.log_odds(images, VIEW_NAMES, QUESTIONS)  # a reading in between
+        said, slopes = [], []
+        for model in (plain, graphed):
+            odds = model.log_odds(images, VIEW_NAMES, QUESTIONS)
+            slopes += torch.autograd.grad(odds.sum(), images)
+            said.append(odds.detach())
+        torch.testing.assert_close(said[1], said[0], atol=1e-3, rtol=1e-3)
+        assert_grad_close("images", slopes[1], slopes[0])
