@@ -43,7 +43,9 @@ STOP, DEPTH_EPS = np.float32(conventions.TRANSMITTANCE_STOP), np.float32(convent
 LOWEST = np.float32(-126.0)
 PIXELS = np.uintp(TILE * TILE)
 CHECK_EVERY = 8
-"""After this many Gaussians a tile looks whether all its pixels have ended."""
+"""After this many Gaussians a tile looks which of its rows have ended."""
+CACHE_LINE = 64
+"""Bytes; loads of 16 floats that straddle two lines are slower."""
 
 # Planes of the buffer. Forward: T, five sums. Backward: T, five slopes, what is still behind.
 PLANE_1, PLANE_2, PLANE_3 = np.uintp(256), np.uintp(512), np.uintp(768)
@@ -61,19 +63,35 @@ def write_centres(buffer: Any) -> None:
 
 
 @njit(**kernel_options)
-def any_open(buffer: Any) -> bool:
-    """Say whether a pixel of the tile still lets light through."""
-    most = ZERO
-    for p in range(PIXELS):
-        most = max(most, buffer[p])
+def line_start(room: Any) -> int:
+    """Return the index of the first number in `room` with which a cache line begins."""
+    return int((-room.ctypes.data % CACHE_LINE) // 4)
+
+
+@njit(**kernel_options)
+def is_open(buffer: Any, row: int) -> bool:
+    """Say whether a pixel of the tile's row still lets light through."""
+    most, start = ZERO, np.uintp(row * TILE)
+    for p in range(np.uintp(TILE)):
+        most = max(most, buffer[start + p])
     return bool(most > ZERO)
 
 
 @njit(**kernel_options)
-def blend_one(buffer: Any, row: Any, left: Any, top: Any) -> None:
-    """Add one Gaussian to the tile whose corner is at (left, top)."""
-    first = clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE)
-    last = clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1)
+def open_rows(buffer: Any, low: int, high: int) -> tuple[int, int]:
+    """Narrow a range of rows to the first and last that still let light through; low > high if none does."""
+    while low <= high and not is_open(buffer, low):
+        low += 1
+    while high > low and not is_open(buffer, high):
+        high -= 1
+    return low, high
+
+
+@njit(**kernel_options)
+def blend_one(buffer: Any, row: Any, left: Any, top: Any, low: int, high: int) -> None:
+    """Add one Gaussian to the rows low..high of the tile whose corner is at (left, top)."""
+    first = max(low, clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE))
+    last = min(high, clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1))
     x, y = row[X] - left, row[Y] - top
     slant, inv_u, inv_v, log2_opacity = row[SLANT], row[INV_U], row[INV_V], row[LOG2_OPACITY]
     red, green, blue, depth = row[RED], row[GREEN], row[BLUE], row[DEPTH]
@@ -83,11 +101,11 @@ def blend_one(buffer: Any, row: Any, left: Any, top: Any) -> None:
         v = dy * inv_v
         alpha = min(CAP, exp2_negative(max(LOWEST, log2_opacity - u * u - v * v)))
         before = buffer[p]
-        after = before - alpha * before
-        covers = alpha >= FLOOR
+        taken = alpha * before if alpha >= FLOOR else ZERO
+        after = before - taken
         goes_on = after > STOP
-        weight = alpha * before if (covers and goes_on) else ZERO
-        buffer[p] = (after if goes_on else ZERO) if covers else before
+        weight = taken if goes_on else ZERO
+        buffer[p] = after if goes_on else ZERO
         buffer[p + PLANE_1] += weight * red
         buffer[p + PLANE_2] += weight * green
         buffer[p + PLANE_3] += weight * blue
@@ -137,10 +155,13 @@ def draw_band(
             buffer[p + PLANE_4] = ZERO
             buffer[p + PLANE_5] = ZERO
         start, stop = ends[tile], ends[tile + 1]
+        low, high = 0, TILE - 1
         for e in range(start, stop):
-            if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
-                break
-            blend_one(buffer, packed[entries[e]], np.float32(left), np.float32(top))
+            if (e - start) % CHECK_EVERY == CHECK_EVERY - 1:
+                low, high = open_rows(buffer, low, high)
+                if low > high:
+                    break
+            blend_one(buffer, packed[entries[e]], np.float32(left), np.float32(top), low, high)
         finish_tile(buffer, (left, top), background, color, alpha, depth)
 
 
@@ -177,7 +198,8 @@ def blend_forward(
     """
     number = len(bands) - 1
     columns = (alpha.shape[2] + TILE - 1) // TILE
-    buffer = np.empty(BUFFER, np.float32)
+    room = np.empty(BUFFER + TILE, np.float32)
+    buffer = room[line_start(room) :]
     write_centres(buffer)
     task = next_task(counter)
     while task < tasks:

@@ -31,7 +31,8 @@ from vlm3d_gs.render.cpu_blend import (
     PLANE_5,
     PLANE_6,
     STOP,
-    any_open,
+    line_start,
+    open_rows,
     write_centres,
 )
 from vlm3d_gs.render.cpu_math import (
@@ -116,10 +117,10 @@ def load_slopes(
 
 
 @njit(**kernel_options)
-def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any) -> None:
-    """Pass one Gaussian of the tile and add its gradients to `sums` [12]."""
-    first = clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE)
-    last = clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1)
+def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any, low: int, high: int) -> None:
+    """Pass one Gaussian in the rows low..high of the tile and add its gradients to `sums` [12]."""
+    first = max(low, clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE))
+    last = min(high, clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1))
     x, y = row[X] - left, row[Y] - top
     slant, inv_u, inv_v, log2_opacity = row[SLANT], row[INV_U], row[INV_V], row[LOG2_OPACITY]
     red, green, blue, depth = row[RED], row[GREEN], row[BLUE], row[DEPTH]
@@ -131,11 +132,11 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any) -> None:
         v = dy * inv_v
         alpha = min(CAP, exp2_negative(max(LOWEST, log2_opacity - u * u - v * v)))
         before = buffer[p]
-        after = before - alpha * before
-        covers = alpha >= FLOOR
+        taken = alpha * before if alpha >= FLOOR else ZERO
+        after = before - taken
         goes_on = after > STOP
-        weight = alpha * before if (covers and goes_on) else ZERO
-        buffer[p] = (after if goes_on else ZERO) if covers else before
+        weight = taken if goes_on else ZERO
+        buffer[p] = after if goes_on else ZERO
 
         d_red, d_green, d_blue, d_depth = (
             buffer[p + PLANE_1],
@@ -192,11 +193,14 @@ def undraw_band(
         start, stop = ends[tile], ends[tile + 1]
         if start == stop or not load_slopes(buffer, (left, top), background, pictures, slopes):
             continue
+        low, high = 0, TILE - 1
         for e in range(start, stop):
-            if (e - start) % CHECK_EVERY == CHECK_EVERY - 1 and not any_open(buffer):
-                break
+            if (e - start) % CHECK_EVERY == CHECK_EVERY - 1:
+                low, high = open_rows(buffer, low, high)
+                if low > high:
+                    break
             i = entries[e]
-            unblend_one(buffer, packed[i], np.float32(left), np.float32(top), sums[i])
+            unblend_one(buffer, packed[i], np.float32(left), np.float32(top), sums[i], low, high)
 
 
 @njit(
@@ -233,7 +237,8 @@ def blend_backward(
     """
     number = len(bands) - 1
     columns = (pictures[1].shape[2] + TILE - 1) // TILE
-    buffer = np.empty(BUFFER, np.float32)
+    room = np.empty(BUFFER + TILE, np.float32)
+    buffer = room[line_start(room) :]
     write_centres(buffer)
     task = next_task(counter)
     while task < tasks:
