@@ -14,6 +14,7 @@ from gradients import assert_grad_close
 from vlm3d_gs.guidance.attention import (
     StillPatchEmbedding,
     attend_in_chunks,
+    attend_to_text,
     use_own_parts,
     vision_tables,
 )
@@ -130,3 +131,18 @@ def test_stills_are_embedded_as_by_the_convolution(bias: bool, generator: torch.
     patches = stills(generator)
     expected = convolution(patches.reshape(-1, 3, 2, 4, 4)).flatten(1)
     torch.testing.assert_close(StillPatchEmbedding(convolution)(patches), expected)
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_text_in_bfloat16_attends_as_in_float32(key_heads: int, generator: torch.Generator) -> None:
+    query = torch.randn(1, 4, 6, 8, generator=generator)
+    key, value = torch.randn(2, 1, key_heads, 9, 8, generator=generator)
+    mask = torch.rand(1, 1, 6, 9, generator=generator) < 0.6
+    mask[..., 0] = True
+    layer = torch.nn.Identity()
+    layer.num_key_value_groups = 4 // key_heads  # type: ignore[assignment]
+    exact, _ = attend_to_text(layer, query, key, value, mask, scaling=0.4)
+    halved = [part.bfloat16() for part in (query, key, value)]
+    rough, _ = attend_to_text(layer, *halved, mask, scaling=0.4)
+    assert rough.shape == exact.shape == (1, 6, 4, 8)
+    torch.testing.assert_close(rough.float(), exact, atol=3e-2, rtol=3e-2)

@@ -154,7 +154,9 @@ def attend_to_text(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' own function does; shapes as there."""
-    if _is_slow(query) and attention_mask is not None and key.shape[1] == query.shape[1]:
+    if _is_slow(query) and attention_mask is not None:
+        sharing = query.shape[1] // key.shape[1]  # heads of a query to one of a key
+        key, value = (part.repeat_interleave(sharing, 1) for part in (key, value))
         mixed = _attend_plainly(query, key, value, attention_mask, scaling)
         return mixed.transpose(1, 2), None
     return sdpa_attention_forward(
