@@ -4,9 +4,11 @@
 
 Sixteen prompts of two objects, the embedded models, equal steps; `longer` is distillation alone with so many steps more
 that it takes the seconds of `ours`. Each run is checked on its Gaussians alone (`evaluate.composition`), read by
-the critic with held-out questions, and its noise is the total variation of its renders over that of distillation alone
-from the same seed. Runs that are in the folder are kept, so an interrupted table goes on, and several processes can
-share the work (`--part 0/2`).
+the critic with held-out questions, and two numbers tell of noise, each over that of distillation alone from the same
+seed: the total variation of its renders, which also grows where an object stands that the other run lacks, and their
+roughness, the total variation over that of the same renders averaged over 8 x 8 px, which outlines do not change and
+noise does. Runs that are in the folder are kept, so an interrupted table goes on, and several processes can share the
+work (`--part 0/2`).
 
 `single-view` is the same prior asked for one picture at a time and told no camera, so that it knows no space: there the
 critic must hold the layout to the end. `paper/100` is the paper's recipe with a hundredth of its weight: as it stands,
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from bench_composition import PROMPTS, read_prompts
 from harness import ROOT, record
 
@@ -43,6 +46,8 @@ from vlm3d_gs.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
 
 VARIANTS = ("none", "longer", "paper", "paper/100", "ours")
 SIDE_PX = 64
+COARSE = 8
+"""Pixels that are averaged along each side for the roughness."""
 SINGLE_VIEW = {
     "prior.use_cameras": False,
     "prior.guidance_scale": constant(2.0),
@@ -93,7 +98,7 @@ def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
         scores.append(judge.answers(render(gaussians, cameras, background=GREY).color, VIEW_NAMES))
     cameras = named_views(config.camera, 0.0, 0.5, SIDE_PX * FINER)
     color = render(gaussians, cameras, background=GREY).color
-    variation = (color.diff(dim=1).abs().mean() + color.diff(dim=2).abs().mean()) / 2.0
+    coarse = F.avg_pool2d(color.movedim(-1, 1), COARSE).movedim(1, -1)
     return {
         "prompt": row.prompt,
         "seed": row.seed,
@@ -104,25 +109,31 @@ def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
         "content": row.report.content_right,
         "held_out_semantic": statistics.mean(score["semantic"] for score in scores),
         "held_out_geometric": statistics.mean(score["geometric"] for score in scores),
-        "total_variation": float(variation),
+        "total_variation": variation(color),
+        "roughness": COARSE * variation(color) / max(variation(coarse), 1e-12),
         "seconds": summary["seconds_before_export"],
     }
 
 
+def variation(color: torch.Tensor) -> float:
+    """Return the mean absolute difference of neighbouring pixels of pictures [V, H, W, 3]."""
+    return float((color.diff(dim=1).abs().mean() + color.diff(dim=2).abs().mean()) / 2.0)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the variants side by side as Markdown; noise is the mean ratio to `none` of equal prompt and seed."""
+    """Return the variants side by side as Markdown; noise is given as mean ratios to `none` of equal prompt and seed."""
     lines = [
         "| variant | runs | steps | relation | binding | shape | all three | held-out content | held-out geometry "
-        "| noise | s a run |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| total variation | roughness | s a run |",
+        f"|{'---|' * 12}",
     ]
-    alone = {(r["prompt"], r["seed"]): r["total_variation"] for r in rows if r["variant"] == "none"}
+    alone = {(r["prompt"], r["seed"]): r for r in rows if r["variant"] == "none"}
     for variant in dict.fromkeys(r["variant"] for r in rows):
         mine = [r for r in rows if r["variant"] == variant]
+        pairs = [(r, alone[key]) for r in mine if (key := (r["prompt"], r["seed"])) in alone]
         ratios = [
-            r["total_variation"] / alone[key]
-            for r in mine
-            if (key := (r["prompt"], r["seed"])) in alone
+            f"{statistics.mean(r[name] / base[name] for r, base in pairs):.3f}" if pairs else "-"
+            for name in ("total_variation", "roughness")
         ]
         shares = [
             f"{100.0 * statistics.mean(r[name] for r in mine):.0f} %"
@@ -132,9 +143,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{statistics.mean(r[name] for r in mine):.2f}"
             for name in ("held_out_semantic", "held_out_geometric")
         ]
-        noise = f"{statistics.mean(ratios):.3f}" if ratios else "-"
         seconds = statistics.median(r["seconds"] for r in mine)
-        cells = [variant, len(mine), mine[0]["steps"], *shares, *scores, noise, f"{seconds:.1f}"]
+        cells = [variant, len(mine), mine[0]["steps"], *shares, *scores, *ratios, f"{seconds:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
