@@ -100,7 +100,7 @@ def _blend(
             alpha = (opacities[index] * torch.exp(-power)).clamp_max(MOST_ALPHA)
             alpha = torch.where(alpha >= LEAST_ALPHA, alpha, 0.0)
             through = torch.cumprod(1.0 - alpha, -1)
-            before = torch.cat([torch.ones_like(through[:, :1]), through], -1)
+            before = torch.cat([torch.ones(len(pixels), 1), through], -1)
             color = (alpha * before[:, :-1]) @ colors[index] + before[:, -1:] * background
             tiles.append(color.reshape(TILE, TILE, 3))
     grid = torch.stack(tiles).reshape(rows, columns, TILE, TILE, 3)
