@@ -121,7 +121,7 @@ def variation(color: torch.Tensor) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the variants side by side as Markdown; noise is given as mean ratios to `none` of equal prompt and seed."""
+    """Return the variants side by side as Markdown; noise is a mean ratio to `none` of equal prompt and seed."""
     lines = [
         "| variant | runs | steps | relation | binding | shape | all three | held-out content | held-out geometry "
         "| total variation | roughness | s a run |",
