@@ -11,7 +11,6 @@ nothing else does.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,14 +46,9 @@ GROWTH = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 def config_of(name: str, steps: int, settings: dict[str, Any]) -> Config:
     """Return the preset with one thing changed."""
-    fixed = {
-        "train.steps": steps,
-        "densify.enabled": False,
-        "prior.size_px": 64,
-        "critic.size_px": 64,
-    }
-    if name != "mini":
-        fixed = {"train.steps": steps, "densify.enabled": False}
+    fixed: dict[str, Any] = {"train.steps": steps, "densify.enabled": False}
+    if name.startswith("mini"):
+        fixed |= {"prior.size_px": 64, "critic.size_px": 64}
     return apply_settings(preset(name, PROMPT), fixed | settings)
 
 
@@ -126,11 +120,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    curves: list[Callable[[], list[dict[str, Any]]]] = [
-        lambda: steps_curves(options.preset, options.steps, options.rounds),
-        lambda: render_curve(options.rounds),
-    ]
-    rows = [found for curve in curves for found in curve()]
+    rows = steps_curves(options.preset, options.steps, options.rounds)
+    rows += render_curve(options.rounds)
     print(record(f"scaling_{options.preset}", rows, options.out))
 
 
