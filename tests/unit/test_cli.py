@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -184,3 +186,34 @@ def test_render_refuses_what_is_no_splat(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["render", str(tmp_path / "notes.ply"), "--out", "turn.gif"])
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
+
+
+WHEN_TORCH_IS_LOADED = """
+import os, sys
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            sys.exit()
+sys.meta_path.insert(0, Spy())
+from vlm3d_gs.cli import app
+app(["info", "scene.ply"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+)
+def test_openmp_is_told_to_wait_briefly_before_torch_is_loaded(
+    given: dict[str, str], spins: str
+) -> None:
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", WHEN_TORCH_IS_LOADED],
+        env={**kept, **given},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [spins], done.stderr

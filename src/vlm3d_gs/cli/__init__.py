@@ -24,6 +24,7 @@ from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.view import view as view_command
+from vlm3d_gs.cli.waiting import shorten_waits
 from vlm3d_gs.errors import Vlm3dGsError
 
 USER_ERROR = 2
@@ -64,7 +65,8 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    """Hold the options that belong to no command."""
+    """Hold the options that belong to no command, and do what comes before torch is loaded."""
+    shorten_waits()
 
 
 app.command("generate")(generate_command)
