@@ -3,9 +3,8 @@
     python benchmarks/bench_critic.py --model mini
     python benchmarks/bench_critic.py --model tiny-qwen --views 4 --size 252
 
-Every way is timed in turn in one process and given as a ratio to ours. `released` restates the procedure of the
-released VLM3D code: the processor of transformers runs on the host for ids that never change, the logits of all
-positions and all words are computed, and the question is asked alone. Models other than `mini` are built from their
+Every way is timed in turn in one process and given as a ratio to ours. `released` is the procedure of the released
+VLM3D code (released.py). Models other than `mini` are built from their
 published sizes (or a tenth of them, `tiny-qwen`) with random weights: speed does not depend on the values.
 """
 
@@ -19,16 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from harness import arguments, measure, record, row
 from random_models import CRITICS, random_critic
+from released import released_log_odds
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vlm3d_gs.guidance.denoiser import fast_dtype
-from vlm3d_gs.guidance.messages import split_message
-from vlm3d_gs.guidance.preprocess import to_patches
 from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.guidance.vlm import YesNoModel
 from vlm3d_gs.models import embedded_weights
@@ -82,31 +78,8 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         torch.autograd.grad(odds.sum(), images)
 
     def released(questions: list[str]) -> None:
-        network = models.library.network
-        processor = Qwen2VLImageProcessorPil(
-            patch_size=model.patches.patch_size,
-            merge_size=model.patches.merge_size,
-            size={
-                "shortest_edge": model.patches.min_pixels,
-                "longest_edge": model.patches.max_pixels,
-            },
-        )
         for question in questions:
-            levels = (255.0 * images.detach().cpu().float()).to(torch.uint8).numpy()
-            processor(images=[np.asarray(item) for item in levels], return_tensors="pt")
-            patches, grids = to_patches(images, model.patches)
-            counts = [int(grid[1] * grid[2]) // model.patches.merge_size**2 for grid in grids]
-            prefix, asked = split_message(model.tokenizer, names, counts, [question])
-            ids = torch.tensor([prefix + asked[0]], device=model.device)
-            logits = network(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                pixel_values=patches.to(model.dtype),
-                image_grid_thw=grids,
-                mm_token_type_ids=(ids == model.image_token_id).int(),
-                use_cache=False,
-            ).logits.float()
-            gradient(logits[0, -1, model.yes_ids[0]] - logits[0, -1, model.no_ids[0]])
+            gradient(released_log_odds(models.library, images, names, question))
 
     def apart() -> None:
         for question in QUESTIONS:

@@ -1,12 +1,12 @@
-"""What a step of the whole program costs with the large models: random weights, real sizes, the real `generate`.
+"""What a step costs with the large models, part by part, ours and other people's: random weights, real sizes.
 
-    python benchmarks/bench_large.py --out benchmarks/results               # on a GPU
-    python benchmarks/bench_large.py --size tiny --steps 6 --cases mvdream  # a try without
+    python benchmarks/bench_large.py --out benchmarks/results                  # on a GPU
+    python benchmarks/bench_large.py --size tiny --steps 6 --cases mvdream     # a try without
 
-A case is a preset with or without a critic, run for few steps with all its schedules squeezed into them, so that every
-resolution of the whole run has its share. Steps after the first `WARM_UP` are timed one by one from outside, through
-the trainer's observer. Seconds of an asset are the preset's own number of steps times the mean step, an
-extrapolation. The file is written anew after each case: what was measured survives whatever comes next.
+Each procedure (procedures.py) is run for few steps with all its schedules squeezed into them, so that every resolution
+of the whole run has its share, by the trainer and the guidances that `generate` uses (`vlm3d_gs.bench.measure_run`).
+Seconds of an asset are the procedure's own number of steps times the mean step, an extrapolation; where a procedure has
+stages they are this stage's. The file is written anew after each case: what was measured survives whatever comes next.
 """
 
 from __future__ import annotations
@@ -14,124 +14,106 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import torch
-from harness import arguments, record, wait_for_device
+from harness import arguments, record
+from procedures import PROCEDURES, PROMPT, Procedure
 from random_models import random_critic, random_prior
+from released import ReleasedCritic
 
-from vlm3d_gs.config import apply_settings
-from vlm3d_gs.pipeline import generate
-from vlm3d_gs.presets import preset
-from vlm3d_gs.recipes import apply_recipe
+from vlm3d_gs.bench import measure_run
+from vlm3d_gs.config import Config, apply_settings
+from vlm3d_gs.guidance import Objective
+from vlm3d_gs.guidance.base import Guidance
+from vlm3d_gs.guidance.denoiser import fast_dtype
+from vlm3d_gs.guidance.questions import joint_question
+from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.pipeline import choose_device
 
-PROMPT = "a corgi wearing a top hat to the left of a red toy robot"
-WARM_UP = 4
-
-
-@dataclass(frozen=True)
-class Case:
-    """A preset as users run it."""
-
-    name: str
-    preset: str
-    critic: str | None = None
-    recipe: str | None = None
-    settings: tuple[str, ...] = ()
+CRITIC_PX = 252
+"""Side of the pictures that the released critic sees, 81 tokens each."""
+TINY = {"scene.n_init": 200, "camera.resolution_px": 64, "prior.size_px": 64, "critic.size_px": 56}
+"""What a try changes."""
 
 
-CASES = (
-    Case("mvdream", "mvdream"),
-    Case("mvdream + 3B critic", "mvdream", "qwen2.5-vl-3b"),
-    Case("mvdream + 7B critic", "mvdream", "qwen2.5-vl-7b"),
-    Case("mvdream + 7B critic, recipe of VLM3D", "mvdream", "qwen2.5-vl-7b", "vlm3d-paper"),
-    Case(
-        "mvdream + 7B critic every 4th step", "mvdream", "qwen2.5-vl-7b", None, ("critic.every=4",)
-    ),
-    Case("sd", "sd"),
-)
-
-
-class Clock:
-    """An observer of the trainer that notes when each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def __call__(
-        self, state: Any, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
-    ) -> bool:
-        """Note the time, waiting for the device first."""
-        wait_for_device()
-        self.ends.append(time.perf_counter())
-        return False
-
-
-def measure_case(case: Case, folders: dict[str, Path], steps: int, tiny: bool) -> dict[str, Any]:
-    """Run one case and return its row."""
-    base = preset(case.preset, PROMPT)
-    whole = base.train.steps
-    if case.recipe:
-        base = apply_recipe(base, case.recipe)
+def config_of(
+    procedure: Procedure, folders: dict[str, Path], steps: int, *, tiny: bool
+) -> tuple[Config, int]:
+    """Return the config of few steps that stands for a procedure, and the number of steps of the whole."""
+    whole = procedure.config()
     values: dict[str, Any] = {
-        "prior.model": str(folders[case.preset]),
-        "critic.enabled": case.critic is not None,
+        "prior.model": str(folders[whole.prior.family]),
         "critic.watch.enabled": False,
         "train.steps": steps,
-        "export.formats": "ply",
     }
-    if case.critic:
+    if procedure.critic and not procedure.released:
         values |= {
-            "critic.family": "qwen2.5-vl-3b" if tiny else case.critic,
-            "critic.model": str(folders[case.critic]),
-            "critic.mode": "gradient",
+            "critic.family": "qwen2.5-vl-3b" if tiny else procedure.critic,
+            "critic.model": str(folders[procedure.critic]),
         }
-    if tiny:
-        values |= {"scene.n_init": 200, "camera.resolution_px": 64, "prior.size_px": 64}
-        values |= {"critic.size_px": 56}
-    with tempfile.TemporaryDirectory() as temporary:
-        values["out"] = Path(temporary) / "run"
-        config = apply_settings(base, values, list(case.settings))
-        clock = Clock()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        began = time.perf_counter()
-        generate(config, quiet=True, observe=clock)
-        total = time.perf_counter() - began
-    spent = [
-        1e3 * (after - before)
-        for before, after in zip(clock.ends[WARM_UP:], clock.ends[WARM_UP + 1 :], strict=False)
-    ]
-    row = {
-        "case": case.name,
-        "steps": steps,
-        "views": config.camera.n_views,
-        "mean_step_ms": round(fmean(spent), 2),
-        "median_step_ms": round(median(spent), 2),
-        "iterations_per_s": round(1e3 / fmean(spent), 3),
-        "steps_of_an_asset": whole,
-        "seconds_of_an_asset": round(whole * fmean(spent) / 1e3, 1),
-        "seconds_of_this_run": round(total, 1),
+    return apply_settings(whole, values | (TINY if tiny else {})), whole.train.steps
+
+
+def released_beside(
+    folder: Path, until: int, side_px: int
+) -> Callable[[Objective], Sequence[Guidance]]:
+    """Return what puts the released critic beside the guidances that a config builds."""
+
+    def both(objective: Objective) -> Sequence[Guidance]:
+        device = choose_device("auto")
+        dtype = fast_dtype(device) or torch.float32
+        model = YesNoModel(folder, device, dtype, own_parts=False)
+        critic = ReleasedCritic(model, joint_question(PROMPT), size_px=side_px, until=until)
+        return [*objective.guidances, critic]
+
+    return both
+
+
+def measure_case(
+    procedure: Procedure, folders: dict[str, Path], steps: int, *, tiny: bool
+) -> dict[str, Any]:
+    """Run one procedure and return its row."""
+    config, asset_steps = config_of(procedure, folders, steps, tiny=tiny)
+    guidances = None
+    if procedure.released and procedure.critic:
+        until = round(procedure.released * steps)
+        side_px = TINY["critic.size_px"] if tiny else CRITIC_PX
+        guidances = released_beside(folders[procedure.critic], until, side_px)
+    began = time.perf_counter()
+    report = measure_run(config, guidances=guidances)
+    asset_steps = round(procedure.share * asset_steps)
+    return {
+        "case": procedure.name,
+        "views": config.camera.n_groups * config.camera.n_views,
+        "step_ms": round(report.unwatched_ms, 2),
+        "iterations_per_s": round(report.iterations_per_s, 3),
+        "asset_steps": asset_steps,
+        "asset_s": round(asset_steps * report.unwatched_ms / 1e3, 1),
+        "peak_mib": round(report.peak_mib),
+        "peak_gflops": round(report.peak_gflops),
+        "floor_ms_sum": round(sum(report.floor_ms.values()), 2),
+        "watched_step_ms": round(report.whole_ms, 2),
+        "timed_steps": report.steps,
+        "seconds_of_this_row": round(time.perf_counter() - began, 1),
+        "parts_ms": {name: round(value, 2) for name, value in report.parts_ms.items()},
+        "floor_ms": {name: round(value, 2) for name, value in report.floor_ms.items()},
     }
-    if torch.cuda.is_available():
-        row["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return row
 
 
 def main() -> None:
     """Build the models that the cases need and measure each case."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = arguments((__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", default="", help="names separated by semicolons; default: all")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--limit-s", type=float, default=600.0, help="begin no case after so long")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     wanted = [part for part in options.cases.split(";") if part]
-    cases = [case for case in CASES if not wanted or case.name in wanted]
+    cases = [case for case in PROCEDURES if not wanted or case.name in wanted]
     tiny, began, rows = options.size == "tiny", time.perf_counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         folders: dict[str, Path] = {}
@@ -140,15 +122,17 @@ def main() -> None:
                 rows.append({"case": case.name, "error": "no time was left"})
                 continue
             try:
-                if case.preset not in folders:
-                    folders[case.preset] = random_prior(
-                        case.preset, Path(temporary) / case.preset, options.size
-                    )
+                family = case.config().prior.family
+                if family not in folders:
+                    folder = Path(temporary) / family
+                    folders[family] = random_prior(family, folder, options.size)
                 if case.critic and case.critic not in folders:
-                    folders[case.critic] = random_critic(
-                        "tiny-qwen" if tiny else case.critic, Path(temporary) / case.critic
+                    name, folder = (
+                        "tiny-qwen" if tiny else case.critic,
+                        Path(temporary) / case.critic,
                     )
-                rows.append(measure_case(case, folders, options.steps, tiny))
+                    folders[case.critic] = random_critic(name, folder)
+                rows.append(measure_case(case, folders, options.steps, tiny=tiny))
             except Exception as error:  # one case must not cost the others their numbers
                 rows.append({"case": case.name, "error": f"{type(error).__name__}: {error}"[:2000]})
             gc.collect()

@@ -60,7 +60,7 @@ codes = [subprocess.run([sys.executable, *bench.split(), "--out", out]).returnco
 sys.exit(max(map(abs, codes)))
 """
 CRITIC = "benchmarks/bench_critic.py --model qwen2.5-vl-3b --views 4 --size 252 --repeats 5"
-LARGE = "benchmarks/bench_large.py --steps 24 --limit-s 70"
+LARGE = "benchmarks/bench_large.py --steps 18 --limit-s 70"
 
 
 def checks(out: Path) -> list[Check]:

@@ -136,8 +136,15 @@ def new_run(
         config, folders, device, streams, text_cache=text_cache(config), plan=plan
     )
     notes += [f"The critic asks {q.name}: {q.text}" for q in objective.questions]
+    return new_state(config, device, streams), objective, notes
+
+
+def new_state(
+    config: Config, device: torch.device, streams: dict[str, torch.Generator]
+) -> TrainState:
+    """Make the first cloud and its optimiser: a run before its first step."""
     first = first_cloud(config.scene, generator(config.train.seed, "first cloud")).to(device)
-    return TrainState(SceneOptimizer(first, config.optim), streams), objective, notes
+    return TrainState(SceneOptimizer(first, config.optim), streams)
 
 
 def write_everything(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, ...], str]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from vlm3d_gs.bench import BenchReport, matrix_rate, measure_run
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.guidance.base import GuidanceOutput, Views
 from vlm3d_gs.presets import preset
 
 SMALL = {"scene.n_init": 300, "densify.enabled": False, "device": "cpu"}
@@ -56,9 +56,32 @@ def test_the_rate_of_matrix_products_is_plausible() -> None:
     assert 1e9 < matrix_rate(torch.device("cpu")) < 1e15
 
 
-def test_too_few_steps_are_refused() -> None:
-    with pytest.raises(ConfigError, match="more than 3 steps, got 3"):
-        report(steps=3)
+def test_what_pulls_can_be_changed_and_is_what_is_timed() -> None:
+    """A guidance in place of the config's: it is asked at each step of both passes, and in each to warm up."""
+    asked: list[float] = []
+
+    class Still:
+        name, azimuth_offset_deg = "still", None
+
+        def is_due(self, step: int) -> bool:
+            return True
+
+        def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+            asked.append(fraction)
+            return GuidanceOutput(views.color.sum(), {})
+
+        def state_tensors(self) -> dict[str, torch.Tensor]:
+            return {}
+
+        def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+            pass
+
+    config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 4})
+    result = measure_run(config, guidances=lambda objective: [Still()])
+    assert asked == [0.0, 0.25, 0.5, 0.0, 0.25, 0.5, 0.75] * 2
+    assert not any(name.startswith(("prior denoise", "critic")) for name in result.parts_ms)
+    assert result.floor_ms == {}
+    assert result.unwatched_ms == result.whole_ms
 
 
 def test_the_command_shows_a_table_and_writes_what_it_is_told(tmp_path: Path) -> None:
@@ -71,7 +94,7 @@ def test_the_command_shows_a_table_and_writes_what_it_is_told(tmp_path: Path) ->
     assert "prior denoise" in result.output
     written = json.loads((tmp_path / "b.json").read_text())
     assert written["preset"] == "mini"
-    assert written["steps"] == 2
+    assert written["steps"] == 5
     assert "commit" in written
 
 

@@ -1,0 +1,95 @@
+"""What `bench_large` times: our presets as users run them, and other people's procedures as configs of ours.
+
+A procedure is restated with its views, resolutions, loss, guidance scale and number of steps, on the same renderer and
+the same networks; rivals.md says where each number is from. Its scene is Gaussians, whatever its own is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vlm3d_gs.config import Config, apply_settings
+from vlm3d_gs.presets import preset
+from vlm3d_gs.recipes import apply_recipe
+from vlm3d_gs.schedules import Schedule, linear
+
+PROMPT = "a corgi wearing a top hat to the left of a red toy robot"
+SEVEN, THREE = "qwen2.5-vl-7b", "qwen2.5-vl-3b"
+PLAIN = {"prior.view_prompts": "off", "prior.perp_neg": False}
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """One row."""
+
+    name: str
+    config: Callable[[], Config]
+    """Makes the whole run's config, without what depends on the machine."""
+    critic: str | None = None
+    """Which critic's weights, of `random_models.CRITICS`."""
+    released: float = 0.0
+    """Above 0 the critic is not the config's but the released VLM3D's, asked in this first part of the row's steps."""
+    share: float = 1.0
+    """Part of the procedure's steps for which this row stands, where it has stages."""
+
+
+def ours(name: str, *, critic: bool = False, **settings: Any) -> Callable[[], Config]:
+    """Return a maker of a preset's config, with or without its critic; two underscores stand for a setting's dot."""
+    values = {key.replace("__", "."): value for key, value in settings.items()}
+    return lambda: apply_settings(preset(name, PROMPT), {"critic.enabled": critic, **values})
+
+
+def paper_recipe() -> Config:
+    """Return our own critic with the settings of the released VLM3D, over our MVDream preset."""
+    return apply_recipe(preset("mvdream", PROMPT), "vlm3d-paper")
+
+
+def threestudio_mvdream(side_px: int, groups: int, steps: int) -> Callable[[], Config]:
+    """Return a maker of one stage of threestudio's MVDream recipe, which the released VLM3D also distils with."""
+    return ours(
+        "mvdream", camera__resolution_px=side_px, camera__n_groups=groups, train__steps=steps
+    )
+
+
+def dreamgaussian(name: str, views: int) -> Callable[[], Config]:
+    """Return a maker of DreamGaussian's first stage: 500 steps of SDS, growing pictures, falling noise."""
+    growing = Schedule("piecewise", ((0.0, 128.0), (0.3, 256.0), (0.6, 512.0)))
+    falling = linear(0.98, 0.02)
+    return ours(
+        name,
+        scene__n_init=5000,
+        camera__n_views=views,
+        camera__resolution_px=growing,
+        prior__loss="sds",
+        prior__guidance_scale=100.0,
+        prior__t_max=falling,
+        prior__t_min=falling,
+        train__steps=500,
+        **{key.replace(".", "__"): value for key, value in PLAIN.items()},
+    )
+
+
+PROCEDURES = (
+    Procedure("mvdream", ours("mvdream")),
+    Procedure("mvdream + 7B", ours("mvdream", critic=True), SEVEN),
+    Procedure("VLM3D, 4 views of 256 px", threestudio_mvdream(256, 1, 20_000), SEVEN, 1 / 3, 0.75),
+    Procedure("DreamGaussian, SD 2.1", dreamgaussian("sd", 1)),
+    Procedure("sd", ours("sd")),
+    Procedure("mvdream + 3B", ours("mvdream", critic=True), THREE),
+    Procedure(
+        "mvdream + 7B by CUDA graphs", ours("mvdream", critic=True, critic__graphs=True), SEVEN
+    ),
+    Procedure("mvdream compiled", ours("mvdream", prior__compile=True)),
+    Procedure("VLM3D, 8 views of 64 px", threestudio_mvdream(64, 2, 20_000), SEVEN, 1.0, 0.25),
+    Procedure("mvdream + 7B, recipe of VLM3D", paper_recipe, SEVEN),
+    Procedure("DreamGaussian, MVDream", dreamgaussian("mvdream", 4)),
+    Procedure(
+        "threestudio MVDream, 8 views of 64 px", threestudio_mvdream(64, 2, 10_000), share=0.5
+    ),
+    Procedure(
+        "threestudio MVDream, 4 views of 256 px", threestudio_mvdream(256, 1, 10_000), share=0.5
+    ),
+)
+"""The most telling first, for time may end."""

@@ -1,0 +1,90 @@
+"""The critic's step as the released VLM3D code takes it, restated on our model, to be timed beside ours.
+
+Every time, for all pictures of the step in one message: the processor of transformers runs on the host for token ids
+that never change, the pictures are cut again on the device for the gradient, one question is asked alone, and the
+logits of all positions and all words are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from vlm3d_gs.guidance.base import GuidanceOutput, Views
+from vlm3d_gs.guidance.messages import split_message
+from vlm3d_gs.guidance.preprocess import resize, to_patches
+from vlm3d_gs.guidance.questions import VIEW_NAMES
+from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.parts import part
+
+
+def released_log_odds(
+    model: YesNoModel, images: Tensor, names: Sequence[str], question: str
+) -> Tensor:
+    """Return the scalar log-odds of one question about views [V, H, W, 3]; differentiable in the views.
+
+    Args:
+        model: with the library's own parts (`own_parts=False`).
+        images: sRGB in 0 to 1.
+        names: one a view.
+        question: what is asked.
+    """
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=model.patches.patch_size,
+        merge_size=model.patches.merge_size,
+        size={
+            "shortest_edge": model.patches.min_pixels,
+            "longest_edge": model.patches.max_pixels,
+        },
+    )
+    levels = (255.0 * images.detach().cpu().float()).to(torch.uint8).numpy()
+    processor(images=[np.asarray(item) for item in levels], return_tensors="pt")
+    patches, grids = to_patches(images.float(), model.patches)
+    counts = [int(grid[1] * grid[2]) // model.patches.merge_size**2 for grid in grids]
+    prefix, asked = split_message(model.tokenizer, names, counts, [question])
+    ids = torch.tensor([prefix + asked[0]], device=model.device)
+    logits = model.network(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=patches.to(model.dtype),
+        image_grid_thw=grids,
+        mm_token_type_ids=(ids == model.image_token_id).int(),
+        use_cache=False,
+    ).logits.float()
+    return logits[0, -1, model.yes_ids[0]] - logits[0, -1, model.no_ids[0]]
+
+
+class ReleasedCritic:
+    """That as a `Guidance`: at every step until its weight is zero, about all renders of the step in one message."""
+
+    name = "critic"
+    azimuth_offset_deg = None
+
+    def __init__(self, model: YesNoModel, question: str, *, size_px: int, until: int) -> None:
+        self.model, self.question, self.size_px, self.until = model, question, size_px, until
+
+    def is_due(self, step: int) -> bool:
+        """Every step before `until`."""
+        return step < self.until
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing."""
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        """Ask, and pull with the weight of its first step, 300; how strongly does not change the cost."""
+        shown = views.color.detach().requires_grad_()
+        names = [VIEW_NAMES[index % len(VIEW_NAMES)] for index in range(len(shown))]
+        with torch.enable_grad(), part("critic forward"):
+            images = resize(shown, (self.size_px, self.size_px))
+            odds = released_log_odds(self.model, images, names, self.question)
+        with part("critic backward"):
+            (gradient,) = torch.autograd.grad(odds, shown)
+        return GuidanceOutput(-300.0 * (views.color * gradient).sum(), {"log_odds": odds.detach()})
