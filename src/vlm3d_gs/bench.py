@@ -210,10 +210,12 @@ def measure_and_show(config: Config) -> BenchReport:
     return report
 
 
-def matrix_rate(device: torch.device) -> float:
+def matrix_rate(
+    device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)
+) -> float:
     """Return the floating-point operations a second of a large square matrix product, the best of a few."""
     side, clock, best = PEAK_SIDE[device.type], PartClock(device), float("inf")
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in dtypes:
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         for _ in range(PEAK_REPEATS + 1):
             began = clock.now()
