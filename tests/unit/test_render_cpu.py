@@ -16,7 +16,9 @@ from oracles import KINDS, decided_pixels, draw_scene, ring
 from vlm3d_gs.cameras import Cameras
 from vlm3d_gs.render import Rendering, render
 from vlm3d_gs.render.cpu import band_rows
+from vlm3d_gs.render.cpu_blend import BUFFER, open_rows
 from vlm3d_gs.render.cpu_math import exp2_negative
+from vlm3d_gs.render.cpu_tiles import TILE
 from vlm3d_gs.scene import Gaussians
 
 RTOL, ATOL = 1e-4, 5e-5
@@ -178,3 +180,16 @@ def test_bands_cover_all_tile_rows_once(views, height):
     assert bands[0] == 0
     assert bands[-1] == -(-height // 16)
     assert (np.diff(bands) > 0).all()
+
+
+@given(st.sets(st.integers(0, TILE - 1)), st.integers(0, TILE - 1), st.integers(0, TILE - 1))
+def test_no_row_that_lets_light_through_is_left_out(lit, low, high):
+    buffer = np.zeros(BUFFER, np.float32)
+    for row in lit:
+        buffer[row * TILE + (5 * row) % TILE] = 1e-4
+    inside = [row for row in sorted(lit) if low <= row <= high]
+    first, last = open_rows(buffer, low, high)
+    if inside:
+        assert (first, last) == (inside[0], inside[-1])
+    else:
+        assert first > last
