@@ -30,6 +30,7 @@ from vlm3d_gs.guidance.loading import (
     load_denoiser,
     load_process,
     quiet_loading,
+    vae_dtype,
     weights_variant,
 )
 from vlm3d_gs.models import embedded_weights
@@ -183,12 +184,35 @@ def test_an_explicit_precision_is_kept(folders: dict[str, Path]) -> None:
     assert denoiser.autocast is None
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "upcast", "device", "expected"),
+    [
+        ("StableDiffusionPipeline", None, "cuda", torch.float16),
+        ("StableDiffusionPipeline", True, "cuda", torch.float16),
+        ("MVDreamPipeline", True, "cuda", torch.float16),
+        ("StableDiffusionXLPipeline", None, "cuda", torch.float32),
+        ("StableDiffusionXLPipeline", True, "cuda", torch.float32),
+        ("StableDiffusionXLPipeline", False, "cuda", torch.float16),
+        ("StableDiffusionPipeline", False, "cpu", torch.float32),
+    ],
+)
+def test_only_the_vae_that_overflows_stays_in_float32_on_cuda(
+    pipeline: str, upcast: bool | None, device: str, expected: torch.dtype
+) -> None:
+    config: dict[str, object] = {"_class_name": "AutoencoderKL"}
+    if upcast is not None:
+        config["force_upcast"] = upcast
+    assert vae_dtype(config, pipeline, torch.device(device), torch.float16) == expected
+    tiny = {"_class_name": "AutoencoderTiny"}
+    assert vae_dtype(tiny, pipeline, torch.device(device), torch.float16) == torch.float32
+
+
 @pytest.mark.gpu
 def test_on_cuda_the_network_runs_in_half_precision(folders: dict[str, Path]) -> None:
     cuda = torch.device("cuda")
     denoiser = load_denoiser(folders["sd15"], cuda)
     assert denoiser.network.dtype == half_dtype("UNet2DConditionModel") == torch.float16
-    assert denoiser.vae.dtype == torch.float32
+    assert denoiser.vae.dtype == torch.float16
     noisy, tokens = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 32)
     index = torch.tensor([500])
     slow = run_network(

@@ -72,8 +72,7 @@ def load_denoiser(
         plan: other than `full`, the network waits on the CPU and visits the device only to work.
 
     Returns:
-        The networks frozen and in evaluation mode. The VAE is float32 on a CPU, where its settings ask for it
-        (`force_upcast`, since half precision overflows in it), and where it is a tiny one.
+        The networks frozen and in evaluation mode; the VAE in the type that `vae_dtype` says.
 
     Raises:
         ConfigError: the folder is no pipeline, a part is missing or of an unknown class, or has only pickles.
@@ -88,7 +87,7 @@ def load_denoiser(
         autocast = fast_dtype(device)
     with quiet_loading():
         network = _load_network(folder / network_part(parts, folder), config, chosen)
-        vae = _load_vae(folder / "vae", device, chosen)
+        vae = _load_vae(folder / "vae", str(parts.get("_class_name")), device, chosen)
     process = load_process(folder / "scheduler").to(device)
     for part, home in ((network, device if plan == "full" else "cpu"), (vae, device)):
         part.requires_grad_(False).eval().to(home)
@@ -282,14 +281,30 @@ def _load_network(
 
 
 def _load_vae(
-    folder: Path, device: torch.device, dtype: torch.dtype
+    folder: Path, pipeline: str, device: torch.device, dtype: torch.dtype
 ) -> AutoencoderTiny | AutoencoderKL:
     config = read_settings(folder / "config.json")
-    # diffusers takes a full VAE that says nothing for one that overflows.
-    overflows = config.get("force_upcast", config.get("_class_name") == "AutoencoderKL")
+    return _from_pretrained(folder, config, VAES, vae_dtype(config, pipeline, device, dtype))
+
+
+def vae_dtype(
+    config: dict[str, Any], pipeline: str, device: torch.device, dtype: torch.dtype
+) -> torch.dtype:
+    """Return the type in which a VAE runs: the network's on CUDA, where it does not overflow, else float32.
+
+    Only Stable Diffusion XL's overflows in half precision, unless its settings say that it was mended
+    (`force_upcast` false). Others may ask for float32 too, since that is diffusers' default where nothing was said, and
+    diffusers' own pipelines pay no heed to it either.
+
+    Args:
+        config: settings of the VAE.
+        pipeline: name of the pipeline's class.
+        device: where it runs.
+        dtype: of the network.
+    """
     is_large = config.get("_class_name") == "AutoencoderKL"
-    halves = device.type == "cuda" and is_large and not overflows
-    return _from_pretrained(folder, config, VAES, dtype if halves else torch.float32)
+    overflows = "XL" in pipeline and bool(config.get("force_upcast", True))
+    return dtype if device.type == "cuda" and is_large and not overflows else torch.float32
 
 
 def _from_pretrained(
