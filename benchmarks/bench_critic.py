@@ -3,7 +3,8 @@
     python benchmarks/bench_critic.py --model mini
     python benchmarks/bench_critic.py --model tiny-qwen --views 4 --size 252
 
-Every way is timed in turn in one process and given as a ratio to ours. `released` is the procedure of the released
+Every way is timed in turn in one process and given as a ratio to ours, beside the time of its products at the machine's
+measured rate (a graph's are not seen: 0). `released` is the procedure of the released
 VLM3D code (released.py). Models other than `mini` are built from their
 published sizes (or a tenth of them, `tiny-qwen`) with random weights: speed does not depend on the values.
 """
@@ -23,7 +24,9 @@ from harness import arguments, measure, record, row
 from random_models import CRITICS, random_critic
 from released import released_log_odds
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from vlm3d_gs.bench import matrix_rate
 from vlm3d_gs.guidance.denoiser import fast_dtype
 from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.guidance.vlm import YesNoModel
@@ -67,6 +70,13 @@ def operations(function: Callable[[], Any]) -> int:
     with Counter() as counter:
         function()
     return counter.count
+
+
+def least_ms(function: Callable[[], Any], rate: float) -> float:
+    """Return how long the products and convolutions of a call take at a rate of operations a second."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return 1e3 * counter.get_total_flops() / rate
 
 
 def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
@@ -144,7 +154,7 @@ def main() -> None:
         )
     images = torch.rand(options.views, options.size, options.size, 3, device=device)
     functions = ways(models, images.requires_grad_())
-    rows, ours = [], 0.0
+    rows, ours, rate = [], 0.0, matrix_rate(device)
     for name, function in functions.items():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -156,13 +166,14 @@ def main() -> None:
             "size_px": options.size,
             "way": name,
             "operations": operations(function),
+            "floor_ms": round(least_ms(function, rate), 2),
         }
         if device.type == "cuda":
             case["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
         rows.append(row(case | {"ratio": timing.median_ms / ours}, timing))
         print(
             f"{name:40} {timing.median_ms:9.1f} ms  {timing.median_ms / ours:5.2f}"
-            f"  {case['operations']} operations",
+            f"  {case['operations']} operations  floor {case['floor_ms']} ms",
             flush=True,
         )
     print(record(f"critic_{options.model}", rows, options.out))

@@ -8,7 +8,7 @@ the critic with held-out questions, and two numbers tell of noise, each over tha
 seed: the total variation of its renders, which also grows where an object stands that the other run lacks, and their
 roughness, the total variation over that of the same renders averaged over 8 x 8 px, which outlines do not change and
 noise does. Runs that are in the folder are kept, so an interrupted table goes on, and several processes can share the
-work (`--part 0/2`).
+work (`--part 0/2`); `--read-only` then makes the table of all.
 
 `single-view` is the same prior asked for one picture at a time and told no camera, so that it knows no space: there the
 critic must hold the layout to the end. `paper/100` is the paper's recipe with a hundredth of its weight: as it stands,
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument(
         "--part", default="0/1", help="i/n: make only every n-th prompt's runs, from the i-th"
     )
+    parser.add_argument("--read-only", action="store_true", help="make no run, read what is there")
     parser.add_argument("--threads", type=int, default=0, help="0 takes torch's choice")
     parser.add_argument("--label", default="", help="suffix of the folder, for other settings")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
@@ -185,7 +186,7 @@ def main() -> None:
         folder = options.runs / f"{options.prior}{options.label}" / variant.replace("/", "-")
         out = folder / f"{run_folder(prompt).name}-{seed}"
         if not (out / "summary.json").is_file():
-            if index % parts != part:
+            if options.read_only or index % parts != part:
                 continue
             generate(
                 config_of(prompt, variant, options.prior, seed, out, settings),
