@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from small_denoisers import untrained_mini
 from vlm3d_gs.errors import ShapeError
@@ -40,6 +41,20 @@ def test_views_of_one_object_see_each_other_and_no_others(
         alone = (run_unet(denoiser, changed) - run_unet(denoiser, latents)).abs().amax((1, 2, 3))
     assert alone[1] > 1e-4
     assert (alone[[0, 2, 3]] < 1e-5).all()
+
+
+def test_joining_anew_touches_nothing_unless_something_else_attends(denoiser: Denoiser) -> None:
+    """A compiled network would be compiled again for every new processor."""
+    network = denoiser.network
+    join_views(network, 4)
+    before = network.attn_processors
+    join_views(network, 4)
+    assert all(now is before[name] for name, now in network.attn_processors.items())
+    network.set_attn_processor(AttnProcessor2_0())
+    join_views(network, 4)
+    assert {p.n_views for p in network.attn_processors.values()} == {4}
+    join_views(network, 1)
+    assert {p.n_views for p in network.attn_processors.values()} == {1}
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_refused(denoiser: Denoiser) -> None:
