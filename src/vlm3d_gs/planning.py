@@ -99,10 +99,16 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
         parameters,
         config.camera.n_groups * config.camera.n_views,
         side,
+        vae_dtype_bytes=4 if any(map(_encodes_in_float32, priors.values())) else 2,
         branches=2 + NEGATIVE_VIEWS if largest.perp_neg else 2,
         gaussians=config.scene.max_gaussians,
         critic=_critic_work(config, folders) if has_large_critic(config) else None,
     )
+
+
+def _encodes_in_float32(prior: PriorConfig) -> bool:
+    """Tell whether a prior's VAE runs in float32 on a GPU (`guidance.loading.vae_dtype`), taken from its family."""
+    return prior.family == "sdxl" or prior.tiny_vae is not None
 
 
 def _critic_work(config: Config, folders: dict[str, Path]) -> CriticWork:

@@ -32,6 +32,15 @@ def test_the_parts_of_a_pipeline_are_counted_from_its_files(model: Path) -> None
     assert parts.weights["prior.unet"] == pytest.approx(unet_mib)
 
 
+@pytest.mark.parametrize(("name", "bytes_a_value"), [("sd", 2), ("mvdream", 2), ("sdxl", 4)])
+def test_the_vae_is_counted_in_the_type_in_which_it_will_run(
+    model: Path, name: str, bytes_a_value: int
+) -> None:
+    parts = estimate_run(preset(name, "a corgi"), {"prior": model})
+    expected = count_parameters(model / "vae") * bytes_a_value / 2**20
+    assert parts.weights["prior.vae"] == pytest.approx(expected)
+
+
 def test_a_lora_and_a_second_prior_are_counted_too(model: Path) -> None:
     config = preset("sd", "a corgi")
     config = replace(
