@@ -12,10 +12,10 @@ published sizes (or a tenth of them, `tiny-qwen`) with random weights: speed doe
 from __future__ import annotations
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,43 @@ QUESTIONS = [
 ]
 
 
-@dataclass(frozen=True)
 class Models:
-    """One set of weights, used in different ways."""
+    """One set of weights, used in different ways; each is made when it is first asked for."""
 
-    usual: YesNoModel
-    uncached: YesNoModel
-    """Without what the text before the views looks like to the language model."""
-    checkpointed: YesNoModel
-    library: YesNoModel
-    """With transformers' own attention and embedding of patches."""
-    other: YesNoModel | None
-    """In float32 where the usual one is in bfloat16, else the other way round; for the embedded critic only."""
-    graphed: YesNoModel | None
-    """By CUDA graphs, on a GPU."""
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+        self.dtype = fast_dtype(device) or torch.float32
+        self.usual = YesNoModel(folder, device, self.dtype)
+
+    @cached_property
+    def uncached(self) -> YesNoModel:
+        """Without what the text before the views looks like to the language model; the same weights."""
+        twin = copy(self.usual)
+        twin.cache_text = False
+        return twin
+
+    @cached_property
+    def graphed(self) -> YesNoModel:
+        """By CUDA graphs; the same weights."""
+        twin = copy(self.usual)
+        twin.graphs, twin._messages = True, {}
+        return twin
+
+    @cached_property
+    def checkpointed(self) -> YesNoModel:
+        """With activations computed again in the backward pass."""
+        return YesNoModel(self.folder, self.device, self.dtype, checkpointing=True)
+
+    @cached_property
+    def library(self) -> YesNoModel:
+        """With transformers' own attention and embedding of patches."""
+        return YesNoModel(self.folder, self.device, self.dtype, own_parts=False)
+
+    @cached_property
+    def other(self) -> YesNoModel:
+        """In float32 where the usual one is in bfloat16, else the other way round."""
+        turned = torch.float32 if self.dtype == torch.bfloat16 else torch.bfloat16
+        return YesNoModel(self.folder, self.device, turned)
 
 
 class Counter(TorchDispatchMode):
@@ -65,18 +88,11 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(function: Callable[[], Any]) -> int:
-    """Return how many operations a call is, views among them."""
-    with Counter() as counter:
+def counted(function: Callable[[], Any]) -> tuple[int, int]:
+    """Return how many operations of torch a call is, views among them, and those of floating point in its products."""
+    with FlopCounterMode(display=False) as arithmetic, Counter() as counter:
         function()
-    return counter.count
-
-
-def least_ms(function: Callable[[], Any], rate: float) -> float:
-    """Return how long the products and convolutions of a call take at a rate of operations a second."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return 1e3 * counter.get_total_flops() / rate
+    return counter.count, arithmetic.get_total_flops()
 
 
 def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
@@ -95,11 +111,7 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         for question in QUESTIONS:
             gradient(model.log_odds(images, names, [question]))
 
-    more: dict[str, Callable[[], Any]] = {}
-    for name, one in (("as a CUDA graph", models.graphed), ("in the other type", models.other)):
-        if one is not None:
-            more[name] = partial(lambda m: gradient(m.log_odds(images, names, QUESTIONS)), one)
-    return {
+    found = {
         "ours, three questions": lambda: gradient(model.log_odds(images, names, QUESTIONS)),
         "ours, one question": lambda: gradient(model.log_odds(images, names, QUESTIONS[:1])),
         "three questions, one after the other": apart,
@@ -113,15 +125,12 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         "forward only": lambda: model.log_odds(images.detach(), names, QUESTIONS),
         "released, one question": lambda: released(QUESTIONS[:1]),
         "released, three questions": lambda: released(QUESTIONS),
-        **more,
+        "as a CUDA graph": lambda: gradient(models.graphed.log_odds(images, names, QUESTIONS)),
+        "in the other type": lambda: gradient(models.other.log_odds(images, names, QUESTIONS)),
     }
-
-
-def graphed_copy(model: YesNoModel) -> YesNoModel:
-    """Return the model with the same weights, replaying its looks as CUDA graphs."""
-    twin = copy(model)
-    twin.graphs, twin._messages = True, {}
-    return twin
+    if models.device.type != "cuda":
+        del found["as a CUDA graph"]
+    return found
 
 
 def main() -> None:
@@ -131,42 +140,43 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=64, help="side of the renders, px")
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--warm-up", type=int, default=2, help="calls of each way not timed")
+    parser.add_argument(
+        "--ways", default="", help="names separated by semicolons, ours first; default: all"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = fast_dtype(device) or torch.float32
-    turned = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
     with tempfile.TemporaryDirectory() as temporary:
         folder = embedded_weights("critic")
         if options.model != "mini":
-            folder = Path(temporary)
-            random_critic(options.model, folder)
-        model = YesNoModel(folder, device, dtype)
-        uncached = copy(model)  # the same weights
-        uncached.cache_text = False
-        models = Models(
-            model,
-            uncached,
-            YesNoModel(folder, device, dtype, checkpointing=True),
-            YesNoModel(folder, device, dtype, own_parts=False),
-            YesNoModel(folder, device, turned) if options.model == "mini" else None,
-            graphed_copy(model) if device.type == "cuda" else None,
-        )
+            folder = random_critic(options.model, Path(temporary))
+        time_ways(Models(folder, device), options)
+
+
+def time_ways(models: Models, options: Namespace) -> None:
+    """Time what was asked for, in turn, and write the JSON."""
+    device = models.device
     images = torch.rand(options.views, options.size, options.size, 3, device=device)
     functions = ways(models, images.requires_grad_())
+    if options.ways:
+        functions = {name: functions[name] for name in options.ways.split(";")}
+    elif options.model != "mini":
+        del functions["in the other type"]  # twice the memory
     rows, ours, rate = [], 0.0, matrix_rate(device)
     for name, function in functions.items():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        timing = measure(function, warm_up=2, repeats=options.repeats)
+        timing = measure(function, warm_up=options.warm_up, repeats=options.repeats)
         ours = ours or timing.median_ms
+        launched, arithmetic = counted(function)
         case = {
             "model": options.model,
             "views": options.views,
             "size_px": options.size,
             "way": name,
-            "operations": operations(function),
-            "floor_ms": round(least_ms(function, rate), 2),
+            "operations": launched,
+            "floor_ms": round(1e3 * arithmetic / rate, 2),
         }
         if device.type == "cuda":
             case["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20

@@ -54,12 +54,15 @@ from gsplat import rasterization
 print(gsplat.__version__, torch.__version__)
 """
 IN_TURN = """
-import subprocess, sys
+import shlex, subprocess, sys
 out, *benches = sys.argv[1:]
-codes = [subprocess.run([sys.executable, *bench.split(), "--out", out]).returncode for bench in benches]
+codes = [subprocess.run([sys.executable, *shlex.split(bench), "--out", out]).returncode for bench in benches]
 sys.exit(max(map(abs, codes)))
 """
-CRITIC = "benchmarks/bench_critic.py --model qwen2.5-vl-3b --views 4 --size 252 --repeats 5"
+CRITIC = (
+    "benchmarks/bench_critic.py --model qwen2.5-vl-3b --views 4 --size 252 --repeats 5 --ways "
+    "'ours, one question;released, one question;ours, three questions;released, three questions;as a CUDA graph'"
+)
 LARGE = "benchmarks/bench_large.py --steps 18 --limit-s 70"
 
 

@@ -136,8 +136,15 @@ def random_critic(name: str, folder: Path) -> Path:
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
     )
-    with torch.device(_device()):
-        model = Qwen2_5_VLForConditionalGeneration(config).to(_dtype())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(
+        torch.bfloat16
+    )  # as published; in float32 the large ones fill the memory
+    try:
+        with torch.device(_device()):
+            model = Qwen2_5_VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
     model.save_pretrained(folder)
     save_processor(folder, tokenizer)
     path = folder / "preprocessor_config.json"
