@@ -44,7 +44,6 @@ def test_views_of_one_object_see_each_other_and_no_others(
 
 
 def test_joining_anew_touches_nothing_unless_something_else_attends(denoiser: Denoiser) -> None:
-    """A compiled network would be compiled again for every new processor."""
     network = denoiser.network
     join_views(network, 4)
     before = network.attn_processors

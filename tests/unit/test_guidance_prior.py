@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from small_denoisers import untrained_mini
 from vlm3d_gs.cameras import orbit
@@ -70,6 +71,20 @@ def test_every_loss_pulls_on_every_view_and_repeats_itself(
     assert torch.isfinite(gradients[0]).all()
     assert (gradients[0].flatten(1).norm(dim=1) > 0).all()
     assert torch.equal(gradients[0], gradients[1])
+
+
+def test_a_compiled_network_is_compiled_once_and_pulls_the_same_way(
+    texts: TextEmbedding, color: torch.Tensor
+) -> None:
+    denoiser, frames = untrained_mini(), CompileCounter()
+    plain = pull(prior_of(denoiser, texts, settings()), color)
+    denoiser.network.compile(backend=frames)
+    prior = prior_of(denoiser, texts, settings())
+    torch.testing.assert_close(pull(prior, color), plain)
+    at_first = frames.frame_count
+    for _ in range(2):
+        pull(prior, color)
+    assert frames.frame_count == at_first > 0
 
 
 @pytest.mark.parametrize("plan", ["offload", "sequential"])
