@@ -11,8 +11,8 @@ noise does. Runs that are in the folder are kept, so an interrupted table goes o
 work (`--part 0/2`); `--read-only` then makes the table of all.
 
 `single-view` is the same prior asked for one picture at a time and told no camera, so that it knows no space: there the
-critic must hold the layout to the end. `paper/100` is the paper's recipe with a hundredth of its weight: as it stands,
-its gradient on the renders is 16 to 1,600 times as long as the embedded prior's.
+critic must hold the layout to the end (preset `mini-single`). `paper/100` is the paper's recipe with a hundredth of its
+weight: as it stands, its gradient on the renders is 16 to 1,600 times as long as the embedded prior's.
 """
 
 from __future__ import annotations
@@ -41,20 +41,14 @@ from vlm3d_gs.presets import preset, run_folder
 from vlm3d_gs.prompts import parse_composition
 from vlm3d_gs.recipes import apply_recipe
 from vlm3d_gs.render import render
-from vlm3d_gs.schedules import Schedule, constant, linear
+from vlm3d_gs.schedules import Schedule
 from vlm3d_gs.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
 
 VARIANTS = ("none", "longer", "paper", "paper/100", "ours")
 SIDE_PX = 64
 COARSE = 8
 """Pixels that are averaged along each side for the roughness."""
-SINGLE_VIEW = {
-    "prior.use_cameras": False,
-    "prior.guidance_scale": constant(2.0),
-    "prior.rescale": 0.5,
-}
-SINGLE_VIEW_CRITIC = {"critic.select_until": 0.6, "critic.weight": linear(0.5, 0.3)}
-"""Chosen on prompts that are not among the sixteen (docs/LOG.md)."""
+PRESETS = {"multi-view": "mini", "single-view": "mini-single"}
 LONGER = {"multi-view": 2, "single-view": 4}
 """Times the steps that take the seconds of `ours`."""
 
@@ -63,7 +57,7 @@ def config_of(
     prompt: str, variant: str, prior: str, seed: int, out: Path, settings: list[str]
 ) -> Config:
     """Return the config of one run."""
-    base = preset("mini", prompt)
+    base = preset(PRESETS[prior], prompt)
     if variant.startswith("paper"):
         base = apply_recipe(base, "vlm3d-paper")
     values: dict[str, Any] = {
@@ -73,9 +67,6 @@ def config_of(
         "critic.watch.enabled": variant == "ours",
         "export.formats": "ply,sheet",
     }
-    if prior == "single-view":
-        values |= SINGLE_VIEW
-        values |= SINGLE_VIEW_CRITIC if variant == "ours" else {}
     if variant == "longer":
         values["train.steps"] = LONGER[prior] * base.train.steps
     if variant == "paper/100":

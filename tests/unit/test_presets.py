@@ -16,6 +16,16 @@ def test_a_preset_is_a_complete_config_that_survives_json(name: str) -> None:
     assert from_dict(to_dict(config)) == config
 
 
+def test_an_effort_or_a_mode_changes_the_preset_that_it_is_named_after() -> None:
+    whole, first, long, alone = (
+        preset(name, "a red cube") for name in ("mini", "mini-draft", "mini-quality", "mini-single")
+    )
+    assert first.train.steps < whole.train.steps == alone.train.steps < long.train.steps
+    assert whole.prior.use_cameras
+    assert not alone.prior.use_cameras
+    assert alone.critic.weight(1.0) > 0.0 == whole.critic.weight(1.0)
+
+
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="Unknown preset 'hq'. Available: mini"):
         preset("hq", "a red cube")
