@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_the_run_folder_carries_config_versions_and_seed(tmp_path: Path) -> None
     assert from_dict(saved["config"]) == CONFIG
     assert saved["seed"] == CONFIG.train.seed
     assert saved["versions"]["vlm3d_gs"] == vlm3d_gs.__version__
-    assert saved["versions"]["torch"] == torch.__version__
+    assert saved["versions"]["torch"] == version("torch")
     assert "commit" in saved
 
 
