@@ -82,6 +82,7 @@ PROCEDURES = (
         "mvdream + 7B by CUDA graphs", ours("mvdream", critic=True, critic__graphs=True), SEVEN
     ),
     Procedure("mvdream compiled", ours("mvdream", prior__compile=True)),
+    Procedure("mvdream, channels last", ours("mvdream", prior__channels_last=True)),
     Procedure("VLM3D, 8 views of 64 px", threestudio_mvdream(64, 2, 20_000), SEVEN, 1.0, 0.25),
     Procedure("mvdream + 7B, recipe of VLM3D", paper_recipe, SEVEN),
     Procedure("DreamGaussian, MVDream", dreamgaussian("mvdream", 4)),

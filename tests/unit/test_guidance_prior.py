@@ -12,12 +12,14 @@ from small_denoisers import untrained_mini
 from vlm3d_gs.cameras import orbit
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.errors import ConfigError, ShapeError
+from vlm3d_gs.guidance import build_prior
 from vlm3d_gs.guidance.adapters import ScoreAdapter
 from vlm3d_gs.guidance.base import Views
 from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, branches, run_network
 from vlm3d_gs.guidance.memory import Plan
 from vlm3d_gs.guidance.multiview import join_views
 from vlm3d_gs.guidance.prior import DiffusionPrior, resized
+from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.schedules import constant
 
 LOSSES = ("recon", "sds", "csd", "ism", "sdi", "vsd")
@@ -71,6 +73,25 @@ def test_every_loss_pulls_on_every_view_and_repeats_itself(
     assert torch.isfinite(gradients[0]).all()
     assert (gradients[0].flatten(1).norm(dim=1) > 0).all()
     assert torch.equal(gradients[0], gradients[1])
+
+
+def test_the_order_of_channels_in_memory_changes_rounding_alone(color: torch.Tensor) -> None:
+    pulls = []
+    for channels_last in (False, True):
+        prior = build_prior(
+            "prior",
+            "a red cube",
+            replace(PriorConfig(), channels_last=channels_last),
+            embedded_weights("prior"),
+            torch.device("cpu"),
+            torch.Generator().manual_seed(5),
+        )
+        weight = prior.denoiser.network.conv_in.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        pulls.append(pull(prior, color))
+    cosine = torch.cosine_similarity(pulls[0].flatten(), pulls[1].flatten(), 0)
+    assert 0.999 < float(cosine)
+    assert float((pulls[0] - pulls[1]).norm()) < 0.05 * float(pulls[0].norm())
 
 
 def test_a_compiled_network_is_compiled_once_and_pulls_the_same_way(

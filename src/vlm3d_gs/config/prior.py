@@ -67,6 +67,9 @@ class PriorConfig:
     """Folder of a tiny autoencoder (AutoencoderTiny) that stands in for the pipeline's own."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, faster afterwards."""
+    channels_last: bool = False
+    """Keep a pixel's channels beside each other, as convolutions on recent GPUs want them; slower on CPUs. The pull is
+    the same but for rounding. Not measured on a GPU yet."""
 
     def __post_init__(self) -> None:
         check_schedule("prior.guidance_scale", self.guidance_scale, 1.0, 1000.0)

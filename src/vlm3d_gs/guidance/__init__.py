@@ -128,6 +128,8 @@ def build_prior(
 
     The network of `vsd` stays on the device under any plan: its gradients outlive a visit.
     """
+    import torch
+
     from vlm3d_gs.guidance.loading import load_denoiser, load_tiny_vae
     from vlm3d_gs.guidance.prior import DiffusionPrior
     from vlm3d_gs.guidance.text import embed_texts
@@ -141,6 +143,9 @@ def build_prior(
     denoiser = load_denoiser(folder, device, plan="full" if resident else plan)
     if settings.tiny_vae is not None:
         denoiser = replace(denoiser, vae=load_tiny_vae(Path(settings.tiny_vae), denoiser))
+    if settings.channels_last:
+        for network in (denoiser.network, denoiser.vae):
+            network.to(memory_format=torch.channels_last)
     if settings.compile:
         denoiser.network.compile()
     adapter = None
