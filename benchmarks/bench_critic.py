@@ -24,9 +24,8 @@ from harness import arguments, measure, record, row
 from random_models import CRITICS, random_critic
 from released import released_log_odds
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from vlm3d_gs.bench import matrix_rate
+from vlm3d_gs.bench import matrix_rate, operation_counter
 from vlm3d_gs.guidance.denoiser import fast_dtype
 from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.guidance.vlm import YesNoModel
@@ -90,7 +89,7 @@ class Counter(TorchDispatchMode):
 
 def counted(function: Callable[[], Any]) -> tuple[int, int]:
     """Return how many operations of torch a call is, views among them, and those of floating point in its products."""
-    with FlopCounterMode(display=False) as arithmetic, Counter() as counter:
+    with operation_counter() as arithmetic, Counter() as counter:
         function()
     return counter.count, arithmetic.get_total_flops()
 
@@ -165,11 +164,13 @@ def time_ways(models: Models, options: Namespace) -> None:
         del functions["in the other type"]  # twice the memory
     rows, ours, rate = [], 0.0, matrix_rate(device)
     for name, function in functions.items():
+        launched, arithmetic = counted(function)  # its first call, which makes its model
+        held_mib = 0.0
         if device.type == "cuda":
+            held_mib = torch.cuda.memory_allocated() / 2**20
             torch.cuda.reset_peak_memory_stats()
         timing = measure(function, warm_up=options.warm_up, repeats=options.repeats)
         ours = ours or timing.median_ms
-        launched, arithmetic = counted(function)
         case = {
             "model": options.model,
             "views": options.views,
@@ -179,14 +180,15 @@ def time_ways(models: Models, options: Namespace) -> None:
             "floor_ms": round(1e3 * arithmetic / rate, 2),
         }
         if device.type == "cuda":
-            case["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+            case["above_weights_mib"] = torch.cuda.max_memory_allocated() / 2**20 - held_mib
         rows.append(row(case | {"ratio": timing.median_ms / ours}, timing))
         print(
             f"{name:40} {timing.median_ms:9.1f} ms  {timing.median_ms / ours:5.2f}"
             f"  {case['operations']} operations  floor {case['floor_ms']} ms",
             flush=True,
         )
-    print(record(f"critic_{options.model}", rows, options.out))
+        path = record(f"critic_{options.model}", rows, options.out)
+    print(path)
 
 
 if __name__ == "__main__":

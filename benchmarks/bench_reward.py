@@ -2,8 +2,8 @@
 
     python benchmarks/bench_reward.py --prior multi-view --seeds 3 --runs runs/reward --threads 1
 
-Sixteen prompts of two objects, the embedded models, equal steps; `longer` is distillation alone with so many steps more
-that it takes the seconds of `ours`. Each run is checked on its Gaussians alone (`evaluate.composition`), read by
+Sixteen prompts of two objects, the embedded models, equal steps; `longer` is distillation alone with several
+times the steps. Each run is checked on its Gaussians alone (`evaluate.composition`), read by
 the critic with held-out questions, and two numbers tell of noise, each over that of distillation alone from the same
 seed: the total variation of its renders, which also grows where an object stands that the other run lacks, and their
 roughness, the total variation over that of the same renders averaged over 8 x 8 px, which outlines do not change and
@@ -50,7 +50,7 @@ COARSE = 8
 """Pixels that are averaged along each side for the roughness."""
 PRESETS = {"multi-view": "mini", "single-view": "mini-single"}
 LONGER = {"multi-view": 2, "single-view": 4}
-"""Times the steps that take the seconds of `ours`."""
+"""Times the steps of the others; the table says what seconds these take."""
 
 
 def config_of(

@@ -17,7 +17,6 @@ from vlm3d_gs.schedules import Schedule, linear
 
 PROMPT = "a corgi wearing a top hat to the left of a red toy robot"
 SEVEN, THREE = "qwen2.5-vl-7b", "qwen2.5-vl-3b"
-PLAIN = {"prior.view_prompts": "off", "prior.perp_neg": False}
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,9 @@ def dreamgaussian(name: str, views: int) -> Callable[[], Config]:
         prior__guidance_scale=100.0,
         prior__t_max=falling,
         prior__t_min=falling,
+        prior__view_prompts="off",
+        prior__perp_neg=False,
         train__steps=500,
-        **{key.replace(".", "__"): value for key, value in PLAIN.items()},
     )
 
 

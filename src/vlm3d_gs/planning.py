@@ -107,7 +107,10 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
 
 
 def _encodes_in_float32(prior: PriorConfig) -> bool:
-    """Tell whether a prior's VAE runs in float32 on a GPU (`guidance.loading.vae_dtype`), taken from its family."""
+    """Tell whether a prior's VAE runs in float32 on a GPU (`guidance.loading.vae_dtype`), taken from its family.
+
+    If one of a run does, all are counted so.
+    """
     return prior.family == "sdxl" or prior.tiny_vae is not None
 
 

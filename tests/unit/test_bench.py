@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from typer.testing import CliRunner
 
-from vlm3d_gs.bench import BenchReport, matrix_rate, measure_run
+from vlm3d_gs.bench import BenchReport, matrix_rate, measure_run, operation_counter
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.guidance.base import GuidanceOutput, Views
@@ -50,6 +51,18 @@ def test_two_branches_cost_twice_the_operations_of_one() -> None:
     )
     operations = [r.floor_ms["prior denoise"] * r.peak_gflops for r in (one, two)]
     assert operations[1] == pytest.approx(2.0 * operations[0], rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_counted_on_a_cpu_too(dtype: torch.dtype) -> None:
+    """Two products of 2 * 8 * 8 * 4 operations for each of six heads, and five of them backward."""
+    query, key, value = (torch.rand(2, 3, 8, 4, dtype=dtype).requires_grad_() for _ in range(3))
+    with operation_counter() as counter:
+        out = F.scaled_dot_product_attention(query, key, value)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    assert forward == 6 * 2 * (2 * 8 * 8 * 4)
+    assert counter.get_total_flops() == 6 * 7 * (2 * 8 * 8 * 4)
 
 
 def test_the_rate_of_matrix_products_is_plausible() -> None:

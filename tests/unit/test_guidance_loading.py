@@ -193,6 +193,7 @@ def test_an_explicit_precision_is_kept(folders: dict[str, Path]) -> None:
         ("StableDiffusionXLPipeline", None, "cuda", torch.float32),
         ("StableDiffusionXLPipeline", True, "cuda", torch.float32),
         ("StableDiffusionXLPipeline", False, "cuda", torch.float16),
+        ("StableDiffusion3Pipeline", True, "cuda", torch.float16),
         ("StableDiffusionPipeline", False, "cpu", torch.float32),
     ],
 )

@@ -62,8 +62,9 @@ class JointViewAttention:
 def join_views(unet: nn.Module, n_views: int) -> None:
     """Make every self-attention of a diffusers UNet run over groups of `n_views` adjacent rows; in place.
 
-    Nothing is touched where they do already, since the walk through all modules costs a millisecond at each step.
+    Nothing is touched where the first of them does already: the walk through all modules costs a millisecond a step.
     """
-    present = next(module.processor for module in unet.modules() if hasattr(module, "processor"))
+    processors = (module.processor for module in unet.modules() if hasattr(module, "processor"))
+    present = next(processors, None)
     if not (isinstance(present, JointViewAttention) and present.n_views == n_views):
         unet.set_attn_processor(JointViewAttention(n_views))  # type: ignore[operator]
