@@ -164,7 +164,8 @@ def time_ways(models: Models, options: Namespace) -> None:
         del functions["in the other type"]  # twice the memory
     rows, ours, rate = [], 0.0, matrix_rate(device)
     for name, function in functions.items():
-        launched, arithmetic = counted(function)  # its first call, which makes its model
+        function()  # makes its model, and what is kept of a message
+        launched, arithmetic = counted(function)
         held_mib = 0.0
         if device.type == "cuda":
             held_mib = torch.cuda.memory_allocated() / 2**20
