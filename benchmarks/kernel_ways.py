@@ -13,6 +13,7 @@ from vlm3d_gs import kernels
 from vlm3d_gs.guidance import distillation, noise, preprocess
 from vlm3d_gs.kernels.critic_patches import twin as patches_twin
 from vlm3d_gs.kernels.distillation import Guided, Levels, noised_twin, target_twin
+from vlm3d_gs.kernels.mcmc import perturb_twin, relocated_twin
 from vlm3d_gs.kernels.splat_adam import AdamRule, Moved, Screen, twin
 
 GAUSSIANS = (10_000, 100_000, 1_000_000)
@@ -47,6 +48,9 @@ def all_cases(compiled: bool) -> Iterator[tuple[str, Callable[[], Case]]]:
         yield "reconstruction", lambda shape=shape: reconstruction(shape, compiled)
     for sides in PICTURES:
         yield "critic_patches", lambda sides=sides: patches(sides, compiled)
+    for n in GAUSSIANS:
+        yield "perturb_means", lambda n=n: perturb_means(n, compiled)
+        yield "relocated", lambda n=n: relocated(n, compiled)
     for sh_degree in (0, 3):
         for n in GAUSSIANS:
             yield "splat_adam", lambda n=n, degree=sh_degree: splat_adam(n, degree, compiled)
@@ -168,6 +172,52 @@ def reconstruction(shape: tuple[int, ...], compiled: bool) -> Case:
         ways,
         tuple(ways),
     )
+
+
+def perturb_means(n: int, compiled: bool) -> Case:
+    """The noise of densification by sampling, on n Gaussians."""
+    tensors, _ = sampled(n)
+    amounts = {"amount": 1.0, "dead": 0.005}
+
+    def by_kernel() -> Call:
+        kernels.require()
+        return lambda: kernels.perturb_means(*tensors, **amounts)
+
+    def by_twin() -> Call:
+        return lambda: perturb_twin(*tensors, **amounts)
+
+    ways: dict[str, Callable[[], Call]] = {"kernel": by_kernel, "twin": by_twin}
+    if compiled:
+        ways["twin compiled"] = lambda: torch.compile(by_twin(), dynamic=False)
+    # 14 values read, 3 written
+    return Case("perturb_means", {"gaussians": n}, 4 * 17 * n, ways, tuple(ways))
+
+
+def relocated(n: int, compiled: bool) -> Case:
+    """Opacities and scales after a round of densification by sampling, for n Gaussians."""
+    (_, log_scales, _, logits, _), copies = sampled(n)
+
+    def by_kernel() -> Call:
+        kernels.require()
+        return lambda: kernels.relocated(logits, log_scales, copies)
+
+    def by_twin() -> Call:
+        return lambda: relocated_twin(logits, log_scales, copies)
+
+    ways: dict[str, Callable[[], Call]] = {"kernel": by_kernel, "twin": by_twin}
+    if compiled:
+        ways["twin compiled"] = lambda: torch.compile(by_twin(), dynamic=False)
+    # 5 values read, 4 written
+    return Case("relocated", {"gaussians": n}, 4 * 9 * n, ways, tuple(ways))
+
+
+def sampled(n: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return means, log scales, quaternions, opacity logits and noise, and how many stand in each place."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = ((n, 3), (n, 3), (n, 4), (n,), (n, 3))
+    tensors = tuple(torch.randn(*shape, device="cuda", generator=generator) for shape in shapes)
+    copies = torch.randint(1, 5, (n,), device="cuda", generator=generator)
+    return tensors, copies.int()
 
 
 def patches(sides: tuple[int, int], compiled: bool) -> Case:

@@ -3,7 +3,8 @@
     python benchmarks/tables.py           # writes it
     python benchmarks/tables.py --check   # exit code 1 if it is not what the JSON says
 
-A table a theme and machine, the newest file of each; the columns are the fields of its rows.
+A table a theme and machine, the newest file of each; the columns are the fields of its rows. Where variants of a run
+are compared over many prompts and seeds, a row a variant: shares and means.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
@@ -40,6 +42,24 @@ def newest(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
         if key not in found or result["time_utc"] > found[key]["time_utc"]:
             found[key] = result | {"file": path.name}
     return dict(sorted(found.items()))
+
+
+def by_variant(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row a variant: how many runs, the share of those for which a field is true, the mean of a number."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["variant"], []).append(row)
+    return [
+        {"variant": variant, "runs": len(runs)}
+        | {
+            name: f"{fmean(run[name] for run in runs):.0%}"
+            if isinstance(value, bool)
+            else fmean(run[name] for run in runs)
+            for name, value in runs[0].items()
+            if isinstance(value, int | float) and name != "seed"
+        }
+        for variant, runs in groups.items()
+    ]
 
 
 def flat(row: dict[str, Any]) -> dict[str, str]:
@@ -77,11 +97,14 @@ def page(folder: Path) -> str:
     parts = [HEAD]
     for (theme, machine), result in newest(folder).items():
         versions = result["machine"]["versions"]
+        rows = result["rows"]
+        if all("variant" in row for row in rows):
+            rows = by_variant(rows)
         parts.append(
             f"## {theme.replace('_', ' ')}: {machine}\n\n"
             f"{result['time_utc'][:10]}, commit {result['commit']}, torch {versions.get('torch')}, "
             f"`{result['command']}`, [results/{result['file']}](results/{result['file']})\n\n"
-            f"{as_table(result['rows'])}\n"
+            f"{as_table(rows)}\n"
         )
     return "\n".join(parts)
 

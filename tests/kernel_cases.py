@@ -95,3 +95,18 @@ def pictures(
     """Return [batch, H, W, 3] pictures that leave 0 to 1 here and there, with hard edges that overshoot."""
     drawn = torch.rand(batch, *size, 3, generator=generator)
     return torch.where(drawn > 0.7, 1.1 * drawn.round(), 1.3 * drawn - 0.1).to(device)
+
+
+def faint_and_opaque(
+    n: int, generator: torch.Generator, device: str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return means, log scales, quaternions (one of them zero), opacity logits and noise of n Gaussians."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    quats = draw(n, 4)
+    quats[0] = 0.0
+    tensors = (draw(n, 3), 0.5 * draw(n, 3) - 1.0, quats, 2.0 * draw(n) - 2.0, draw(n, 3))
+    means, log_scales, quats, logits, noise = (tensor.to(device) for tensor in tensors)
+    return means, log_scales, quats, logits, noise

@@ -2,6 +2,7 @@
 
 #include "../cuda/critic_patches.cuh"
 #include "../cuda/distillation.cuh"
+#include "../cuda/mcmc.cuh"
 #include "../cuda/splat_adam.cuh"
 
 extern "C" void splat_adam(SplatTensor* tensors, int n_tensors, AdamRule rule, Screen screen, int only_seen) {
@@ -41,4 +42,12 @@ extern "C" void critic_patches_backward(PatchTask task) {
     for (int32_t picture = 0; picture < task.cut.batch; ++picture)
         for (int32_t y = 0; y < task.cut.in_height; ++y)
             for (int32_t x = 0; x < task.cut.in_width; ++x) gather_pixel(task, picture, y, x);
+}
+
+extern "C" void perturb(Perturbation task) {
+    for (int64_t n = 0; n < task.count; ++n) perturb(task, n);
+}
+
+extern "C" void relocate(Relocation task) {
+    for (int64_t n = 0; n < task.count; ++n) relocate(task, n);
 }

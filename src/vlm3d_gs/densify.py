@@ -66,7 +66,7 @@ class Densified:
     source: Tensor
     """[M] int64 index of the earlier Gaussian."""
     fresh: Tensor
-    """[M] bool, True for those that were added."""
+    """[M] bool, True for those that were added or changed: they begin without moments."""
 
 
 def is_round(step: int, steps: int, config: DensifyConfig) -> bool:

@@ -30,6 +30,11 @@ def coverage(alpha: Tensor) -> Tensor:
     return alpha.mean()
 
 
+def opacity(gaussians: Gaussians) -> Tensor:
+    """Mean opacity: Gaussians that the guidance does not hold on to fade, seen or not (Kheradmand et al. 2024)."""
+    return gaussians.opacities.mean()
+
+
 def scale(gaussians: Gaussians) -> Tensor:
     """Mean square of the standard deviations, world units squared, times 100 (a scale of 0.1 counts 1)."""
     return 100.0 * gaussians.scales.square().mean()
@@ -63,6 +68,7 @@ def regularize(
         "opacity_entropy": lambda: opacity_entropy(gaussians),
         "alpha_entropy": lambda: alpha_entropy(alpha),
         "coverage": lambda: coverage(alpha),
+        "opacity": lambda: opacity(gaussians),
         "scale": lambda: scale(gaussians),
         "flatness": lambda: flatness(gaussians),
         "floater": lambda: floater(gaussians),

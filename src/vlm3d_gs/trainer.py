@@ -17,6 +17,7 @@ from vlm3d_gs.densify import ScreenGradients, densify, is_round, kept
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Guidance, GuidanceOutput, Views
 from vlm3d_gs.interrupt import stop_requests
+from vlm3d_gs.mcmc import relocate, shake
 from vlm3d_gs.optimizer import SceneOptimizer
 from vlm3d_gs.parts import part
 from vlm3d_gs.regularizers import regularize
@@ -141,7 +142,7 @@ def train_step(
     state: TrainState, config: Config, guidances: Sequence[Guidance]
 ) -> dict[str, float]:
     """Do one step and return its scalars."""
-    steps, fraction = config.train.steps, state.step / config.train.steps
+    fraction = state.step / config.train.steps
     due = [guidance for guidance in guidances if guidance.is_due(state.step)]
     cameras = draw_cameras(config.camera, due, fraction, state.streams["cameras"])
     state.cameras = cameras
@@ -177,9 +178,8 @@ def train_step(
             state.gradients.add(rendering)
             state.optimizer.step(fraction)
     state.step += 1
-    if is_round(state.step - 1, steps, config.densify):
-        with part("densify"):
-            _densify(state, config)
+    with part("densify"):
+        _densify(state, config, fraction)
     scalars = {
         f"{name}/{key}": value
         for name, output in outputs.items()
@@ -326,11 +326,19 @@ def restore_state(checkpoint: Checkpoint, state: TrainState, guidances: Sequence
     state.step, state.reference_norm = checkpoint.step, float(checkpoint.meta["reference_norm"])
 
 
-def _densify(state: TrainState, config: Config) -> None:
+def _densify(state: TrainState, config: Config, fraction: float) -> None:
+    """Do what densification does after a step: the noise of `mcmc`, and a round where one is due."""
+    chosen, stream, most = config.densify, state.streams["densify"], config.scene.max_gaussians
+    mcmc, fused = chosen.method == "mcmc", config.optim.fused
+    if chosen.enabled and mcmc:
+        shake(state.optimizer.leaves, chosen, fraction, stream, fused=fused)
+    if not is_round(state.step - 1, config.train.steps, chosen):
+        return
     scene = state.optimizer.gaussians
-    result = densify(
-        scene, state.gradients, config.densify, config.scene.max_gaussians, state.streams["densify"]
-    )
+    if mcmc:
+        result = relocate(scene, chosen, most, stream, fused=fused)
+    else:
+        result = densify(scene, state.gradients, chosen, most, stream)
     state.optimizer.replace(result.gaussians, result.source, result.fresh)
     state.stale.follow(result.source, result.fresh)
     state.gradients = ScreenGradients.empty(len(result.source), scene.device)

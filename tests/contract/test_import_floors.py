@@ -26,6 +26,7 @@ FLOORS: list[list[str]] = [
         "models",
         "optimizer",
         "densify",
+        "mcmc",
         "checkpoint",
         "progress",
         "runlog",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pytest
 import torch
 
 from gradients import assert_grad_close
-from kernel_cases import CLIP, CUTS, GUIDED, answers, assert_same_step, copied, pictures, scene_step
+from kernel_cases import (
+    CLIP,
+    CUTS,
+    GUIDED,
+    answers,
+    assert_same_step,
+    copied,
+    faint_and_opaque,
+    pictures,
+    scene_step,
+)
 from vlm3d_gs.checkpoint import load_checkpoint, save_checkpoint
 from vlm3d_gs.config import OptimConfig
 from vlm3d_gs.initialize import ball
@@ -20,12 +31,15 @@ from vlm3d_gs.kernels import (
     add_noise,
     available,
     critic_patches,
+    perturb_means,
     reconstruction_loss,
+    relocated,
 )
 from vlm3d_gs.kernels.critic_patches import cut_pictures, gather_pictures, twin_backward
 from vlm3d_gs.kernels.critic_patches import twin as patches_twin
 from vlm3d_gs.kernels.distillation import Guided, noised_twin, target_twin
 from vlm3d_gs.kernels.library import load, takes
+from vlm3d_gs.kernels.mcmc import MOST_COPIES, perturb_twin, relocated_twin
 from vlm3d_gs.kernels.splat_adam import twin
 from vlm3d_gs.optimizer import SceneOptimizer
 
@@ -111,6 +125,39 @@ def test_the_image_path_of_the_critic(
     critic_patches(leaf, cut).backward(slope)
     assert leaf.grad is not None
     assert torch.equal(leaf.grad, d_images)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("n", [1, 1_003, 100_000])
+def test_the_noise_of_sampling(generator: torch.Generator, n: int) -> None:
+    means, *rest = faint_and_opaque(n, generator, "cuda")
+    expected = means.clone()
+    assert takes(means, *rest)
+    perturb_means(means, *rest, amount=3.0, dead=0.05)
+    perturb_twin(expected, *rest, amount=3.0, dead=0.05)
+    torch.testing.assert_close(means, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("built")
+def test_relocation(generator: torch.Generator) -> None:
+    _, log_scales, _, logits, _ = faint_and_opaque(1_003, generator, "cuda")
+    copies = torch.randint(1, MOST_COPIES + 1, (1_003,), generator=generator).int().cuda()
+    ours = relocated(logits, log_scales, copies)
+    for mine, theirs in zip(ours, relocated_twin(logits, log_scales, copies), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_relocation_is_gsplats(generator: torch.Generator) -> None:
+    relocation = pytest.importorskip("gsplat.relocation", reason="gsplat is not installed")
+    _, log_scales, _, logits, _ = faint_and_opaque(500, generator, "cuda")
+    copies = torch.randint(1, 12, (500,), generator=generator).int().cuda()
+    table = [[float(math.comb(n, k)) for k in range(MOST_COPIES)] for n in range(MOST_COPIES)]
+    opacities, scales = relocation.compute_relocation(
+        logits.sigmoid(), log_scales.exp(), copies.clone(), torch.tensor(table).cuda()
+    )
+    ours = relocated_twin(logits, log_scales, copies)
+    torch.testing.assert_close(ours[0].sigmoid(), opacities, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours[1].exp(), scales, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -66,3 +66,15 @@ def test_the_newest_of_a_theme_is_shown_without_its_spread(
     assert "no time was left" in page
     assert "best_ms" not in page
     assert "| 3 |" not in page
+
+
+def test_runs_of_variants_are_given_as_shares_and_means(tables: ModuleType) -> None:
+    rows = [
+        {"variant": "ours", "prompt": "a", "seed": 0, "right": True, "seconds": 2.0},
+        {"variant": "none", "prompt": "a", "seed": 0, "right": False, "seconds": 1.0},
+        {"variant": "ours", "prompt": "b", "seed": 1, "right": False, "seconds": 3.0},
+    ]
+    assert tables.by_variant(rows) == [
+        {"variant": "ours", "runs": 2, "right": "50%", "seconds": 2.5},
+        {"variant": "none", "runs": 1, "right": "0%", "seconds": 1.0},
+    ]

@@ -50,6 +50,14 @@ def test_scale_of_a_tenth_counts_one() -> None:
     assert regularizers.scale(same).item() == pytest.approx(1.0)
 
 
+def test_opacity_pulls_on_all_alike() -> None:
+    start = scene(opacity_logits=torch.linspace(-3.0, 3.0, 10)).requires_grad_()
+    regularizers.opacity(start).backward()
+    assert start.opacity_logits.grad is not None
+    slope = start.opacities * (1.0 - start.opacities) / 10.0
+    torch.testing.assert_close(start.opacity_logits.grad, slope.detach())
+
+
 def test_only_weighted_terms_are_computed_and_weights_follow_the_run() -> None:
     alpha = torch.full((1, 4, 4, 1), 0.25, requires_grad=True)
     config = RegularizerConfig(coverage=linear(0.0, 2.0), scale=constant(0.0))

@@ -5,13 +5,21 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from vlm3d_gs.cameras import Cameras
 from vlm3d_gs.checkpoint import load_checkpoint
-from vlm3d_gs.config import CameraConfig, Config, DensifyConfig, SceneConfig, TrainConfig
+from vlm3d_gs.config import (
+    CameraConfig,
+    Config,
+    DensifyConfig,
+    DensifyMethod,
+    SceneConfig,
+    TrainConfig,
+)
 from vlm3d_gs.guidance.base import GuidanceOutput, Views
 from vlm3d_gs.initialize import ball
 from vlm3d_gs.optimizer import SceneOptimizer
@@ -23,6 +31,7 @@ from vlm3d_gs.seeding import generators
 from vlm3d_gs.trainer import TrainState, image_gradients, restore_state, train
 
 STEPS = 30
+METHODS = get_args(DensifyMethod)
 
 
 class Picture:
@@ -64,14 +73,14 @@ class Named(Picture):
         return step % 3 == 0
 
 
-def config(out: Path, steps: int = STEPS) -> Config:
+def config(out: Path, steps: int = STEPS, method: DensifyMethod = "gradient") -> Config:
     return Config(
         prompt="a red cube",
         out=out,
         scene=SceneConfig(n_init=60, max_gaussians=80),
         camera=CameraConfig(resolution_px=constant(24), background="black"),
         train=TrainConfig(steps=steps, checkpoint_every=0.5, preview_every=0.0),
-        densify=DensifyConfig(start=0.3, every=0.3),
+        densify=DensifyConfig(method=method, start=0.3, every=0.3),
     )
 
 
@@ -96,8 +105,9 @@ def run(
         return train(state, settings, guidances, log, checkpoint=checkpoint)
 
 
-def test_the_scene_approaches_the_pictures_and_grows(tmp_path: Path) -> None:
-    settings = config(tmp_path / "run")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_scene_approaches_the_pictures_and_grows(tmp_path: Path, method: DensifyMethod) -> None:
+    settings = config(tmp_path / "run", method=method)
     state = fresh(settings)
     losses: list[float] = []
 
@@ -113,8 +123,11 @@ def test_the_scene_approaches_the_pictures_and_grows(tmp_path: Path) -> None:
     assert 60 < len(state.optimizer.gaussians) <= 80
 
 
-def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(tmp_path: Path) -> None:
-    settings = config(tmp_path / "run")
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(
+    tmp_path: Path, method: DensifyMethod
+) -> None:
+    settings = config(tmp_path / "run", method=method)
     whole, again, half = fresh(settings), fresh(settings), fresh(settings)
     run(settings, whole, Picture(target()))
     path = tmp_path / "state.safetensors"

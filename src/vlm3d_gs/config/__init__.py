@@ -24,7 +24,14 @@ from vlm3d_gs.config.critic import (
 from vlm3d_gs.config.objective import RegularizerConfig
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
 from vlm3d_gs.config.prior import DistillationLoss, Family, PriorConfig
-from vlm3d_gs.config.run import DensifyConfig, ExportConfig, ExportFormat, OptimConfig, TrainConfig
+from vlm3d_gs.config.run import (
+    DensifyConfig,
+    DensifyMethod,
+    ExportConfig,
+    ExportFormat,
+    OptimConfig,
+    TrainConfig,
+)
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.records import from_plain, replace_paths, to_plain
 
@@ -37,6 +44,7 @@ __all__ = [
     "CriticConfig",
     "CriticFamily",
     "DensifyConfig",
+    "DensifyMethod",
     "DistillationLoss",
     "ExportConfig",
     "ExportFormat",

@@ -18,6 +18,8 @@ class RegularizerConfig:
     """Pushes each pixel's coverage to 0 or 1: no haze."""
     coverage: Schedule = constant(0.0)
     """Mean coverage of the picture: no needless opacity."""
+    opacity: Schedule = constant(0.0)
+    """Opacity itself: what nothing holds on to fades, so that `densify.method=mcmc` may use it elsewhere."""
     scale: Schedule = constant(0.0)
     """Large Gaussians."""
     flatness: Schedule = constant(0.0)

@@ -9,6 +9,7 @@ from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.schedules import Schedule, constant, exponential
 
+DensifyMethod = Literal["gradient", "mcmc"]
 ExportFormat = Literal[
     "ply",
     "compressed.ply",
@@ -28,10 +29,13 @@ ExportFormat = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DensifyConfig:
-    """When and which Gaussians are cloned, split and pruned."""
+    """When and which Gaussians are added, moved and pruned."""
 
     enabled: bool = True
     """Off keeps the first cloud's count."""
+    method: DensifyMethod = "gradient"
+    """`gradient` clones and splits where the screen gradient is large; `mcmc` puts dead Gaussians, and new ones, where
+    opaque ones stand, and shakes faint ones (Kheradmand et al. 2024); it wants `regularizer.opacity`."""
     start: float = 0.1
     """First round, fraction of the run."""
     stop: float = 0.7
@@ -39,18 +43,22 @@ class DensifyConfig:
     every: float = 0.1
     """Between rounds, fraction of the run."""
     grow_share: float = 0.1
-    """Share of the Gaussians, by largest mean screen gradient, that is cloned or split in a
-    round."""
+    """Share of the Gaussians that is added in a round: with `gradient` those of the largest mean screen gradient are
+    cloned or split."""
     split_scale: float = 0.05
     """Larger ones are split, smaller ones cloned; largest standard deviation, world units."""
     prune_opacity: float = 0.02
-    """Fainter Gaussians are removed."""
+    """Fainter Gaussians are removed, with `mcmc` moved."""
     prune_scale: float = 0.5
     """Larger Gaussians are removed; largest standard deviation, world units."""
     prune_radius: float = 1.2
     """Gaussians further from the origin are removed, world units."""
+    noise: Schedule = exponential(80.0, 0.8)
+    """With `mcmc`: each step moves Gaussians fainter than `prune_opacity` by so much times their covariance times
+    standard normal numbers, 1 / world units; the paper's 5e5 times its learning rates."""
 
     def __post_init__(self) -> None:
+        check_schedule("densify.noise", self.noise, 0.0, 1e6)
         check_within("densify.start", self.start, 0.0, 1.0)
         check_within("densify.stop", self.stop, self.start, 1.0)
         check_within("densify.every", self.every, 1e-3, 1.0)
@@ -82,7 +90,8 @@ class OptimConfig:
     eps: float = 1e-15
     """Added to the root of the square, above 0."""
     fused: bool = False
-    """On CUDA: move everything, and gather what densification asks for, in one launch of our kernel (`make cuda`)."""
+    """On CUDA: move everything, and gather what densification asks for, in one launch of our kernel (`make cuda`);
+    the noise and moves of `densify.method=mcmc` by kernels too."""
 
     def __post_init__(self) -> None:
         for name in ("means_lr", "log_scales_lr", "quats_lr", "opacity_logits_lr", "sh_lr"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from vlm3d_gs.kernels.critic_patches import Cut, critic_patches
 from vlm3d_gs.kernels.distillation import add_noise, reconstruction_loss
 from vlm3d_gs.kernels.library import available, require
+from vlm3d_gs.kernels.mcmc import perturb_means, relocated
 from vlm3d_gs.kernels.splat_adam import AdamRule, Moved, Screen, adam_step
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "add_noise",
     "available",
     "critic_patches",
+    "perturb_means",
     "reconstruction_loss",
+    "relocated",
     "require",
 ]
