@@ -2,6 +2,8 @@
 
     python benchmarks/bench_large.py --out benchmarks/results                  # on a GPU
     python benchmarks/bench_large.py --size tiny --steps 6 --cases mvdream     # a try without
+    python benchmarks/bench_large.py --steps 12 --released-critic qwen2.5-vl-3b --limit-s 1e5 \
+        --cases "mvdream + 3B;VLM3D, 4 views of 256 px"    # real sizes on a CPU, in half an hour
 
 Each procedure (procedures.py) is run for few steps with all its schedules squeezed into them, so that every resolution
 of the whole run has its share, by the trainer and the guidances that `generate` uses (`vlm3d_gs.bench.measure_run`).
@@ -15,12 +17,13 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import arguments, record
-from procedures import PROCEDURES, PROMPT, Procedure
+from procedures import PROCEDURES, PROMPT, SEVEN, THREE, Procedure
 from random_models import random_critic, random_prior
 from released import ReleasedCritic
 
@@ -88,6 +91,7 @@ def measure_case(
     asset_steps = round(procedure.share * asset_steps)
     return {
         "case": procedure.name,
+        "critic": procedure.critic or "none",
         "views": config.camera.n_groups * config.camera.n_views,
         "step_ms": round(report.unwatched_ms, 2),
         "iterations_per_s": round(report.iterations_per_s, 3),
@@ -111,13 +115,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--limit-s", type=float, default=600.0, help="begin no case after so long")
+    parser.add_argument(
+        "--released-critic", choices=[SEVEN, THREE], default=SEVEN, help="its size in VLM3D's rows"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     wanted = [part for part in options.cases.split(";") if part]
     known = [case.name for case in PROCEDURES]
     if unknown := set(wanted) - set(known):
         parser.error(f"no such cases: {sorted(unknown)}. There are: {'; '.join(known)}")
-    cases = [case for case in PROCEDURES if not wanted or case.name in wanted]
+    cases = [
+        replace(case, critic=options.released_critic) if case.released else case
+        for case in PROCEDURES
+        if not wanted or case.name in wanted
+    ]
     tiny, began, rows = options.size == "tiny", time.perf_counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         folders: dict[str, Path] = {}
