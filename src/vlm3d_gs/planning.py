@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vlm3d_gs.config import Config, PriorConfig
+from vlm3d_gs.guidance import can_rank
 from vlm3d_gs.guidance.memory import (
     CriticWork,
     MemoryEstimate,
@@ -100,10 +101,18 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
         config.camera.n_groups * config.camera.n_views,
         side,
         vae_dtype_bytes=4 if any(map(_encodes_in_float32, priors.values())) else 2,
-        branches=2 + NEGATIVE_VIEWS if largest.perp_neg else 2,
+        branches=(2 + NEGATIVE_VIEWS if largest.perp_neg else 2) * noises_at_once(config),
         gaussians=config.scene.max_gaussians,
         critic=_critic_work(config, folders) if has_large_critic(config) else None,
     )
+
+
+def noises_at_once(config: Config) -> int:
+    """Return how many noises a prior is asked about in one batch, for a critic to compare what they lead to."""
+    critic = config.critic
+    if not critic.enabled or critic.mode == "gradient" or not can_rank(config):
+        return 1
+    return 2 if critic.mode == "pairwise" else critic.n_noises
 
 
 def _encodes_in_float32(prior: PriorConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Views
 from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, decode_pictures
 from vlm3d_gs.guidance.distillation import rescale_clean
+from vlm3d_gs.guidance.memory import Plan
 from vlm3d_gs.guidance.noise import add_noise
 from vlm3d_gs.guidance.prior import DiffusionPrior, Proposal
 from vlm3d_gs.guidance.ranked import (
@@ -32,9 +34,10 @@ class Brightness:
     def __init__(self) -> None:
         self.seen: list[tuple[float, tuple[str, ...]]] = []
 
-    def score(self, images: torch.Tensor, names: Sequence[str]) -> float:
-        self.seen.append((float(images.mean()), tuple(names)))
-        return 100.0 * float(images.mean())
+    def scores(self, images: torch.Tensor, names: Sequence[str]) -> list[float]:
+        means = [float(scene.mean()) for scene in images]
+        self.seen += [(mean, tuple(names)) for mean in means]
+        return [100.0 * mean for mean in means]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def denoiser() -> Denoiser:
 
 
 def prior_of(denoiser: Denoiser, **settings: object) -> DiffusionPrior:
-    texts = TextEmbedding(torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(8)))
+    texts = TextEmbedding(torch.randn(5, 16, 192, generator=torch.Generator().manual_seed(8)))
     config = PriorConfig(t_max=constant(0.6), t_min=constant(0.5), **settings)  # type: ignore[arg-type]
     return DiffusionPrior("prior", denoiser, texts, config, torch.Generator().manual_seed(5))
 
@@ -90,7 +93,7 @@ def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
     plain = prior_of(denoiser, loss=loss)(shown, 0.0)
     prior = prior_of(denoiser, loss=loss)
     latents, index = prior.begin(shown, 0.0)
-    proposal = prior.propose(latents, index, shown, 0.0)
+    (proposal,) = prior.propose(latents, index, shown, 0.0)
     (wanted,) = torch.autograd.grad(plain.loss, shown.color, retain_graph=True)
     (ours,) = torch.autograd.grad(
         latents, shown.color, proposal.residual / len(latents), retain_graph=True
@@ -121,13 +124,14 @@ def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None
     scorer, shown = Brightness(), views()
     config = CriticConfig(mode="best-of-n", n_noises=2, every=1)
     output = RankedPrior(prior_of(denoiser, use_cameras=False), scorer, config)(shown, 0.0)
+    sides = ("Front view", "Right side view", "Back view", "Left side view")
     asked = [names for _, names in scorer.seen]
-    assert asked == 4 * [("Front view",), ("Right side view",), ("Back view",), ("Left side view",)]
+    assert asked == [(name,) for name in 2 * sides for _ in range(2)]  # two noises of each view
 
     prior = prior_of(denoiser, use_cameras=False)  # with the same noises
     latents, index = prior.begin(shown, 0.0)
-    tried = [prior.propose(latents, index, shown, 0.0, ALONE_LOOK_AHEAD) for _ in range(2)]
-    scores = torch.tensor([value for value, _ in scorer.seen]).reshape(2, 8) * 100.0
+    tried = prior.propose(latents, index, shown, 0.0, steps=ALONE_LOOK_AHEAD, count=2)
+    scores = torch.tensor([value for value, _ in scorer.seen]).reshape(8, 2).T * 100.0
     residual = best_of_residual(tried, scores, 1)
     (ours,) = torch.autograd.grad(output.loss, shown.color, retain_graph=True)
     (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
@@ -140,7 +144,8 @@ def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> 
     prior = prior_of(denoiser, loss=loss)
     latents, index = prior.begin(shown, 0.0)
     once, thrice = (
-        prior_of(denoiser, loss=loss).propose(latents, index, shown, 0.0, steps) for steps in (1, 3)
+        prior_of(denoiser, loss=loss).propose(latents, index, shown, 0.0, steps=steps)[0]
+        for steps in (1, 3)
     )
 
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
@@ -161,19 +166,42 @@ def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> 
     torch.testing.assert_close(thrice.clean, alike, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("use_cameras", [True, False])
+@pytest.mark.parametrize("loss", ["recon", "sds"])
+def test_noises_tried_in_one_batch_lead_where_each_would_alone(
+    denoiser: Denoiser, loss: str, use_cameras: bool
+) -> None:
+    shown = views()
+
+    def tried(plan: Plan, count: int) -> list[Proposal]:
+        settings = {"loss": loss, "use_cameras": use_cameras, "view_prompts": "interpolate"}
+        prior = prior_of(replace(denoiser, plan=plan), **settings)
+        latents, index = prior.begin(shown, 0.0)
+        parts = range(3 // count)
+        return [p for _ in parts for p in prior.propose(latents, index, shown, 0.0, count=count)]
+
+    together, alone, in_turn = tried("full", 3), tried("full", 1), tried("sequential", 3)
+    assert not torch.allclose(together[0].clean, together[1].clean, atol=1e-2)
+    for ours, theirs, frugal in zip(together, alone, in_turn, strict=True):
+        for name in ("residual", "conditional_residual", "clean"):
+            wanted = getattr(theirs, name)
+            torch.testing.assert_close(getattr(ours, name), wanted, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(getattr(frugal, name), wanted, atol=1e-4, rtol=1e-3)
+
+
 def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
     """Latents that follow a critic of brightness get brighter than those that follow its opposite."""
 
     class Darkness(Brightness):
-        def score(self, images: torch.Tensor, names: Sequence[str]) -> float:
-            return -super().score(images, names)
+        def scores(self, images: torch.Tensor, names: Sequence[str]) -> list[float]:
+            return [-score for score in super().scores(images, names)]
 
     liked = []
     for scorer in (Brightness(), Darkness()):
         prior = prior_of(denoiser)
         latents, index = prior.begin(views(), 0.0)
-        tried = [prior.propose(latents, index, views(), 0.0) for _ in range(6)]
-        scores = torch.tensor([[scorer.score(g, ()) for g in decoded(prior, p)] for p in tried])
+        tried = prior.propose(latents, index, views(), 0.0, count=6)
+        scores = torch.tensor([scorer.scores(torch.stack(decoded(prior, p)), ()) for p in tried])
         residual = best_of_residual(tried, scores, 4)
         target = Proposal(residual, residual, latents.detach() - residual)
         liked.append(float(torch.cat(decoded(prior, target)).mean()))

@@ -84,7 +84,8 @@ def test_views_and_question_go_out_and_the_odds_come_back(server: Server, tmp_pa
     images = torch.full((2, 8, 8, 3), 0.8)
     answers = scorer.answers(images, ["Front view", "Back view"])
     assert answers["a"] == pytest.approx(math.log(4.0), abs=1e-2)
-    assert scorer.score(images, ["Front view", "Back view"]) == pytest.approx(answers["a"])
+    two = torch.stack([images, images])
+    assert scorer.scores(two, ["Front view", "Back view"]) == pytest.approx(2 * [answers["a"]])
     content = server.asked[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["text", "image_url"] * 2 + ["text"]
     assert content[2]["text"] == "Back view: "
@@ -99,17 +100,17 @@ def test_a_server_that_refuses_or_is_not_there_is_named(server: Server) -> None:
     server.status = 500
     scorer = ServerScorer(ServerConfig(url=server.url), QUESTIONS)
     with pytest.raises(ModelError, match="500"):
-        scorer.score(torch.full((1, 8, 8, 3), 0.5), ["Front view"])
+        scorer.scores(torch.full((1, 1, 8, 8, 3), 0.5), ["Front view"])
     away = ServerScorer(ServerConfig(url="http://127.0.0.1:9/v1", timeout_s=2.0), QUESTIONS)
     with pytest.raises(ModelError, match=r"critic\.server\.url"):
-        away.score(torch.zeros(1, 8, 8, 3), ["Front view"])
+        away.scores(torch.zeros(1, 1, 8, 8, 3), ["Front view"])
 
 
 def test_an_answer_that_is_no_completion_is_refused(server: Server) -> None:
     server.answer = lambda body: {"choices": []}  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="chat completions"):
-        ServerScorer(ServerConfig(url=server.url), QUESTIONS).score(
-            torch.zeros(1, 8, 8, 3), ["Front view"]
+        ServerScorer(ServerConfig(url=server.url), QUESTIONS).scores(
+            torch.zeros(1, 1, 8, 8, 3), ["Front view"]
         )
 
 

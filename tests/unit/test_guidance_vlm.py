@@ -137,6 +137,25 @@ def test_cheaper_ways_say_the_same(folder: Path, change: dict[str, bool]) -> Non
     assert_grad_close("images", second, first)
 
 
+@pytest.mark.parametrize(
+    "way", [{}, {"cache_text": False}, {"layout": "grid"}, {"own_parts": False}], ids=str
+)
+def test_several_scenes_at_once_are_answered_as_one_by_one(
+    folder: Path, way: dict[str, Any]
+) -> None:
+    model = YesNoModel(folder, CPU, **way)
+    images = torch.stack([views(3), views(6)[3:], 0.2 * views(3)]).requires_grad_()
+    together = model.scene_log_odds(images, VIEW_NAMES[:3], QUESTIONS)
+    alone = torch.stack([model.log_odds(one, VIEW_NAMES[:3], QUESTIONS) for one in images])
+    assert together.shape == (3, len(QUESTIONS))
+    assert (together[0] - together[1:]).abs().min() > 1e-5, "scenes must differ"
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    weights = torch.arange(together.numel()).reshape(together.shape) + 1.0
+    (ours,) = torch.autograd.grad((weights * together).sum(), images)
+    (theirs,) = torch.autograd.grad((weights * alone).sum(), images)
+    assert_grad_close("images", ours, theirs)
+
+
 def test_checkpointing_keeps_fewer_values(folder: Path) -> None:
     kept = []
     for checkpointing in (False, True):

@@ -10,7 +10,7 @@ import torch
 
 import pipelines
 from vlm3d_gs.guidance.memory import count_parameters
-from vlm3d_gs.planning import estimate_run, large_priors, plan_memory
+from vlm3d_gs.planning import estimate_run, large_priors, noises_at_once, plan_memory
 from vlm3d_gs.presets import preset
 
 CPU = torch.device("cpu")
@@ -39,6 +39,20 @@ def test_the_vae_is_counted_in_the_type_in_which_it_will_run(
     parts = estimate_run(preset(name, "a corgi"), {"prior": model})
     expected = count_parameters(model / "vae") * bytes_a_value / 2**20
     assert parts.weights["prior.vae"] == pytest.approx(expected)
+
+
+def test_noises_that_a_critic_compares_are_one_batch(model: Path) -> None:
+    config = preset("mvdream", "a corgi")
+    assert noises_at_once(config) == 1  # no critic
+    asked = replace(
+        config, critic=replace(config.critic, enabled=True, family="server", mode="best-of-n")
+    )
+    assert noises_at_once(asked) == asked.critic.n_noises == 4
+    assert noises_at_once(replace(asked, critic=replace(asked.critic, mode="pairwise"))) == 2
+    assert noises_at_once(replace(asked, prior=replace(asked.prior, loss="csd"))) == 1
+    plain, compared = (estimate_run(c, {"prior": model}) for c in (config, asked))
+    assert compared.network == pytest.approx(4 * plain.network)
+    assert compared.network_split == plain.network_split
 
 
 def test_a_lora_and_a_second_prior_are_counted_too(model: Path) -> None:

@@ -36,18 +36,27 @@ class Judge:
         self.model, self.questions = model, tuple(questions)
         self.size_px, self.visits = size_px, visits
 
-    @torch.no_grad()
     def answers(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return the log-odds of each question about one group of named views [V, H, W, 3]."""
-        if self.size_px is not None:
-            images = resize(images, (self.size_px, self.size_px))
-        home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
-        with home:
-            odds = self.model.log_odds(images, names, [q.text for q in self.questions])
-        return {q.name: float(z) for q, z in zip(self.questions, odds, strict=True)}
+        odds = self._odds(images[None], names)[0].tolist()
+        return {question.name: value for question, value in zip(self.questions, odds, strict=True)}
 
     def score(self, images: Tensor, names: Sequence[str]) -> float:
-        """Return the weighted mean log-odds over the questions."""
-        said = self.answers(images, names)
-        weights = {question.name: question.weight for question in self.questions}
-        return sum(weights[name] * value for name, value in said.items()) / sum(weights.values())
+        """Return the weighted mean log-odds over the questions about one group of named views [V, H, W, 3]."""
+        return self.scores(images[None], names)[0]
+
+    def scores(self, images: Tensor, names: Sequence[str]) -> list[float]:
+        """Return the weighted mean log-odds over the questions, of each scene of [S, V, H, W, 3]."""
+        weights = torch.tensor([question.weight for question in self.questions])
+        scores: list[float] = (self._odds(images, names) @ weights / weights.sum()).tolist()
+        return scores
+
+    @torch.no_grad()
+    def _odds(self, images: Tensor, names: Sequence[str]) -> Tensor:
+        """Return [S, K] log-odds of K questions about S scenes [S, V, H, W, 3], on the CPU."""
+        if self.size_px is not None:
+            small = resize(images.flatten(0, 1), (self.size_px, self.size_px))
+            images = small.unflatten(0, images.shape[:2])
+        home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
+        with home:
+            return self.model.scene_log_odds(images, names, [q.text for q in self.questions]).cpu()

@@ -139,9 +139,18 @@ class DiffusionPrior:
         return latents, index.to(latents.device, non_blocking=True)
 
     def propose(
-        self, latents: Tensor, index: Tensor, views: Views, fraction: float, steps: int = 1
-    ) -> Proposal:
-        """Draw a noise and say where it leads, for the losses `recon` and `sds`.
+        self,
+        latents: Tensor,
+        index: Tensor,
+        views: Views,
+        fraction: float,
+        *,
+        steps: int = 1,
+        count: int = 1,
+    ) -> list[Proposal]:
+        """Draw noises and say where each leads, for the losses `recon` and `sds`.
+
+        The network is asked about all noises in one batch, but for the plan `sequential`.
 
         Args:
             latents: [B, C, h, w] of the renders.
@@ -151,14 +160,37 @@ class DiffusionPrior:
             steps: deterministic DDIM steps from there down to a clean picture. One step gives the mean of all pictures
                 that the noisy one may be, which at high noise is a blur of every layout; several give one of them. The
                 residual of `sds` is that of the first step in any case.
+            count: noises.
         """
-        process, clean = self.denoiser.process, latents.detach()
-        noise, predictor = self._noise(latents), self.predictor(views.cameras, fraction)
+        noises = [self._noise(latents) for _ in range(count)]
+        at_once = 1 if self.denoiser.plan == "sequential" else count
+        batches = [torch.cat(noises[k : k + at_once]) for k in range(0, count, at_once)]
+        cameras = views.cameras.select(torch.arange(len(latents)).repeat(at_once))
+        clean, levels = latents.detach().repeat(at_once, 1, 1, 1), index.repeat(at_once)
+        predictor = self.predictor(cameras, fraction)
+        group = views.n_views if self.joins_views else 1
+        return [
+            proposal
+            for noise in batches
+            for proposal in _split(
+                self._follow(clean, levels, noise, predictor, steps, group), len(latents)
+            )
+        ]
+
+    def _follow(
+        self,
+        clean: Tensor,
+        index: Tensor,
+        noise: Tensor,
+        predictor: Predictor,
+        steps: int,
+        group: int,
+    ) -> Proposal:
+        process = self.denoiser.process
         said = first = predictor(add_noise(process, clean, noise, index), index)
         for left in range(steps - 1, 0, -1):
             lower = index * left // steps
             said = predictor(add_noise(process, said.clean, said.noise, lower), lower)
-        group = views.n_views if self.joins_views else 1
         target = rescale_clean(said.clean, said.conditional_clean, self.config.rescale, group)
         if self.config.loss == "recon":
             return Proposal(clean - target, clean - said.conditional_clean, target)
@@ -319,6 +351,15 @@ class DiffusionPrior:
         matrices = mvdream_camera_matrices(cameras).flatten(1).float()
         matrices = matrices.to(self.denoiser.device, non_blocking=True)
         return matrices if self.joins_views or not self.denoiser.is_multiview else 0.0 * matrices
+
+
+def _split(joined: Proposal, size: int) -> list[Proposal]:
+    """Return the proposals of `size` pictures each that make up one of more."""
+    parts = (
+        tensor.split(size)
+        for tensor in (joined.residual, joined.conditional_residual, joined.clean)
+    )
+    return [Proposal(*tensors) for tensors in zip(*parts, strict=True)]
 
 
 def resized(color: Tensor, side_px: int | None) -> Tensor:

@@ -34,10 +34,10 @@ PAIR_GAP = 0.1
 
 
 class Scorer(Protocol):
-    """Anything that scores a group of named views [V, H, W, 3]; larger is better."""
+    """Anything that scores scenes by groups of named views; larger is better."""
 
-    def score(self, images: Tensor, names: Sequence[str]) -> float:
-        """Return one number."""
+    def scores(self, images: Tensor, names: Sequence[str]) -> Sequence[float]:
+        """Return one number a scene, of views [S, V, H, W, 3] that have the same names in all of them."""
 
 
 class RankedPrior:
@@ -100,8 +100,8 @@ class RankedPrior:
         together = views.n_views if self.prior.joins_views else 1
         latents, index = self.prior.begin(views, fraction)
         ahead = self.config.look_ahead or (1 if self.prior.joins_views else ALONE_LOOK_AHEAD)
-        tried = [self.prior.propose(latents, index, views, fraction, ahead) for _ in range(count)]
-        scores = torch.stack([self._scores(proposal, views, together) for proposal in tried])
+        tried = self.prior.propose(latents, index, views, fraction, steps=ahead, count=count)
+        scores = self._scores(tried, views, together)
         if self.config.mode == "pairwise":
             residual = pairwise_residual(tried, scores, together)
         else:
@@ -116,16 +116,17 @@ class RankedPrior:
         return GuidanceOutput(self.prior.config.weight(fraction) * loss, scalars)
 
     @torch.no_grad()
-    def _scores(self, proposal: Proposal, views: Views, together: int) -> Tensor:
-        """Return one score for each `together` views of the clean pictures that a noise leads to."""
-        pictures = decode_pictures(self.prior.denoiser, proposal.clean).clamp(0.0, 1.0)
-        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
-        return torch.tensor(
-            [
-                self.scorer.score(group, names[index * together : (index + 1) * together])
-                for index, group in enumerate(pictures.split(together))
-            ]
+    def _scores(self, tried: Sequence[Proposal], views: Views, together: int) -> Tensor:
+        """Return [N, G] scores of the clean pictures that N noises lead to, a group `together` views."""
+        pictures = torch.stack(
+            [decode_pictures(self.prior.denoiser, proposal.clean) for proposal in tried]
         )
+        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        groups = [
+            self.scorer.scores(group, names[k * together : (k + 1) * together])
+            for k, group in enumerate(pictures.split(together, 1))
+        ]
+        return torch.tensor(groups).T
 
 
 def best_of_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:

@@ -69,11 +69,15 @@ class ServerScorer:
             odds = list(pool.map(lambda text: self._ask(shown, text), texts))
         return {q.name: value for q, value in zip(self.questions, odds, strict=True)}
 
-    def score(self, images: Tensor, names: Sequence[str]) -> float:
-        """Return the weighted mean log-odds over the questions."""
-        said = self.answers(images, names)
+    def scores(self, images: Tensor, names: Sequence[str]) -> list[float]:
+        """Return the weighted mean log-odds over the questions, of each scene of [S, V, H, W, 3].
+
+        Raises:
+            ModelError: as `answers`.
+        """
         total = sum(question.weight for question in self.questions)
-        return sum(question.weight * said[question.name] for question in self.questions) / total
+        told = [self.answers(scene, names) for scene in images]
+        return [sum(q.weight * said[q.name] for q in self.questions) / total for said in told]
 
     def _ask(self, shown: list[dict[str, Any]], text: str) -> float:
         body = {

@@ -57,6 +57,8 @@ class _Message:
     """What the vision tower needs to know beside the patches."""
     text: tuple[int, ...]
     """Token ids before the first image."""
+    scenes: int
+    """How many sets of views are shown at once."""
     replay: Callable[[Tensor], Tensor] | None = None
     """The look as a CUDA graph, once recorded."""
 
@@ -141,7 +143,6 @@ class YesNoModel:
         """Id of the placeholder that stands for one token of a picture."""
         return int(self.network.config.image_token_id)
 
-    @part("critic forward")
     def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
         """Return log p(Yes) - log p(No) of each question, at the first answered token.
 
@@ -153,13 +154,30 @@ class YesNoModel:
         Returns:
             [K] float32. Differentiable in `images`.
         """
+        return self.scene_log_odds(images[None], names, questions)[0]
+
+    @part("critic forward")
+    def scene_log_odds(
+        self, images: Tensor, names: Sequence[str], questions: Sequence[str]
+    ) -> Tensor:
+        """Return what `log_odds` does for several scenes in one batch.
+
+        Args:
+            images: [S, V, H, W, 3], 0 to 1, sRGB, the views of S scenes.
+            names: V names of the views, the same for all scenes.
+            questions: K sentences.
+
+        Returns:
+            [S, K] float32. Differentiable in `images`.
+        """
         images = images.to(self.device)
         if self.layout == "grid":
-            images = as_grid(images, min(GRID_COLUMNS, len(images)))
+            columns = min(GRID_COLUMNS, images.shape[1])
+            images = torch.stack([as_grid(views, columns) for views in images])
             names = (f"One picture of {len(names)} views, row by row: {', '.join(names)}",)
         with torch.autocast(self.device.type, enabled=False):  # float16 overflows in these models
-            message = self._message(tuple(names), tuple(questions), tuple(images.shape[:3]))
-            patches, _ = to_patches(images.float(), self.patches)
+            message = self._message(tuple(names), tuple(questions), tuple(images.shape[:4]))
+            patches, _ = to_patches(images.flatten(0, 1).float(), self.patches)
             patches = patches.to(self.dtype)
             return self._replay(message, patches) if self.graphs else self._odds(message, patches)
 
@@ -179,18 +197,18 @@ class YesNoModel:
         return message.replay(patches).clone()
 
     def _odds(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return the log-odds [K] of a message's questions, from patches of its views."""
+        """Return the log-odds [S, K] of a message's questions, from patches of its views."""
         hidden, head = self._answers(message, patches), self.network.lm_head.weight
         said = [torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows]
         return said[0] - said[1]
 
     def _answers(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return the last hidden states [K, width] of the questions."""
-        model = self.network.model
+        """Return the last hidden states [S, K, width] of the questions."""
+        model, scenes = self.network.model, message.scenes
         seen = model.visual(patches, **message.seeing)
         tokens: Tensor = seen.pooler_output
         packed, places = message.packed, message.places
-        embedded = model.get_input_embeddings()(packed.input_ids)
+        embedded = model.get_input_embeddings()(packed.input_ids).expand(scenes, -1, -1)
         embedded = embedded.masked_scatter(places[:, None], tokens.to(embedded.dtype))
         start = len(message.text) if self.cache_text else 0
         more: dict[str, Any] = {"use_cache": False}
@@ -198,17 +216,17 @@ class YesNoModel:
             more = {"use_cache": True, "past_key_values": self._read_text(message)}
         mask = packed.mask[None, None, start:]
         if self.network.config.model_type == "qwen3_vl":
-            more["visual_pos_masks"] = places[None, start:]
+            more["visual_pos_masks"] = places[start:].expand(scenes, -1)
             more["deepstack_visual_embeds"] = seen.deepstack_features
         else:
             kinds = set(model.language_model.config.layer_types)
             more["attention_mask"] = dict.fromkeys(kinds, mask)
         read = model.language_model(
-            inputs_embeds=embedded[None, start:],
-            position_ids=packed.position_ids[:, None, start:],
+            inputs_embeds=embedded[:, start:],
+            position_ids=packed.position_ids[:, None, start:].expand(-1, scenes, -1),
             **({"attention_mask": mask} | more),
         )
-        hidden: Tensor = read.last_hidden_state[0, packed.answer_index - start]
+        hidden: Tensor = read.last_hidden_state[:, packed.answer_index - start]
         return hidden
 
     def _read_text(self, message: _Message) -> DynamicCache:
@@ -228,7 +246,9 @@ class YesNoModel:
             self._read[message.text] = [(layer.keys, layer.values) for layer in fresh.layers]
         cache = DynamicCache(config=config)
         for index, (keys, values) in enumerate(self._read[message.text]):
-            cache.update(keys, values, index)
+            cache.update(
+                *(part.expand(message.scenes, -1, -1, -1) for part in (keys, values)), index
+            )
         return cache
 
     def _message(
@@ -237,11 +257,12 @@ class YesNoModel:
         questions: tuple[str, ...],
         size: tuple[int, ...],
     ) -> _Message:
-        """Build token ids, positions and masks once for `size`: a number of views, their height and width."""
+        """Build token ids, positions and masks once for `size`: numbers of scenes and views, height and width."""
         key = (names, questions, size)
         if key not in self._messages:
             merge, image = self.patches.merge_size, self.image_token_id
-            grids = patch_grids(size[0], size[1], size[2], self.patches)
+            scenes, views, height, width = size
+            grids = patch_grids(views, height, width, self.patches)
             counts = [int(grid[1] * grid[2]) // merge**2 for grid in grids]
             prefix, asked = split_message(self.tokenizer, names, counts, questions)
             positions = mrope_positions(prefix, image, grids, merge)
@@ -249,8 +270,9 @@ class YesNoModel:
             self._messages[key] = _Message(
                 packed,
                 packed.input_ids == image,
-                vision_tables(self.network.model.visual, grids, self.device),
+                vision_tables(self.network.model.visual, grids.repeat(scenes, 1), self.device),
                 tuple(prefix[: prefix.index(image)]),
+                scenes,
             )
         return self._messages[key]
 
