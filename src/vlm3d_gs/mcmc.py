@@ -17,6 +17,9 @@ from vlm3d_gs.densify import Densified, kept
 from vlm3d_gs.kernels.mcmc import MOST_COPIES, perturb_twin, relocated_twin
 from vlm3d_gs.scene import Gaussians
 
+FAINTEST = 1e-12
+"""Chances are taken from this opacity up, so that a scene of nothing but air still has a place."""
+
 
 def relocate(
     gaussians: Gaussians,
@@ -46,7 +49,7 @@ def relocate(
     wanted = int((~alive).sum()) + added
     if not wanted:
         return Densified(scene, torch.arange(n, device=alive.device), torch.zeros_like(alive))
-    chances = torch.where(alive, scene.opacities, 0.0).cpu()
+    chances = torch.where(alive, scene.opacities.clamp_min(FAINTEST), 0.0).cpu()
     places = torch.multinomial(chances, wanted, replacement=True, generator=generator)
     copies = 1 + torch.bincount(places, minlength=n).clamp_max(MOST_COPIES - 1)
     copies = copies.to(device=alive.device, dtype=torch.int32)

@@ -87,6 +87,17 @@ def test_the_cap_holds_and_nothing_to_do_is_nothing_done(generator: torch.Genera
     torch.testing.assert_close(idle.gaussians.log_scales, alive.log_scales)
 
 
+def test_a_scene_of_air_goes_on(generator: torch.Generator) -> None:
+    start = scene(generator)
+    start.opacity_logits[:] = -300.0  # an opacity of 0 in float32
+    start.opacity_logits[7] = -200.0
+    result = relocate(start, replace(CONFIG, grow_share=0.0), 1000, generator)
+    assert len(result.source) == 40
+    assert result.gaussians.means.isfinite().all()
+    for value in result.gaussians.parameters().values():
+        assert value.isfinite().all()
+
+
 def test_only_faint_gaussians_are_shaken_and_less_later(generator: torch.Generator) -> None:
     start = scene(generator)
     means = start.means.clone()

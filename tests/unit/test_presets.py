@@ -26,6 +26,13 @@ def test_an_effort_or_a_mode_changes_the_preset_that_it_is_named_after() -> None
     assert alone.critic.weight(1.0) > 0.0 == whole.critic.weight(1.0)
 
 
+def test_a_critic_is_asked_to_the_end_only_beside_priors_that_draw_each_view_alone() -> None:
+    for name in ("mini", "mvdream", "mini-single", "sd"):
+        critic = preset(name, "a red cube").critic
+        assert critic.weight(0.49) > 0.0
+        assert (critic.weight(0.51) > 0.0) == (name in ("mini-single", "sd")), name
+
+
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="Unknown preset 'hq'. Available: mini"):
         preset("hq", "a red cube")

@@ -15,7 +15,7 @@ from vlm3d_gs.kernels.library import address, launch, takes
 from vlm3d_gs.rotations import quat_to_rotmat
 
 MOST_COPIES = 51
-"""More Gaussians than these are not put in one place at once, as in the paper's code."""
+"""More Gaussians than these in one place count as so many, as in the paper's code."""
 SHARPNESS = 100.0
 """How steeply the noise ends at the opacity of the dead; k of the paper."""
 
