@@ -47,11 +47,11 @@ def test_noises_that_a_critic_compares_are_one_batch(model: Path) -> None:
     asked = replace(
         config, critic=replace(config.critic, enabled=True, family="server", mode="best-of-n")
     )
-    assert noises_at_once(asked) == asked.critic.n_noises == 4
+    assert noises_at_once(asked) == asked.critic.n_noises == 3
     assert noises_at_once(replace(asked, critic=replace(asked.critic, mode="pairwise"))) == 2
     assert noises_at_once(replace(asked, prior=replace(asked.prior, loss="csd"))) == 1
     plain, compared = (estimate_run(c, {"prior": model}) for c in (config, asked))
-    assert compared.network == pytest.approx(4 * plain.network)
+    assert compared.network == pytest.approx(3 * plain.network)
     assert compared.network_split == plain.network_split
 
 
