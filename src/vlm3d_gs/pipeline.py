@@ -23,6 +23,7 @@ from vlm3d_gs.models import locate
 from vlm3d_gs.optimizer import SceneOptimizer
 from vlm3d_gs.planning import large_priors, plan_memory
 from vlm3d_gs.prompts import parse_composition
+from vlm3d_gs.render import can_render_on_gpu
 from vlm3d_gs.runlog import RunLog, check_run_folder, prepare_run_folder
 from vlm3d_gs.scene import Gaussians
 from vlm3d_gs.seeding import generator, generators
@@ -30,6 +31,10 @@ from vlm3d_gs.trainer import Observer, TrainState, restore_state, train
 from vlm3d_gs.watch import RewardWatch
 
 CHECKPOINT = "checkpoint.safetensors"
+NO_GSPLAT = (
+    "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
+    "Run: pip install 'vlm3d-gs[gpu]'."
+)
 STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic")
 
 
@@ -132,6 +137,8 @@ def new_run(
     streams = generators(config.train.seed, STREAMS)
     folders = model_folders(config, quiet=quiet)
     plan, notes = plan_memory(config, folders, device)
+    if config.device == "auto" and device.type == "cpu" and torch.cuda.is_available():
+        notes.insert(0, NO_GSPLAT)
     objective = build_objective(
         config, folders, device, streams, text_cache=text_cache(config), plan=plan
     )
@@ -233,17 +240,16 @@ def resumable(config: Config) -> Checkpoint:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a run: what `name` says, or for "auto" CUDA where there is one.
+    """Return the device of a run: what `name` says, or for "auto" CUDA where there is one that gsplat can render on.
 
     Raises:
         ConfigError: no such name.
         DeviceError: CUDA is asked for and not there.
     """
     check_device(name)
-    present = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if present else "cpu")
-    device = torch.device(name)
+        return torch.device("cuda" if can_render_on_gpu() else "cpu")
+    present, device = torch.cuda.is_available(), torch.device(name)
     if device.type == "cuda" and (not present or (device.index or 0) >= torch.cuda.device_count()):
         raise DeviceError(
             f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices. Use cpu."

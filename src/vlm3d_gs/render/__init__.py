@@ -6,6 +6,7 @@ GPU, `gsplat` the CUDA one. docs/CONVENTIONS.md says what is drawn.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.render.result import Rendering
 from vlm3d_gs.scene import Gaussians, validate
 
-__all__ = ["BACKENDS", "Backend", "Rendering", "choose_backend", "render"]
+__all__ = ["BACKENDS", "Backend", "Rendering", "can_render_on_gpu", "choose_backend", "render"]
 
 Backend = Literal["auto", "cpu", "gsplat", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "gsplat", "reference")
@@ -75,6 +76,11 @@ def render(
     from vlm3d_gs.render.gsplat_backend import render_gsplat
 
     return render_gsplat(gaussians, cameras, backdrop, degree)
+
+
+def can_render_on_gpu() -> bool:
+    """Tell whether torch sees a CUDA device and gsplat, which renders there, is installed; it is not imported."""
+    return torch.cuda.is_available() and find_spec("gsplat") is not None
 
 
 def choose_backend(backend: str, device: torch.device) -> Backend:
