@@ -1,6 +1,6 @@
 """Folders of real architectures with random weights: speed and memory do not depend on the values.
 
-`size="full"` has the published sizes, `size="tiny"` the same layouts a thousand times smaller, for a try without a GPU.
+`size="full"` has the published sizes, `size="tiny"` the same layouts a hundred times smaller, for a try without a GPU.
 The tokenizers know letters only, which costs as much as knowing words.
 """
 

@@ -21,9 +21,22 @@ PAGE = FOLDER / "README.md"
 HEAD = """# Benchmarks
 
 How fast it is and how good. This page is made by `python benchmarks/tables.py` from the files in `results/`; each
-names its machine, versions, commit and command, and holds the spread of each number. [rivals.md](rivals.md) says how
-others were measured; [../docs/LOG.md](../docs/LOG.md) says what the numbers mean. `vlm3d-gs bench` times the parts of
-a step on your machine; `make gpu-check` runs what needs a GPU.
+names its machine, versions, commit and command (whose `--out` is where the file lay first), and holds the spread of
+repeated timings. [rivals.md](rivals.md) says how others were measured; [../docs/LOG.md](../docs/LOG.md) says what the
+numbers mean. `vlm3d-gs bench` times the parts of a step on your machine; `make gpu-check` runs what needs a GPU.
+
+| theme | script | asks |
+|---|---|---|
+| asset | `bench_asset.py` | after how long a scene is right, and clean, for good, by the checker |
+| composition | `bench_composition.py` | how often scenes are right; its tables are in docs/LOG.md |
+| critic | `bench_critic.py` | what a look with its gradient costs; `ratio` is to the first row |
+| kernels | `bench_kernels.py` | own CUDA kernels; "as now" is what a run does, `copy_share` is of a plain copy's rate |
+| large | `bench_large.py` | a step with models of real sizes and random weights, ours and other people's |
+| render | `bench_render.py` | the renderers; `pairs` are those of a Gaussian and a pixel that it covers |
+| reward | `bench_reward.py` | what the critic is worth; `binding`: colours on the right objects, `content`: all right |
+| scaling | `bench_scaling.py` | a step against Gaussians, pixels, views, and how often the critic is asked |
+
+A floor is the time that the counted operations need at the rate of arithmetic measured on that machine in that run.
 """
 SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
 """Beginnings of fields that stay in the files."""
@@ -74,7 +87,9 @@ def flat(row: dict[str, Any]) -> dict[str, str]:
             cells[name] = f"{value:.4g}"
         elif isinstance(value, list):
             cells[name] = "x".join(map(str, value))
-        elif value is not None:
+        elif value is None:
+            cells[name] = "never"
+        else:
             cells[name] = str(value).replace("|", "/").replace("\n", " ")[:80]
     return cells
 
@@ -97,12 +112,13 @@ def page(folder: Path) -> str:
     parts = [HEAD]
     for (theme, machine), result in newest(folder).items():
         versions = result["machine"]["versions"]
-        rows = result["rows"]
+        rows, note = result["rows"], result.get("commit_note", "")
+        note = f" ({note})" if note else ""
         if all("variant" in row for row in rows):
             rows = by_variant(rows)
         parts.append(
             f"## {theme.replace('_', ' ')}: {machine}\n\n"
-            f"{result['time_utc'][:10]}, commit {result['commit']}, torch {versions.get('torch')}, "
+            f"{result['time_utc'][:10]}, commit {result['commit']}{note}, torch {versions.get('torch')}, "
             f"`{result['command']}`, [results/{result['file']}](results/{result['file']})\n\n"
             f"{as_table(rows)}\n"
         )

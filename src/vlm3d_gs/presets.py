@@ -134,7 +134,7 @@ def single_views(config: Config) -> Config:
 
 
 def mvdream(prompt: str) -> Config:
-    """Return the recipe for MVDream: no several-faced objects, 256 px, about 10 GB of GPU memory.
+    """Return the recipe for MVDream: no several-faced objects, 256 px, 3.6 GB of GPU memory as measured on an H100.
 
     From threestudio's MVDream configuration (x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
     to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px) and DreamGaussian's learning rates for a ball of

@@ -48,7 +48,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "torch": tuple(area for floor in FLOORS[1:] for area in floor if area != "cli"),
     "numba": ("render", "mini.raycast", "evaluate", "mesh"),
     "llvmlite": ("render.cpu_math",),
-    "gsplat": ("render.gsplat_backend", "densify"),
+    "gsplat": ("render.gsplat_backend",),
     "diffusers": ("guidance.denoiser", "guidance.loading", "mini"),
     "transformers": (
         "guidance.attention",

@@ -25,7 +25,7 @@ class ModelEntry:
     """One model of the catalogue."""
 
     name: str
-    """What `--set prior.family=`, `critic.family=` and `vlm3d-gs models` call it."""
+    """What `--set prior.family=`, `critic.family=` and `vlm3d-gs models` call it; for the settings the embedded ones are both `mini`."""
     role: Role
     """`prior` is a diffusion or flow pipeline, `critic` a vision-language model."""
     ids: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ ENTRIES = (
         name="mini-critic",
         role="critic",
         licence="Apache-2.0",
-        size_mb=8,
-        full_mb=8,
+        size_mb=9,
+        full_mb=9,
         parts=WHOLE,
         note="Embedded; knows a small vocabulary.",
     ),
