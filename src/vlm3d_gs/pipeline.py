@@ -16,7 +16,7 @@ from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError, ExportError
 from vlm3d_gs.export.products import product_name, write_products
 from vlm3d_gs.export.sheet import write_preview
-from vlm3d_gs.guidance import Objective, build_objective, build_questions, build_vlm
+from vlm3d_gs.guidance import Objective, build_objective, build_questions, build_vlm, check_choice
 from vlm3d_gs.guidance.questions import Question
 from vlm3d_gs.initialize import ball, shell
 from vlm3d_gs.models import locate
@@ -134,6 +134,7 @@ def new_run(
     config: Config, device: torch.device, *, quiet: bool
 ) -> tuple[TrainState, Objective, list[str]]:
     """Load the models and make the first cloud; return what a run changes, what pulls on it, and notes for the user."""
+    check_choice(config)
     streams = generators(config.train.seed, STREAMS)
     folders = model_folders(config, quiet=quiet)
     plan, notes = plan_memory(config, folders, device)

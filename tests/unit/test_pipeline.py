@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 import torch
 
 from vlm3d_gs import pipeline, render
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.errors import DeviceError
+from vlm3d_gs.errors import ConfigError, DeviceError
 from vlm3d_gs.presets import preset
 
 
@@ -35,6 +36,21 @@ def test_a_card_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     machine(monkeypatch, card=False, gsplat=True)
     with pytest.raises(DeviceError, match="device is 'cuda', but torch sees"):
         pipeline.choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"prior.loss": "ism"}, "prior.loss=ism"), ({"prior.enabled": False}, "prior.enabled=false")],
+)
+def test_a_critic_that_can_only_choose_wants_a_choice_before_anything_is_fetched(
+    tmp_path: Path, settings: dict[str, object], named: str
+) -> None:
+    chosen = {"critic.enabled": True, "critic.mode": "best-of-n", "offline": True}
+    missing = {"prior.model": str(tmp_path / "nothing"), "out": tmp_path / "run"}
+    config = apply_settings(preset("mvdream", "a corgi"), {**chosen, **missing, **settings})
+    with pytest.raises(ConfigError, match=named):
+        pipeline.generate(config, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_says_why_it_leaves_a_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:

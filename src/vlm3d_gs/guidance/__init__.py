@@ -55,8 +55,9 @@ def build_objective(
         plan: how the networks share the device.
 
     Raises:
-        ConfigError: an unknown family, or nothing to optimise for.
+        ConfigError: an unknown family, nothing to optimise for, or as `check_choice`.
     """
+    check_choice(config)
     priors = {
         name: build_prior(
             name,
@@ -216,6 +217,21 @@ def build_questions(
     return questions_of(config.prompt, wanted, remembered(write, name, cache))
 
 
+def check_choice(config: Config) -> None:
+    """Refuse a critic that can only choose among noises beside a prior that cannot offer them; nothing is loaded.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    critic, prior = config.critic, config.prior
+    if critic.enabled and critic.mode in ("best-of-n", "pairwise") and not can_rank(config):
+        found = f"prior.loss={prior.loss}" if prior.enabled else "prior.enabled=false"
+        raise ConfigError(
+            f"critic.mode {critic.mode!r} compares noises of the prior, which needs prior.loss recon or sds, "
+            f"got {found}. Set prior.loss=sds, or critic.mode=gradient for a critic with weights."
+        )
+
+
 def can_rank(config: Config) -> bool:
     """Tell whether the run's prior can compare noises: it is there, and its loss asks it once a noise."""
     return config.prior.enabled and config.prior.loss in ("recon", "sds")
@@ -226,10 +242,6 @@ def _ranked(priors: dict[str, DiffusionPrior], scorer: Scorer, config: Config) -
     from vlm3d_gs.guidance.ranked import RankedPrior
 
     critic = config.critic
-    if "prior" not in priors:
-        raise ConfigError(
-            f"critic.mode is {critic.mode!r}, which weighs the noises of a prior, but prior.enabled is false."
-        )
     until = round(critic.select_until * config.train.steps)
     others: list[Guidance] = [prior for name, prior in priors.items() if name != "prior"]
     return [RankedPrior(priors["prior"], scorer, critic, until), *others]

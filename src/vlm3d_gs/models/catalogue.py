@@ -25,7 +25,8 @@ class ModelEntry:
     """One model of the catalogue."""
 
     name: str
-    """What `--set prior.family=`, `critic.family=` and `vlm3d-gs models` call it; for the settings the embedded ones are both `mini`."""
+    """What `--set prior.family=`, `critic.family=` and `vlm3d-gs models` call it; the settings call both embedded ones
+    `mini`."""
     role: Role
     """`prior` is a diffusion or flow pipeline, `critic` a vision-language model."""
     ids: tuple[str, ...] = ()
