@@ -41,6 +41,8 @@ A floor is the time that the counted operations need at the rate of arithmetic m
 SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
 """Beginnings of fields that stay in the files."""
 MOST_COLUMNS = 14
+WHOLE = 1e4
+"""Larger numbers are written without decimals."""
 
 
 def newest(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -76,15 +78,13 @@ def by_variant(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def flat(row: dict[str, Any]) -> dict[str, str]:
-    """Return a row's fields as text, without the spread of its timings."""
+    """Return a row's fields as text, without the spread of its timings and without parts, which stay in the file."""
     cells: dict[str, str] = {}
     for name, value in row.items():
-        if name.startswith(SPREAD):
+        if name.startswith(SPREAD) or isinstance(value, dict):
             continue
-        if isinstance(value, dict):
-            cells |= {f"{name} {inner}": text for inner, text in flat(value).items()}
-        elif isinstance(value, float):
-            cells[name] = f"{value:.4g}"
+        if isinstance(value, float):
+            cells[name] = f"{value:.4g}" if abs(value) < WHOLE else f"{value:.0f}"
         elif isinstance(value, list):
             cells[name] = "x".join(map(str, value))
         elif value is None:
