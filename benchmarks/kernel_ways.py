@@ -186,11 +186,21 @@ def perturb_means(n: int, compiled: bool) -> Case:
     def by_twin() -> Call:
         return lambda: perturb_twin(*tensors, **amounts)
 
+    def with_draw(move: Callable[..., None]) -> Call:
+        def step() -> None:
+            drawn = torch.randn(n, 3).to("cuda", non_blocking=True)
+            move(*tensors[:4], drawn, **amounts)
+
+        return step
+
     ways: dict[str, Callable[[], Call]] = {"kernel": by_kernel, "twin": by_twin}
     if compiled:
         ways["twin compiled"] = lambda: torch.compile(by_twin(), dynamic=False)
+    graphed = tuple(ways)
+    ways["kernel, noise drawn and sent"] = lambda: with_draw(kernels.perturb_means)
+    ways["twin, noise drawn and sent"] = lambda: with_draw(perturb_twin)
     # 14 values read, 3 written
-    return Case("perturb_means", {"gaussians": n}, 4 * 17 * n, ways, tuple(ways))
+    return Case("perturb_means", {"gaussians": n}, 4 * 17 * n, ways, graphed)
 
 
 def relocated(n: int, compiled: bool) -> Case:

@@ -6,7 +6,7 @@
 
 #include "host_device.cuh"
 
-// Means + amount * gate * covariance * noise, the gate near 1 for opacities below `dead` and near 0 above.
+// Means + amount * gate * covariance * noise; the gate is a half for the opacity `dead` and falls to 0 above.
 struct Perturbation {
     float* means;                 // [N, 3], changed in place
     const float* log_scales;      // [N, 3]

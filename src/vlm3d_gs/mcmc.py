@@ -1,11 +1,13 @@
-"""Densification as sampling: dead Gaussians and new ones go where opaque ones stand, faint ones are shaken.
+"""Densification as sampling: dead Gaussians and new ones go where opaque ones stand, faint ones are moved at random.
 
 After Kheradmand et al. 2024 (3D Gaussian Splatting as Markov Chain Monte Carlo, arXiv 2404.09591). The picture stays
-nearly as it was: Gaussians in one place get the opacity and scale with which they hide what the one did.
+nearly as it was: Gaussians in one place get the opacity and scale with which they hide what the one did. Only where
+that opacity would be below what counts as dead, it is a little more, as in the paper's code.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +21,8 @@ from vlm3d_gs.scene import Gaussians
 
 FAINTEST = 1e-12
 """Chances are taken from this opacity up, so that a scene of nothing but air still has a place."""
+ALIVE = 1.01
+"""What is made has at least this times `prune_opacity`, so that rounding does not make it dead at once."""
 
 
 def relocate(
@@ -39,34 +43,54 @@ def relocate(
         fused: by the own kernel, where it can run.
 
     Returns:
-        The scene after the round, `max_gaussians` or more only if there were so many; those whose opacity and scale
-        changed count as fresh. Not differentiable.
+        The scene after the round; those whose opacity and scale changed count as fresh. Dead Gaussians that find no
+        place, since none takes more than `MOST_COPIES`, are removed. Not differentiable.
     """
     scene = gaussians.detach()
     alive = kept(scene, config)
-    n = len(scene)
-    added = max(0, min(int(config.grow_share * n), max_gaussians - n))
-    wanted = int((~alive).sum()) + added
-    if not wanted:
-        return Densified(scene, torch.arange(n, device=alive.device), torch.zeros_like(alive))
-    chances = torch.where(alive, scene.opacities.clamp_min(FAINTEST), 0.0).cpu()
-    places = torch.multinomial(chances, wanted, replacement=True, generator=generator)
-    copies = 1 + torch.bincount(places, minlength=n).clamp_max(MOST_COPIES - 1)
-    copies = copies.to(device=alive.device, dtype=torch.int32)
+    n, home = len(scene), scene.device
+    wanted = int((~alive).sum()) + max(0, min(int(config.grow_share * n), max_gaussians - n))
+    standing = alive.nonzero()[:, 0]
+    drawn = draw(scene.opacities[standing].cpu(), wanted, generator)
+    places = standing[drawn.to(home)]
+    copies = 1 + torch.bincount(places, minlength=n)
+    rows = (copies > 1).nonzero()[:, 0]
     change = kernels.relocated if fused else relocated_twin
-    logits, log_scales = change(scene.opacity_logits, scene.log_scales, copies)
-    lowest = torch.logit(torch.tensor(config.prune_opacity, device=logits.device), eps=1e-6)
-    shared = copies > 1
-    values = scene.parameters()
-    values["opacity_logits"] = torch.where(
-        shared, torch.maximum(logits, lowest), values["opacity_logits"]
+    logits, log_scales = change(
+        scene.opacity_logits[rows], scene.log_scales[rows], copies[rows].int()
     )
-    values["log_scales"] = torch.where(shared[:, None], log_scales, values["log_scales"])
-    source = torch.cat([alive.nonzero()[:, 0], places.to(alive.device)])
-    return Densified(Gaussians(**values).select(source), source, shared[source])
+    least = min(max(ALIVE * config.prune_opacity, 1e-6), 1.0 - 1e-6)
+    values = scene.parameters()
+    values["opacity_logits"] = values["opacity_logits"].index_copy(
+        0, rows, logits.clamp_min(math.log(least / (1.0 - least)))
+    )
+    values["log_scales"] = values["log_scales"].index_copy(0, rows, log_scales)
+    source = torch.cat([standing, places])
+    return Densified(Gaussians(**values).select(source), source, copies[source] > 1)
 
 
-def shake(
+def draw(opacities: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw places in proportion to opacity, each at most `MOST_COPIES` - 1 times; what is over that is left out.
+
+    Args:
+        opacities: [M] on the CPU.
+        count: draws.
+        generator: their source, on the CPU.
+
+    Returns:
+        [count or fewer] int64, in ascending order.
+    """
+    edges = opacities.double().nan_to_num(0.0).clamp_min(FAINTEST).cumsum(0)
+    draws = torch.rand(count, generator=generator, dtype=torch.float64)
+    if not count:
+        return torch.zeros(0, dtype=torch.int64)
+    found = torch.searchsorted(edges, draws * edges[-1], right=True).clamp_max(len(edges) - 1)
+    found = found.sort().values
+    before = torch.arange(count) - torch.searchsorted(found, found)  # draws of the same place
+    return found[before < MOST_COPIES - 1]
+
+
+def perturb(
     leaves: Mapping[str, Tensor],
     config: DensifyConfig,
     fraction: float,
@@ -74,7 +98,10 @@ def shake(
     *,
     fused: bool = False,
 ) -> None:
-    """Move the means of faint Gaussians at random within their own extent, in place. Not differentiable.
+    """Move the means of faint Gaussians at random, in place: `config.noise` times covariance times normal numbers.
+
+    That is noise * sigma of their own widths a step, half of it at the opacity `prune_opacity` and less above. Not
+    differentiable.
 
     Args:
         leaves: the raw parameters by name.
@@ -83,17 +110,12 @@ def shake(
         generator: source of the noise, on the CPU, so that it is the same for every device.
         fused: by the own kernel, where it can run.
     """
+    amount = config.noise(fraction)
+    if amount == 0.0:
+        return
     means, log_scales, quats, logits = (
         leaves[name].detach() for name in ("means", "log_scales", "quats", "opacity_logits")
     )
     drawn = torch.randn(means.shape, generator=generator).to(means.device, non_blocking=True)
     move = kernels.perturb_means if fused else perturb_twin
-    move(
-        means,
-        log_scales,
-        quats,
-        logits,
-        drawn,
-        amount=config.noise(fraction),
-        dead=config.prune_opacity,
-    )
+    move(means, log_scales, quats, logits, drawn, amount=amount, dead=config.prune_opacity)

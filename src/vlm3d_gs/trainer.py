@@ -17,7 +17,7 @@ from vlm3d_gs.densify import ScreenGradients, densify, is_round, kept
 from vlm3d_gs.errors import ConfigError
 from vlm3d_gs.guidance.base import Guidance, GuidanceOutput, Views
 from vlm3d_gs.interrupt import stop_requests
-from vlm3d_gs.mcmc import relocate, shake
+from vlm3d_gs.mcmc import perturb, relocate
 from vlm3d_gs.optimizer import SceneOptimizer
 from vlm3d_gs.parts import part
 from vlm3d_gs.regularizers import regularize
@@ -331,7 +331,7 @@ def _densify(state: TrainState, config: Config, fraction: float) -> None:
     chosen, stream, most = config.densify, state.streams["densify"], config.scene.max_gaussians
     mcmc, fused = chosen.method == "mcmc", config.optim.fused
     if chosen.enabled and mcmc:
-        shake(state.optimizer.leaves, chosen, fraction, stream, fused=fused)
+        perturb(state.optimizer.leaves, chosen, fraction, stream, fused=fused)
     if not is_round(state.step - 1, config.train.steps, chosen):
         return
     scene = state.optimizer.gaussians

@@ -102,6 +102,16 @@ def test_a_step_with_the_prior_alone_hardly_waits(tmp_path: Path, fused: bool) -
     assert sum(found.values()) <= MOST_WAITS * STEPS, found.most_common()
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_noise_of_sampling_does_not_wait(tmp_path: Path, fused: bool) -> None:
+    if fused and not available():
+        pytest.skip("the own kernels are not built: make cuda")
+    sampling = {"enabled": True, "method": "mcmc", "start": 1.0, "stop": 1.0}
+    settings = {f"densify.{name}": value for name, value in sampling.items()}
+    found = waits_of_a_step(tmp_path, **{"critic.enabled": False, "optim.fused": fused, **settings})
+    assert sum(found.values()) <= MOST_WAITS * STEPS, found.most_common()
+
+
 def test_a_step_with_the_critic_waits_within_reason(tmp_path: Path) -> None:
     found = waits_of_a_step(tmp_path, **{"critic.every": 1, "critic.mode": "gradient"})
     assert sum(found.values()) <= MOST_WAITS_WITH_CRITIC * STEPS, found.most_common()

@@ -141,6 +141,18 @@ def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(
         assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
 
 
+def test_densification_that_is_off_moves_nothing_by_either_method(tmp_path: Path) -> None:
+    ends = []
+    for method in METHODS:
+        settings = config(tmp_path / method, steps=4, method=method)
+        settings = replace(settings, densify=replace(settings.densify, enabled=False))
+        state = fresh(settings)
+        run(settings, state, Picture(target()))
+        ends.append(state.optimizer.gaussians.parameters())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+
+
 def test_an_interrupt_ends_the_run_after_a_whole_step(tmp_path: Path) -> None:
     settings = config(tmp_path / "run")
     state = fresh(settings)

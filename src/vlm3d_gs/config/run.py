@@ -35,7 +35,8 @@ class DensifyConfig:
     """Off keeps the first cloud's count."""
     method: DensifyMethod = "gradient"
     """`gradient` clones and splits where the screen gradient is large; `mcmc` puts dead Gaussians, and new ones, where
-    opaque ones stand, and shakes faint ones (Kheradmand et al. 2024); it wants `regularizer.opacity`."""
+    opaque ones stand, and moves faint ones at random (Kheradmand et al. 2024). Little dies by itself: set
+    `regularizer.opacity` too, e.g. to 0.1."""
     start: float = 0.1
     """First round, fraction of the run."""
     stop: float = 0.7
@@ -53,9 +54,10 @@ class DensifyConfig:
     """Larger Gaussians are removed; largest standard deviation, world units."""
     prune_radius: float = 1.2
     """Gaussians further from the origin are removed, world units."""
-    noise: Schedule = exponential(80.0, 0.8)
-    """With `mcmc`: each step moves Gaussians fainter than `prune_opacity` by so much times their covariance times
-    standard normal numbers, 1 / world units; the paper's 5e5 times its learning rates."""
+    noise: Schedule = exponential(8.0, 0.8)
+    """With `mcmc`: each step moves Gaussians of opacities around `prune_opacity` and below by so much times their
+    covariance times standard normal numbers, 1 / world units. The paper's is 80 to 0.8 for scenes a few units large and
+    30,000 steps; 80 would throw our first cloud by four of its widths a step."""
 
     def __post_init__(self) -> None:
         check_schedule("densify.noise", self.noise, 0.0, 1e6)

@@ -15,7 +15,7 @@ from vlm3d_gs.kernels.library import address, launch, takes
 from vlm3d_gs.rotations import quat_to_rotmat
 
 MOST_COPIES = 51
-"""More Gaussians than these in one place count as so many, as in the paper's code."""
+"""More Gaussians than these are not put in one place, as in gsplat."""
 SHARPNESS = 100.0
 """How steeply the noise ends at the opacity of the dead; k of the paper."""
 
@@ -88,7 +88,8 @@ def relocated(opacity_logits: Tensor, log_scales: Tensor, copies: Tensor) -> tup
 
     Source: Kheradmand et al. 2024, equation 9.
     """
-    if not (takes(opacity_logits, log_scales) and copies.is_cuda):
+    fits = copies.dtype == torch.int32 and copies.is_contiguous()
+    if not (takes(opacity_logits, log_scales) and fits and copies.device == opacity_logits.device):
         return relocated_twin(opacity_logits, log_scales, copies)
     logits, scales = torch.empty_like(opacity_logits), torch.empty_like(log_scales)
     task = CRelocation.of(opacity_logits, log_scales, copies, logits, scales)
