@@ -153,7 +153,7 @@ def test_the_operators_do_what_their_twins_do_in_a_round(generator: torch.Genera
         assert torch.equal(value, moved[1][name]), name
 
 
-def test_only_faint_gaussians_are_shaken_and_less_later(generator: torch.Generator) -> None:
+def test_only_faint_gaussians_are_moved_and_less_later(generator: torch.Generator) -> None:
     start = scene(generator)
     means = start.means.clone()
 
