@@ -80,10 +80,10 @@ def draw(opacities: Tensor, count: int, generator: torch.Generator) -> Tensor:
     Returns:
         [count or fewer] int64, in ascending order.
     """
-    edges = opacities.double().nan_to_num(0.0).clamp_min(FAINTEST).cumsum(0)
-    draws = torch.rand(count, generator=generator, dtype=torch.float64)
     if not count:
         return torch.zeros(0, dtype=torch.int64)
+    edges = opacities.double().nan_to_num(0.0).clamp_min(FAINTEST).cumsum(0)
+    draws = torch.rand(count, generator=generator, dtype=torch.float64)
     found = torch.searchsorted(edges, draws * edges[-1], right=True).clamp_max(len(edges) - 1)
     found = found.sort().values
     before = torch.arange(count) - torch.searchsorted(found, found)  # draws of the same place

@@ -119,7 +119,9 @@ def test_one_place_takes_no_crowd(generator: torch.Generator) -> None:
 
 def test_many_places_are_drawn_by_their_share(generator: torch.Generator) -> None:
     opacities = torch.full((1_000_000,), 0.97)
-    opacities[::2] = 0.021  # sums of float32 lose these
+    opacities[::2] = (
+        0.021  # torch.multinomial, summing in float32, draws half as many again of these
+    )
     places = draw(opacities, 200_000, generator)
     share = float((places % 2 == 0).double().mean())
     assert share == pytest.approx(0.021 / 0.991, rel=0.05)

@@ -15,7 +15,7 @@ from vlm3d_gs.kernels.library import address, launch, takes
 from vlm3d_gs.rotations import quat_to_rotmat
 
 MOST_COPIES = 51
-"""More Gaussians than these are not put in one place, as in gsplat."""
+"""More Gaussians than these are not put in one place; gsplat counts no further either."""
 SHARPNESS = 100.0
 """How steeply the noise ends at the opacity of the dead; k of the paper."""
 
