@@ -22,12 +22,12 @@ from bench_composition import PROMPTS, read_prompts
 from harness import arguments, record
 
 from vlm3d_gs.config import Config, apply_settings
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
+from vlm3d_gs.optimize.trainer import TrainState
 from vlm3d_gs.pipeline import generate
-from vlm3d_gs.presets import preset
-from vlm3d_gs.prompts import parse_composition
-from vlm3d_gs.scene import Gaussians
-from vlm3d_gs.trainer import TrainState
 
 READINGS = 20
 """A run."""

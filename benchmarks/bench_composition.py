@@ -18,9 +18,9 @@ import torch
 from harness import ROOT
 
 from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config.presets import preset, run_folder
 from vlm3d_gs.evaluate.runs import evaluate_run, markdown_table
 from vlm3d_gs.pipeline import generate
-from vlm3d_gs.presets import preset, run_folder
 
 PROMPTS = ROOT / "tests" / "golden" / "prompts.txt"
 

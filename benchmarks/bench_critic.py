@@ -25,11 +25,11 @@ from random_models import CRITICS, random_critic
 from released import released_log_odds
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vlm3d_gs.bench import matrix_rate, operation_counter
-from vlm3d_gs.guidance.denoiser import fast_dtype
-from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
-from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.app.bench import matrix_rate, operation_counter
+from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights
+from vlm3d_gs.prior.denoiser import fast_dtype
 
 QUESTIONS = [
     content_question("a red cube on top of a blue sphere"),

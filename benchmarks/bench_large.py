@@ -6,7 +6,7 @@
         --cases "mvdream + 3B;VLM3D, 4 views of 256 px"    # real sizes on a CPU, in half an hour
 
 Each procedure (procedures.py) is run for few steps with all its schedules squeezed into them, so that every resolution
-of the whole run has its share, by the trainer and the guidances that `generate` uses (`vlm3d_gs.bench.measure_run`).
+of the whole run has its share, by the trainer and the guidances of `generate` (`vlm3d_gs.app.bench.measure_run`).
 Seconds of an asset are the procedure's own number of steps times the mean step, an extrapolation; where a procedure has
 stages they are this stage's. The file is written anew after each case: what was measured survives whatever comes next.
 """
@@ -27,14 +27,14 @@ from procedures import PROCEDURES, PROMPT, SEVEN, THREE, Procedure
 from random_models import random_critic, random_prior
 from released import ReleasedCritic
 
-from vlm3d_gs.bench import measure_run
+from vlm3d_gs.app.bench import measure_run
+from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.config import Config, apply_settings
-from vlm3d_gs.guidance import Objective
-from vlm3d_gs.guidance.base import Guidance
-from vlm3d_gs.guidance.denoiser import fast_dtype
-from vlm3d_gs.guidance.questions import joint_question
-from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.critic.questions.templates import joint_question
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
+from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.pipeline import choose_device
+from vlm3d_gs.prior.denoiser import fast_dtype
 
 CRITIC_PX = 252
 """Side of the pictures that the released critic sees, 81 tokens each."""

@@ -21,10 +21,10 @@ import torch
 from render_floor import floor_ms, pairs, rates
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras, orbit
-from vlm3d_gs.initialize import ball
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.render import render
-from vlm3d_gs.scene import Gaussians
 
 CASES = ((2_000, 64, 4), (10_000, 256, 4), (50_000, 512, 1))
 """Gaussians, pixels a side, views."""

@@ -29,20 +29,20 @@ from bench_composition import PROMPTS, read_prompts
 from harness import ROOT, record
 
 from vlm3d_gs.config import Config, apply_settings, from_dict
+from vlm3d_gs.config.presets import preset, run_folder
+from vlm3d_gs.config.recipes import apply_recipe
+from vlm3d_gs.config.schedules import Schedule
+from vlm3d_gs.core.prompts import parse_composition
+from vlm3d_gs.critic.judge import Judge
+from vlm3d_gs.critic.questions.checklist import held_out_questions
+from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
+from vlm3d_gs.critic.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
 from vlm3d_gs.evaluate.runs import evaluate_run
-from vlm3d_gs.export.ply import read_ply
-from vlm3d_gs.guidance.checklist import held_out_questions
-from vlm3d_gs.guidance.judge import Judge
-from vlm3d_gs.guidance.questions import VIEW_NAMES
-from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.formats.ply.splat import read_ply
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.pipeline import generate
-from vlm3d_gs.presets import preset, run_folder
-from vlm3d_gs.prompts import parse_composition
-from vlm3d_gs.recipes import apply_recipe
 from vlm3d_gs.render import render
-from vlm3d_gs.schedules import Schedule
-from vlm3d_gs.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
 
 VARIANTS = ("none", "longer", "paper", "paper/100", "ours")
 SIDE_PX = 64

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from harness import arguments, measure, record, row
 
-from vlm3d_gs.bench import BenchReport, measure_run
-from vlm3d_gs.cameras import orbit
+from vlm3d_gs.app.bench import BenchReport, measure_run
 from vlm3d_gs.config import Config, apply_settings
-from vlm3d_gs.initialize import ball
-from vlm3d_gs.presets import PRESETS, preset
+from vlm3d_gs.config.presets import PRESETS, preset
+from vlm3d_gs.core.cameras import orbit
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.render import render
-from vlm3d_gs.scene import Gaussians
 
 PROMPT = "a red cube on top of a blue sphere"
 CURVES: dict[str, dict[str, dict[str, Any]]] = {

@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("gpu-check: torch sees no CUDA device here, so nothing was checked (exit code 2).")
         return NO_GPU
     sys.path.insert(0, str(ROOT / "src"))
-    from vlm3d_gs.runlog import provenance, write_json
+    from vlm3d_gs.runs.log import provenance, write_json
 
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []

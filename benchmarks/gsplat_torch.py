@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
 
 TILE = 16
 EPS2D = 0.3

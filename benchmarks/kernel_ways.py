@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs import kernels
-from vlm3d_gs.guidance import distillation, noise, preprocess
+from vlm3d_gs.critic.qwen import preprocess
 from vlm3d_gs.kernels.critic_patches import twin as patches_twin
 from vlm3d_gs.kernels.distillation import Guided, Levels, noised_twin, target_twin
 from vlm3d_gs.kernels.mcmc import perturb_twin, relocated_twin
 from vlm3d_gs.kernels.splat_adam import AdamRule, Moved, Screen, twin
+from vlm3d_gs.prior import distillation, noise
 
 GAUSSIANS = (10_000, 100_000, 1_000_000)
 VIEWS = 4

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm3d_gs.config import Config, apply_settings
-from vlm3d_gs.presets import preset
-from vlm3d_gs.recipes import apply_recipe
-from vlm3d_gs.schedules import Schedule, linear
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.config.recipes import apply_recipe
+from vlm3d_gs.config.schedules import Schedule, linear
 
 PROMPT = "a corgi wearing a top hat to the left of a red toy robot"
 SEVEN, THREE = "qwen2.5-vl-7b", "qwen2.5-vl-3b"

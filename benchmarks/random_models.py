@@ -21,8 +21,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from vlm3d_gs.guidance.mvdream_keys import mvdream_unet_config
-from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
+from vlm3d_gs.mini.critic.model import critic_tokenizer, save_processor
+from vlm3d_gs.prior.loading.mvdream_keys import mvdream_unet_config
 
 TEXT_TOKENS = 77
 PRIORS: dict[str, dict[str, Any]] = {

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vlm3d_gs.guidance.base import GuidanceOutput, Views
-from vlm3d_gs.guidance.messages import split_message
-from vlm3d_gs.guidance.preprocess import resize, to_patches
-from vlm3d_gs.guidance.questions import VIEW_NAMES
-from vlm3d_gs.guidance.vlm import YesNoModel
-from vlm3d_gs.parts import part
+from vlm3d_gs.core.profiling import part
+from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.critic.qwen.messages import split_message
+from vlm3d_gs.critic.qwen.preprocess import resize, to_patches
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
 
 
 def released_log_odds(

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from harness import wait_for_device
 
-from vlm3d_gs.bench import matrix_rate
-from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.app.bench import matrix_rate
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.render.conventions import ALPHA_CAP, ALPHA_FLOOR, TRANSMITTANCE_STOP
 from vlm3d_gs.render.reference import project
-from vlm3d_gs.scene import Gaussians
 
 PAIR_FORWARD = 39
 """Operations of a pair: offset and whitening 6, exponent 5, exponential 15, cap and transmittance 4, five sums 9."""

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm3d_gs.guidance.denoiser import Prediction, as_prediction
-from vlm3d_gs.guidance.noise import NoiseProcess, PredictionType, diffusion_process, flow_process
+from vlm3d_gs.prior.denoiser import Prediction, as_prediction
+from vlm3d_gs.prior.noise import NoiseProcess, PredictionType, diffusion_process, flow_process
 
 SPREAD = 0.7
 SHAPE = (3, 2, 2, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.core.cameras import Cameras
 
 
 def draw(vertices, faces, uvs, image, cameras: Cameras):

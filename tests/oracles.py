@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras, orbit
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.render import reference
 from vlm3d_gs.render.conventions import ALPHA_CAP, ALPHA_FLOOR, TRANSMITTANCE_STOP
-from vlm3d_gs.scene import Gaussians
 
 KINDS = ("plain", "behind", "off_screen", "huge", "needle", "opaque", "zero_quat", "faint")
 """Families of Gaussians that drawn scenes are mixed from."""

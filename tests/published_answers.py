@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from vlm3d_gs.guidance.preprocess import load_patch_layout, to_patches
-from vlm3d_gs.guidance.questions import VIEW_NAMES
-from vlm3d_gs.guidance.vlm import MODEL_TYPES
+from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.critic.qwen.preprocess import load_patch_layout, to_patches
+from vlm3d_gs.critic.qwen.yes_no import MODEL_TYPES
 
 
 def asked_whole(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vlm3d_gs.mini.splats import scene_to_gaussians
-from vlm3d_gs.mini.world import ObjectSpec, SceneSpec, build_scene
-from vlm3d_gs.prompts import parse_composition
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.prompts import parse_composition
+from vlm3d_gs.mini.world.scenes import ObjectSpec, SceneSpec, build_scene
+from vlm3d_gs.mini.world.splats import scene_to_gaussians
 
 COUNT = 2500
 """Gaussians of a scene: about what a run of the mini preset ends with."""

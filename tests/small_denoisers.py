@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 
-from vlm3d_gs.cameras import mvdream_camera_matrices, orbit
-from vlm3d_gs.guidance.adapters import ScoreAdapter
-from vlm3d_gs.guidance.denoiser import Denoiser, TextEmbedding, run_network
-from vlm3d_gs.guidance.noise import NoiseProcess, diffusion_process, flow_process
-from vlm3d_gs.mini.train_prior import new_prior
-from vlm3d_gs.mini.train_vae import prepared_codec
+from vlm3d_gs.core.cameras import mvdream_camera_matrices, orbit
+from vlm3d_gs.mini.prior.train import new_prior
+from vlm3d_gs.mini.prior.train_vae import prepared_codec
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.prior.lora import ScoreAdapter
+from vlm3d_gs.prior.noise import NoiseProcess, diffusion_process, flow_process
 
 WIDTH = 8  # of a text token
 POOLED = 6

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vlm3d_gs.export.formats import SplatOptions
-from vlm3d_gs.export.frames import Frame, rotate_gaussians, world_to
-from vlm3d_gs.harmonics import SH_C0, rgb_to_sh0
-from vlm3d_gs.rotations import quat_to_rotmat
-from vlm3d_gs.scene import Gaussians, concatenate
+from vlm3d_gs.core.gaussians import Gaussians, concatenate
+from vlm3d_gs.core.harmonics import SH_C0, rgb_to_sh0
+from vlm3d_gs.core.rotations import quat_to_rotmat
+from vlm3d_gs.formats.frames import Frame, rotate_gaussians, world_to
+from vlm3d_gs.formats.registry import SplatOptions
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm3d_gs.cameras import Cameras
     from vlm3d_gs.config import Config
-    from vlm3d_gs.errors import Vlm3dGsError
-    from vlm3d_gs.export.ply import read_ply, write_ply
+    from vlm3d_gs.core.cameras import Cameras
+    from vlm3d_gs.core.errors import Vlm3dGsError
+    from vlm3d_gs.core.gaussians import Gaussians
+    from vlm3d_gs.formats.ply.splat import read_ply, write_ply
     from vlm3d_gs.pipeline import GenerateResult, generate
-    from vlm3d_gs.scene import Gaussians
 
 __version__ = "0.1.0"
 
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cameras": "vlm3d_gs.cameras",
+    "Cameras": "vlm3d_gs.core.cameras",
     "Config": "vlm3d_gs.config",
-    "Gaussians": "vlm3d_gs.scene",
+    "Gaussians": "vlm3d_gs.core.gaussians",
     "GenerateResult": "vlm3d_gs.pipeline",
-    "Vlm3dGsError": "vlm3d_gs.errors",
+    "Vlm3dGsError": "vlm3d_gs.core.errors",
     "generate": "vlm3d_gs.pipeline",
-    "read_ply": "vlm3d_gs.export.ply",
-    "write_ply": "vlm3d_gs.export.ply",
+    "read_ply": "vlm3d_gs.formats.ply.splat",
+    "write_ply": "vlm3d_gs.formats.ply.splat",
 }
 
 

@@ -10,25 +10,31 @@ from typing import Any
 
 import torch
 
-from vlm3d_gs.checkpoint import Checkpoint, load_checkpoint
+from vlm3d_gs.assembly.objective import (
+    Objective,
+    build_objective,
+    build_questions,
+    build_vlm,
+    check_choice,
+)
+from vlm3d_gs.assembly.plan import large_priors, plan_memory
+from vlm3d_gs.assembly.products import product_name, write_products
 from vlm3d_gs.config import Config, SceneConfig
 from vlm3d_gs.config.bounds import check_device
-from vlm3d_gs.errors import CheckpointError, ConfigError, DeviceError, ExportError
-from vlm3d_gs.export.products import product_name, write_products
-from vlm3d_gs.export.sheet import write_preview
-from vlm3d_gs.guidance import Objective, build_objective, build_questions, build_vlm, check_choice
-from vlm3d_gs.guidance.questions import Question
-from vlm3d_gs.initialize import ball, shell
+from vlm3d_gs.core.errors import CheckpointError, ConfigError, DeviceError, ExportError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.initialize import ball, shell
+from vlm3d_gs.core.prompts import parse_composition
+from vlm3d_gs.core.seeding import generator, generators
+from vlm3d_gs.critic.questions.templates import Question
+from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.models import locate
-from vlm3d_gs.optimizer import SceneOptimizer
-from vlm3d_gs.planning import large_priors, plan_memory
-from vlm3d_gs.prompts import parse_composition
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.trainer import Observer, TrainState, restore_state, train
 from vlm3d_gs.render import can_render_on_gpu
-from vlm3d_gs.runlog import RunLog, check_run_folder, prepare_run_folder
-from vlm3d_gs.scene import Gaussians
-from vlm3d_gs.seeding import generator, generators
-from vlm3d_gs.trainer import Observer, TrainState, restore_state, train
-from vlm3d_gs.watch import RewardWatch
+from vlm3d_gs.runs.checkpoint import Checkpoint, load_checkpoint
+from vlm3d_gs.runs.log import RunLog, check_run_folder, prepare_run_folder
+from vlm3d_gs.show.sheet import write_preview
 
 CHECKPOINT = "checkpoint.safetensors"
 NO_GSPLAT = (

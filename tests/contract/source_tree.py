@@ -18,7 +18,7 @@ class Import:
     module: str
     """The importing module, e.g. vlm3d_gs.render.cpu."""
     target: str
-    """The imported module, e.g. torch.nn or vlm3d_gs.scene."""
+    """The imported module, e.g. torch.nn or vlm3d_gs.core.gaussians."""
     in_function: bool
     """Inside a function, so that it happens when that function runs."""
     line: int

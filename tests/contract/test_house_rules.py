@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from contract.source_tree import SOURCE, files
-from vlm3d_gs import errors
+from vlm3d_gs.core import errors
 
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 MAY_RAISE = {
     "AttributeError": {"__init__.py"},  # what __getattr__ must raise
-    "ValueError": {"records.py"},  # caught in the same function
-    "KeyboardInterrupt": {"interrupt.py"},  # the second Ctrl-C
+    "ValueError": {"config/coerce.py"},  # caught in the same function
+    "KeyboardInterrupt": {"runs/interrupt.py"},  # the second Ctrl-C
     "typer.Exit": {
         "cli/__init__.py",
         "cli/doctor.py",
@@ -24,7 +24,7 @@ MAY_RAISE = {
 }
 """Other exceptions, and the files that may raise them."""
 
-MAY_READ_ENVIRONMENT = {"doctor.py", "cli/waiting.py"}
+MAY_READ_ENVIRONMENT = {"app/doctor.py", "cli/waiting.py"}
 """The one reports where caches lie, the other sets how long threads wait; nobody may let a variable change a result."""
 
 

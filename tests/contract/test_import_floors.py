@@ -10,80 +10,78 @@ from pathlib import Path
 
 from contract.source_tree import PACKAGE, Import, imports, modules
 
-FLOORS: list[list[str]] = [
-    # 0: no torch
-    ["errors", "files", "schedules", "records", "config", "presets", "recipes", ""],
-    # 1: torch only
-    ["checks", "seeding", "rotations", "harmonics", "images", "kernels", "parts"],
-    # 2: nouns
-    ["scene", "cameras", "prompts", "initialize"],
-    # 3: image formation
-    ["render"],
-    # 4: the objective
-    ["guidance", "regularizers"],
-    # 5: the run, the products, the embedded models, the measure
-    [
-        "models",
-        "optimizer",
-        "densify",
-        "mcmc",
-        "checkpoint",
-        "progress",
-        "runlog",
-        "interrupt",
-        "stale",
-        "trainer",
-        "watch",
-        "export",
-        "mesh",
-        "mini",
-        "evaluate",
-    ],
-    # 6: doors
-    ["doctor", "planning", "pipeline", "selection", "batch", "bench", "viewer", "cli", "__main__"],
+ROOMS = [
+    "",  # the version and the public names
+    # no torch of its own accord
+    "core",
+    "config",
+    # images, files, weights
+    "kernels",
+    "render",
+    "formats",
+    "models",
+    # a run, and what it is optimised for
+    "runs",
+    "optimize",
+    "prior",
+    "critic",
+    # products, the embedded models, the measure
+    "show",
+    "mesh",
+    "mini",
+    "evaluate",
+    # what wires them
+    "assembly",
+    "pipeline",
+    "app",
+    "cli",
+    "__main__",
 ]
-"""Areas (files or folders of the package), in the order in which they may import each other."""
+"""Rooms (files or folders of the package), in the order in which they may import each other."""
+
+NO_TORCH = ("", "config", "cli", "__main__", "core.errors", "core.files")
+"""Rooms and files that never load torch, so that help and settings answer at once."""
 
 HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
-    "torch": tuple(area for floor in FLOORS[1:] for area in floor if area != "cli"),
-    "numba": ("render", "mini.raycast", "evaluate", "mesh"),
-    "llvmlite": ("render.cpu_math",),
+    "torch": tuple(room for room in ROOMS if room not in NO_TORCH),
+    "numba": ("render", "mini.world.raycast", "evaluate", "mesh"),
+    "llvmlite": ("render.cpu.math",),
     "gsplat": ("render.gsplat_backend",),
-    "diffusers": ("guidance.denoiser", "guidance.loading", "mini"),
+    "diffusers": ("prior.denoiser", "prior.loading.pipeline", "mini"),
     "transformers": (
-        "guidance.attention",
-        "guidance.loading",
-        "guidance.messages",
-        "guidance.text",
-        "guidance.vlm",
+        "critic.qwen.attention",
+        "prior.loading.pipeline",
+        "critic.qwen.messages",
+        "prior.loading.text",
+        "critic.qwen.yes_no",
         "mini",
     ),
     "tokenizers": ("mini",),
     "huggingface_hub": ("models.hub",),
-    "peft": ("guidance.adapters",),
-    "plyfile": ("export.ply", "mesh.writers"),
-    "zstandard": ("export.spz",),
-    "pxr": ("export.usd",),
-    "imageio": ("export",),
-    "imageio_ffmpeg": ("export", "doctor"),
-    "PIL": ("images", "export", "mesh.writers"),
-    "safetensors": ("checkpoint", "guidance.loading", "guidance.text", "mini"),
+    "peft": ("prior.lora",),
+    "plyfile": ("formats.ply.splat", "mesh.writers"),
+    "zstandard": ("formats.spz.stream",),
+    "pxr": ("formats.usd",),
+    "imageio": ("show",),
+    "imageio_ffmpeg": ("show", "app.doctor"),
+    "PIL": ("core.images", "formats.sog", "show", "mesh.writers"),
+    "safetensors": ("runs.checkpoint", "prior.loading.pipeline", "prior.loading.text", "mini"),
     "scipy": ("mesh.atlas", "mesh.bake"),
     "skimage": ("mesh.solid",),
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
     "xatlas": ("mesh.atlas",),
-    "rich": ("progress", "bench", "mini"),
+    "rich": ("runs.progress", "app.bench", "mini"),
     "typer": ("cli", "mini"),
-    "viser": ("viewer",),
+    "viser": ("app.viewer",),
 }
 """Library -> the only files or folders of the package that may import it."""
 
 IN_FUNCTION: set[tuple[str, str]] = {
     # doors, so that --help and the other commands stay quick
-    ("cli.doctor", "vlm3d_gs.doctor"),
+    ("cli.doctor", "vlm3d_gs.app.doctor"),
     ("cli.generate", "vlm3d_gs.pipeline"),
-    ("cli.generate", "vlm3d_gs.selection"),
+    ("cli.generate", "vlm3d_gs.app.selection"),
     ("cli.questions", "vlm3d_gs.pipeline"),
     ("cli.mesh", "vlm3d_gs.mesh.extract"),
     ("cli.mesh", "vlm3d_gs.mesh.product"),
@@ -91,66 +89,67 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.mesh", "vlm3d_gs.render"),
     ("pipeline", "vlm3d_gs.mesh"),
     ("cli.models", "vlm3d_gs.models.listing"),
-    ("cli.generate", "vlm3d_gs.viewer"),
-    ("cli.view", "vlm3d_gs.viewer"),
-    ("cli.render", "vlm3d_gs.export.pictures"),
-    ("cli.film", "vlm3d_gs.export.film"),
-    ("cli.html", "vlm3d_gs.export.page"),
-    ("cli.html", "vlm3d_gs.export.formats"),
-    ("cli.html", "vlm3d_gs.export.record"),
-    ("cli.convert", "vlm3d_gs.export.formats"),
-    ("cli.convert", "vlm3d_gs.export.frames"),
-    ("cli.convert", "vlm3d_gs.export.ply"),
-    ("cli.convert", "vlm3d_gs.export.spz"),
-    ("cli.bench", "vlm3d_gs.bench"),
+    ("cli.generate", "vlm3d_gs.app.viewer"),
+    ("cli.view", "vlm3d_gs.app.viewer"),
+    ("cli.render", "vlm3d_gs.show.pictures"),
+    ("cli.film", "vlm3d_gs.show.film"),
+    ("cli.html", "vlm3d_gs.show.page"),
+    ("cli.html", "vlm3d_gs.formats.registry"),
+    ("cli.html", "vlm3d_gs.runs.record"),
+    ("cli.convert", "vlm3d_gs.formats.registry"),
+    ("cli.convert", "vlm3d_gs.formats.frames"),
+    ("cli.convert", "vlm3d_gs.formats.ply.splat"),
+    ("cli.convert", "vlm3d_gs.formats.spz.stream"),
+    ("cli.bench", "vlm3d_gs.app.bench"),
     ("cli.bench", "vlm3d_gs.config"),
-    ("cli.bench", "vlm3d_gs.presets"),
-    ("cli.bench", "vlm3d_gs.runlog"),
-    ("cli.info", "vlm3d_gs.export.splat_info"),
-    ("cli.info", "vlm3d_gs.export.spz"),
-    ("cli.render", "vlm3d_gs.export.formats"),
-    ("cli.render", "vlm3d_gs.export.turntable"),
+    ("cli.bench", "vlm3d_gs.config.presets"),
+    ("cli.bench", "vlm3d_gs.runs.log"),
+    ("cli.info", "vlm3d_gs.formats.info"),
+    ("cli.info", "vlm3d_gs.formats.spz.stream"),
+    ("cli.render", "vlm3d_gs.formats.registry"),
+    ("cli.render", "vlm3d_gs.show.turntable"),
     ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
     ("cli.evaluate", "vlm3d_gs.evaluate.targets"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
     # doctor reports what cannot be imported instead of failing on it
-    ("doctor", "torch"),
-    ("doctor", "imageio_ffmpeg"),
+    ("app.doctor", "torch"),
+    ("app.doctor", "imageio_ffmpeg"),
     # factories: a backend's library is loaded when that backend is chosen
-    ("render", "vlm3d_gs.render.cpu"),
+    ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
     # an extra: only those who ask for USD need it
-    ("export.usd", "pxr"),
+    ("formats.usd", "pxr"),
     # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
     ("render.gsplat_backend", "gsplat"),
-    ("guidance", "vlm3d_gs.guidance.denoiser"),
-    ("guidance", "vlm3d_gs.guidance.adapters"),
-    ("guidance", "vlm3d_gs.guidance.critic"),
-    ("guidance", "vlm3d_gs.guidance.loading"),
-    ("guidance", "vlm3d_gs.guidance.prior"),
-    ("guidance", "torch"),
-    ("guidance", "vlm3d_gs.guidance.checklist"),
-    ("guidance", "vlm3d_gs.guidance.judge"),
-    ("guidance", "vlm3d_gs.guidance.memory"),
-    ("guidance", "vlm3d_gs.guidance.ranked"),
-    ("guidance", "vlm3d_gs.guidance.server"),
-    ("guidance", "vlm3d_gs.guidance.vlm"),
-    ("guidance", "vlm3d_gs.guidance.view_prompts"),
-    ("guidance", "vlm3d_gs.guidance.text"),
+    ("assembly.objective", "vlm3d_gs.prior.denoiser"),
+    ("assembly.objective", "vlm3d_gs.prior.lora"),
+    ("assembly.objective", "vlm3d_gs.critic.guidance"),
+    ("assembly.objective", "vlm3d_gs.prior.loading.pipeline"),
+    ("assembly.objective", "vlm3d_gs.prior.guidance"),
+    ("assembly.objective", "torch"),
+    ("assembly.objective", "vlm3d_gs.critic.questions.checklist"),
+    ("assembly.objective", "vlm3d_gs.critic.judge"),
+    ("assembly.objective", "vlm3d_gs.assembly.memory"),
+    ("assembly.objective", "vlm3d_gs.critic.best_of_n"),
+    ("assembly.objective", "vlm3d_gs.critic.server"),
+    ("assembly.objective", "vlm3d_gs.critic.qwen.yes_no"),
+    ("assembly.objective", "vlm3d_gs.prior.view_prompts"),
+    ("assembly.objective", "vlm3d_gs.prior.loading.text"),
 }
 """(module without the package's name, what it imports inside a function)."""
 
 NEVER: set[tuple[str, str]] = {
-    ("export", "trainer"),
-    ("mesh", "trainer"),
-    ("trainer", "guidance.critic"),
-    ("trainer", "guidance.vlm"),
-    ("trainer", "guidance.denoiser"),
-    ("trainer", "guidance.multiview"),
-    ("trainer", "guidance.distillation"),
-    ("trainer", "models"),
+    ("formats", "optimize.trainer"),
+    ("show", "optimize.trainer"),
+    ("mesh", "optimize.trainer"),
+    ("optimize.trainer", "critic.guidance"),
+    ("optimize.trainer", "critic.qwen.yes_no"),
+    ("optimize.trainer", "prior.denoiser"),
+    ("optimize.trainer", "prior.multiview"),
+    ("optimize.trainer", "prior.distillation"),
+    ("optimize.trainer", "models"),
 }
 """Pairs that must not meet even where the floors would allow it."""
 
@@ -159,7 +158,7 @@ def local(module: str) -> str:
     return module.removeprefix(PACKAGE).removeprefix(".")
 
 
-def area(module: str) -> str:
+def room(module: str) -> str:
     return local(module).split(".")[0]
 
 
@@ -167,25 +166,22 @@ def inside(module: str, place: str) -> bool:
     return local(module) == place or local(module).startswith(f"{place}.")
 
 
-RANK = {name: (floor, i) for floor, names in enumerate(FLOORS) for i, name in enumerate(names)}
+RANK = {name: rank for rank, name in enumerate(ROOMS)}
 
 
 def own() -> list[Import]:
     return [found for found in imports() if found.target.split(".")[0] == PACKAGE]
 
 
-def test_every_area_has_a_floor() -> None:
-    assert {area(module) for module in modules()} <= set(RANK)
+def test_every_room_has_its_place() -> None:
+    assert {room(module) for module in modules()} == set(RANK)
 
 
 def test_imports_go_downwards_only() -> None:
     wrong = [
         f"{found.module}:{found.line} imports {found.target}"
         for found in own()
-        if area(found.module) != area(found.target)
-        and RANK[area(found.target)] >= RANK[area(found.module)]
-        # The version is a constant of the package itself.
-        and local(found.target) != ""
+        if RANK[room(found.target)] > RANK[room(found.module)]
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -262,12 +258,25 @@ def test_pairs_that_must_not_meet_do_not() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_floor_table_names_each_area_once() -> None:
-    assert max(Counter(name for floor in FLOORS for name in floor).values()) == 1
+def test_files_without_torch_load_none() -> None:
+    wrong = [
+        f"{found.module}:{found.line}"
+        for found in imports()
+        if found.target.split(".")[0] == "torch" and not found.in_function
+        if any(
+            local(found.module) == place or (place and inside(found.module, place))
+            for place in NO_TORCH
+        )
+    ]
+    assert not wrong, wrong
 
 
-def test_the_architecture_page_names_every_area(repo_root: Path) -> None:
+def test_the_room_table_names_each_room_once() -> None:
+    assert max(Counter(ROOMS).values()) == 1
+
+
+def test_the_architecture_page_names_every_room_in_order(repo_root: Path) -> None:
     page = (repo_root / "docs" / "ARCHITECTURE.md").read_text()
-    table = page.partition("| floor |")[2].partition("\n\n")[0]
-    named = set(re.findall(r"`(\w+)`", table))
-    assert named == {name or "__init__" for floor in FLOORS for name in floor}
+    table = page.partition("| room |")[2].partition("\n\n")[0]
+    named = re.findall(r"^\| `([\w.]+)", table, re.M)
+    assert [name.removesuffix(".py") for name in named] == [name or "__init__" for name in ROOMS]

@@ -25,7 +25,9 @@ def loaded_after(code: str) -> list[str]:
     return done.stdout.splitlines()[-1].split()
 
 
-@pytest.mark.parametrize("module", ["", ".errors", ".config", ".presets", ".schedules", ".cli"])
+@pytest.mark.parametrize(
+    "module", ["", ".core.errors", ".config", ".config.presets", ".config.schedules", ".cli"]
+)
 def test_importing_the_quick_parts_loads_nothing_heavy(module: str) -> None:
     assert loaded_after(f"import vlm3d_gs{module}") == []
 
@@ -47,7 +49,7 @@ def test_the_probe_sees_what_is_loaded() -> None:
 def test_gsplat_is_not_loaded_without_cuda() -> None:
     code = (
         "import torch; torch.cuda.is_available = lambda: False\n"
-        "import vlm3d_gs.render, vlm3d_gs.scene, vlm3d_gs.doctor\n"
-        "vlm3d_gs.doctor.inspect()"
+        "import vlm3d_gs.render, vlm3d_gs.core.gaussians, vlm3d_gs.app.doctor\n"
+        "vlm3d_gs.app.doctor.inspect()"
     )
     assert "gsplat" not in loaded_after(code)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gradients import assert_grad_close
-from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
-from vlm3d_gs.guidance.vlm import YesNoModel
+from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights
 
 pytestmark = pytest.mark.gpu

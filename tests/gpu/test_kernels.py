@@ -21,9 +21,8 @@ from kernel_cases import (
     pictures,
     scene_step,
 )
-from vlm3d_gs.checkpoint import load_checkpoint, save_checkpoint
 from vlm3d_gs.config import OptimConfig
-from vlm3d_gs.initialize import ball
+from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.kernels import (
     AdamRule,
     Cut,
@@ -41,7 +40,8 @@ from vlm3d_gs.kernels.distillation import Guided, noised_twin, target_twin
 from vlm3d_gs.kernels.library import load, takes
 from vlm3d_gs.kernels.mcmc import MOST_COPIES, perturb_twin, relocated_twin
 from vlm3d_gs.kernels.splat_adam import twin
-from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.runs.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.gpu
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import vlm3d_gs
+from vlm3d_gs.assembly.objective import build_objective
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.guidance import build_objective
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.core.seeding import generator as named_generator
+from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.kernels import available
-from vlm3d_gs.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.trainer import TrainState, train_step
 from vlm3d_gs.pipeline import STREAMS, first_cloud, model_folders
-from vlm3d_gs.presets import preset
-from vlm3d_gs.seeding import generator as named_generator
-from vlm3d_gs.seeding import generators
-from vlm3d_gs.trainer import TrainState, train_step
 
 pytestmark = pytest.mark.gpu
 

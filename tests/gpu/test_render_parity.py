@@ -9,8 +9,8 @@ import torch
 
 from gradients import assert_grad_close
 from oracles import decided_pixels, draw_scene, ring
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.render import gsplat_backend, reference, render
-from vlm3d_gs.scene import Gaussians
 
 pytestmark = pytest.mark.gpu
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from vlm3d_gs.cameras import Cameras, orbit
-from vlm3d_gs.guidance.loading import load_denoiser
-from vlm3d_gs.guidance.questions import GEOMETRY_QUESTION, VIEW_NAMES, content_question
-from vlm3d_gs.guidance.sampling import sample_views
-from vlm3d_gs.guidance.text import embed_texts
-from vlm3d_gs.guidance.vlm import YesNoModel
-from vlm3d_gs.mini.damage_images import damaged
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.prompts import RELATIONS, parse_composition
+from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.mini.measure import measure_codec
-from vlm3d_gs.mini.recognize import Recognizer
-from vlm3d_gs.mini.world import build_scene, canonical, render_rgba, sample_composition
+from vlm3d_gs.mini.world.damage_images import damaged
+from vlm3d_gs.mini.world.recognize import Recognizer
+from vlm3d_gs.mini.world.scenes import build_scene, canonical, render_rgba, sample_composition
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prompts import RELATIONS, parse_composition
+from vlm3d_gs.prior.loading.pipeline import load_denoiser
+from vlm3d_gs.prior.loading.text import embed_texts
+from vlm3d_gs.prior.sampling import sample_views
 
 CPU = torch.device("cpu")
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from critic.test_server import Server, server
+from critic.test_yes_no import untrained
 from integration.test_generate_mini import PROMPT, config, rows
-from unit.test_guidance_server import Server, server
-from unit.test_guidance_vlm import untrained
-from vlm3d_gs import watch
+from vlm3d_gs.app.selection import generate_best
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import Config, apply_settings
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.export.ply import read_ply
-from vlm3d_gs.mini.critic_model import critic_tokenizer, save_processor
+from vlm3d_gs.config.recipes import apply_recipe
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.critic import watch
+from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.mini.critic.model import critic_tokenizer, save_processor
 from vlm3d_gs.pipeline import generate, questions_for
-from vlm3d_gs.recipes import apply_recipe
-from vlm3d_gs.selection import generate_best
 
 __all__ = ["server"]
 
@@ -156,7 +156,7 @@ def test_a_choice_among_seeds_that_broke_off_can_be_begun_anew(
         return generate(candidate, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr("vlm3d_gs.selection.generate", breaks)
+        patched.setattr("vlm3d_gs.app.selection.generate", breaks)
         with pytest.raises(KeyboardInterrupt):
             generate_best(settings, 2, pick_at=0.5, quiet=True)
     with pytest.raises(ConfigError, match="--overwrite"):

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import pipelines
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.errors import ConfigError, ModelError
-from vlm3d_gs.export.ply import read_ply
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.core.errors import ConfigError, ModelError
+from vlm3d_gs.formats.ply.splat import read_ply
 from vlm3d_gs.pipeline import generate
-from vlm3d_gs.presets import preset
 
 PROMPT = "a corgi wearing a top hat"
 SMALL = {

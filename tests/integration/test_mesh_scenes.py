@@ -13,12 +13,12 @@ import trimesh
 from mesh_views import draw
 from node_programs import NodeTools
 from scenes import scene_for, splats, splats_for
-from vlm3d_gs.cameras import orbit
-from vlm3d_gs.export.framing import BACKGROUND
+from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.mesh import METHODS, MeshSettings, extract_mesh, write_mesh
 from vlm3d_gs.mesh.extract import Method
 from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.render import render
+from vlm3d_gs.show.framing import BACKGROUND
 
 PROMPTS = (
     "a red cube on top of a blue sphere",

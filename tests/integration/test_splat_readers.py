@@ -16,13 +16,13 @@ import torch
 import node_programs
 from node_programs import NodeTools
 from splat_files import CASES, Case, assert_same_splat, random_splat
-from vlm3d_gs.export.arrays import SplatArrays, to_arrays, to_gaussians
-from vlm3d_gs.export.formats import SplatOptions, read_splat, write_splat
-from vlm3d_gs.export.gltf_reader import load_glb
-from vlm3d_gs.export.quantize import alpha_bytes, sigmoid
-from vlm3d_gs.harmonics import SH_C0
-from vlm3d_gs.rotations import quat_to_rotmat
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.harmonics import SH_C0
+from vlm3d_gs.core.rotations import quat_to_rotmat
+from vlm3d_gs.formats.arrays import SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.formats.gltf.reader import load_glb
+from vlm3d_gs.formats.quantize import alpha_bytes, sigmoid
+from vlm3d_gs.formats.registry import SplatOptions, read_splat, write_splat
 
 SCENE = random_splat(400, 3)
 OURS = [

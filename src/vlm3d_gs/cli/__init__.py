@@ -25,7 +25,7 @@ from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
-from vlm3d_gs.errors import Vlm3dGsError
+from vlm3d_gs.core.errors import Vlm3dGsError
 
 USER_ERROR = 2
 """Exit code for everything that the user can mend."""

@@ -22,10 +22,10 @@ def bench(
     ] = None,
 ) -> None:
     """Time the parts of a step; nothing but --json is written."""
-    from vlm3d_gs.bench import measure_and_show
+    from vlm3d_gs.app.bench import measure_and_show
     from vlm3d_gs.config import apply_settings
-    from vlm3d_gs.presets import preset as recipe
-    from vlm3d_gs.runlog import provenance, write_json
+    from vlm3d_gs.config.presets import preset as recipe
+    from vlm3d_gs.runs.log import provenance, write_json
 
     values: dict[str, object] = {"train.steps": steps, "device": device}
     if no_critic:

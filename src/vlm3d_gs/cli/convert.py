@@ -41,10 +41,10 @@ def convert(
     ] = False,
 ) -> None:
     """Convert a splat; frames, rotations and harmonics are turned as each format wants them."""
-    from vlm3d_gs.export.formats import SplatOptions, convert
-    from vlm3d_gs.export.frames import Frame
-    from vlm3d_gs.export.ply import PlyFrame
-    from vlm3d_gs.export.spz import SpzFrame, SpzVersion
+    from vlm3d_gs.formats.frames import Frame
+    from vlm3d_gs.formats.ply.splat import PlyFrame
+    from vlm3d_gs.formats.registry import SplatOptions, convert
+    from vlm3d_gs.formats.spz.stream import SpzFrame, SpzVersion
 
     options = SplatOptions(
         sh_degree=sh_degree,

@@ -7,7 +7,7 @@ import typer
 
 def doctor() -> None:
     """Say what this machine has, what is missing, and what to type for it."""
-    from vlm3d_gs.doctor import healthy, inspect, report
+    from vlm3d_gs.app.doctor import healthy, inspect, report
 
     findings = inspect()
     typer.echo(report(findings))

@@ -14,7 +14,7 @@ def film(
     seconds: Annotated[float, typer.Option(help="Length of the film.")] = 6.0,
 ) -> None:
     """Make a film of a run from the previews it wrote (more with --set train.preview_every=0.02)."""
-    from vlm3d_gs.export.film import write_film
+    from vlm3d_gs.show.film import write_film
 
     count = write_film(run, out, seconds=seconds)
     typer.echo(f"written to {out}: {count} pictures")

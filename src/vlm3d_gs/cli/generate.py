@@ -33,9 +33,9 @@ from vlm3d_gs.cli.options import (
 )
 from vlm3d_gs.cli.view import Host, Port
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.presets import preset
-from vlm3d_gs.recipes import apply_recipe
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.config.recipes import apply_recipe
+from vlm3d_gs.core.errors import ConfigError
 
 
 def generate(
@@ -94,11 +94,11 @@ def generate(
     )
 
     if seeds is not None:
-        from vlm3d_gs.selection import generate_best
+        from vlm3d_gs.app.selection import generate_best
 
         generate_best(config, seeds, pick, pick_at, overwrite=overwrite, resume=resume, quiet=quiet)
     elif view:
-        from vlm3d_gs.viewer import generate as run_and_show
+        from vlm3d_gs.app.viewer import generate as run_and_show
 
         run_and_show(
             config,

@@ -13,9 +13,9 @@ def html(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, .html.")],
 ) -> None:
     """Write one self-contained page that shows a splat in any browser, offline."""
-    from vlm3d_gs.export.formats import read_splat
-    from vlm3d_gs.export.page import write_page
-    from vlm3d_gs.export.record import find_splat
+    from vlm3d_gs.formats.registry import read_splat
+    from vlm3d_gs.runs.record import find_splat
+    from vlm3d_gs.show.page import write_page
 
     path, record = find_splat(splat)
     write_page(read_splat(path), out, name=splat.resolve().stem, record=record)

@@ -17,8 +17,8 @@ def info(
     ] = "raw",
 ) -> None:
     """Say what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
-    from vlm3d_gs.export.splat_info import info_text, inspect_splat
-    from vlm3d_gs.export.spz import SpzFrame
+    from vlm3d_gs.formats.info import info_text, inspect_splat
+    from vlm3d_gs.formats.spz.stream import SpzFrame
 
     found = inspect_splat(file, spz_frame=cast(SpzFrame, spz_frame_in))
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else info_text(found))

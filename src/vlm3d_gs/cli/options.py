@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.presets import PRESETS
-from vlm3d_gs.recipes import RECIPES
+from vlm3d_gs.config.presets import PRESETS
+from vlm3d_gs.config.recipes import RECIPES
 
 Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
 CriticName = Annotated[

@@ -8,7 +8,7 @@ import typer
 
 from vlm3d_gs.cli.options import Choice, Settings
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.presets import preset
+from vlm3d_gs.config.presets import preset
 
 
 def questions(

@@ -37,7 +37,7 @@ def render(
     ] = None,
 ) -> None:
     """Turn a splat before the camera, or look at it through given cameras."""
-    from vlm3d_gs.export.pictures import render_pictures
+    from vlm3d_gs.show.pictures import render_pictures
 
     files = render_pictures(
         splat,

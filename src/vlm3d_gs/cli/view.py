@@ -19,6 +19,6 @@ def view(
     port: Port = None,
 ) -> None:
     """Show a splat in the browser until Ctrl-C."""
-    from vlm3d_gs.viewer import show
+    from vlm3d_gs.app.viewer import show
 
     show(splat, host=host, port=port, say=typer.echo)

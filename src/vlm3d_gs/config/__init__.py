@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlm3d_gs.config.bounds import check_device
+from vlm3d_gs.config.coerce import from_plain, replace_paths, to_plain
 from vlm3d_gs.config.critic import (
     AugmentConfig,
     CriticConfig,
@@ -32,8 +33,7 @@ from vlm3d_gs.config.run import (
     OptimConfig,
     TrainConfig,
 )
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.records import from_plain, replace_paths, to_plain
+from vlm3d_gs.core.errors import ConfigError
 
 __all__ = [
     "AugmentConfig",

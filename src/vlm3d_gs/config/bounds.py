@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.schedules import Schedule
+from vlm3d_gs.config.schedules import Schedule
+from vlm3d_gs.core.errors import ConfigError
 
 
 def check_within(name: str, value: float, low: float, high: float) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.schedules import Schedule, linear
+from vlm3d_gs.config.schedules import Schedule, linear
+from vlm3d_gs.core.errors import ConfigError
 
 CriticFamily = Literal[
     "mini",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm3d_gs.config.bounds import check_schedule
-from vlm3d_gs.schedules import Schedule, constant
+from vlm3d_gs.config.schedules import Schedule, constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

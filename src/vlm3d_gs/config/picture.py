@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlm3d_gs.config.bounds import check_at_least, check_range, check_schedule, check_within
-from vlm3d_gs.schedules import Schedule, constant
+from vlm3d_gs.config.schedules import Schedule, constant
 
 Background = Literal["random", "white", "grey", "black"]
 Backend = Literal["auto", "cpu", "gsplat", "reference"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.schedules import Schedule, constant, linear
+from vlm3d_gs.config.schedules import Schedule, constant, linear
+from vlm3d_gs.core.errors import ConfigError
 
 Family = Literal["mini", "mvdream", "sd15", "sd", "sdxl", "sd3"]
 DistillationLoss = Literal["recon", "sds", "csd", "ism", "sdi", "vsd"]

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.prompts import OPPOSITE, Composition, parse_composition
 from vlm3d_gs.evaluate.cleanliness import ViewReport, measure_cleanliness
 from vlm3d_gs.evaluate.objects import ObjectReport, judge_object
 from vlm3d_gs.evaluate.palette import CLASS_NAMES
 from vlm3d_gs.evaluate.views import Views, checker_cameras, observe
-from vlm3d_gs.mini.world import AXIS, SIGN
-from vlm3d_gs.prompts import OPPOSITE, Composition, parse_composition
+from vlm3d_gs.mini.world.scenes import AXIS, SIGN
 from vlm3d_gs.render import Backend
-from vlm3d_gs.scene import Gaussians
 
 MAX_FOREIGN, MAX_HAZE, MAX_FLOATERS, MAX_HOLES, MAX_DENTS = 0.05, 0.05, 0.02, 0.05, 0.10
 """Shares of the covered pixels up to which a scene is clean; holes and dents as shares of the

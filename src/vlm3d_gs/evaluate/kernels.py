@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from vlm3d_gs.mini.raycast import FAR, hit
+from vlm3d_gs.mini.world.raycast import FAR, hit
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

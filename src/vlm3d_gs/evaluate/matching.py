@@ -17,7 +17,7 @@ from torch import Tensor
 from vlm3d_gs.evaluate.regions import shrink, shrink_disc
 from vlm3d_gs.evaluate.shapes import F64, Rays, ShapeFit, distances, fit_shapes
 from vlm3d_gs.evaluate.views import Views, flat_rays, search_pixels
-from vlm3d_gs.mini.raycast import FAR
+from vlm3d_gs.mini.world.raycast import FAR
 
 CLEAR_MARGIN = 0.05
 """A shape that leads by this much in overlap needs no second look."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.prompts import ObjectPhrase
 from vlm3d_gs.evaluate.cleanliness import contact_zone, main_parts
 from vlm3d_gs.evaluate.matching import match_shape
 from vlm3d_gs.evaluate.palette import CLASS_NAMES
 from vlm3d_gs.evaluate.regions import shrink
 from vlm3d_gs.evaluate.views import Views
-from vlm3d_gs.mini.raycast import FAR
-from vlm3d_gs.mini.world import PALETTE
-from vlm3d_gs.prompts import ObjectPhrase
+from vlm3d_gs.mini.world.raycast import FAR
+from vlm3d_gs.mini.world.scenes import PALETTE
 
 MIN_VIEW_SHARE = 0.01
 """An object covers on average at least this share of the picture."""

@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from vlm3d_gs.mini.world import PALETTE
-from vlm3d_gs.prompts import COLORS
+from vlm3d_gs.core.prompts import COLORS
+from vlm3d_gs.mini.world.scenes import PALETTE
 
 DARK, OTHER = len(COLORS), len(COLORS) + 1
 CLASS_NAMES = (*COLORS, "dark", "other")

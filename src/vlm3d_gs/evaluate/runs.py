@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm3d_gs.errors import InputFileError
+from vlm3d_gs.core.errors import InputFileError
+from vlm3d_gs.core.prompts import Composition, parse_composition
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
-from vlm3d_gs.export.ply import read_ply
-from vlm3d_gs.mini.world import is_held_out
-from vlm3d_gs.prompts import Composition, parse_composition
+from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.mini.world.scenes import is_held_out
 from vlm3d_gs.render import Backend
 
 GROUPS = ("one object", "two objects", "two objects, held out")

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from vlm3d_gs.errors import InputFileError
+from vlm3d_gs.core.errors import InputFileError
+from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.evaluate.composition import evaluate
 from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, group_of
-from vlm3d_gs.export.formats import read_splat
-from vlm3d_gs.files import atomic_path
-from vlm3d_gs.prompts import parse_composition
+from vlm3d_gs.formats.registry import read_splat
 
 
 def judge(

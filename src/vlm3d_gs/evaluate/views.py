@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras, orbit
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.images import unpremultiply
 from vlm3d_gs.evaluate.palette import classify_colors
-from vlm3d_gs.images import unpremultiply
 from vlm3d_gs.render import Backend, render
-from vlm3d_gs.scene import Gaussians
 
 F64 = NDArray[np.float64]
 

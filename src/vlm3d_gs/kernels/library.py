@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vlm3d_gs.errors import DeviceError
+from vlm3d_gs.core.errors import DeviceError
 
 LIBRARY = Path(__file__).with_name("libvlm3d_gs_kernels.so")
 """What `make cuda` builds."""

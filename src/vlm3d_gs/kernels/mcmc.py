@@ -11,8 +11,8 @@ import ctypes
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.rotations import quat_to_rotmat
 from vlm3d_gs.kernels.library import address, launch, takes
-from vlm3d_gs.rotations import quat_to_rotmat
 
 MOST_COPIES = 51
 """More Gaussians than these are not put in one place; gsplat counts no further either."""

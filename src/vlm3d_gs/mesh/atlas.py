@@ -13,12 +13,12 @@ import xatlas
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.mesh.bake import bake
 from vlm3d_gs.mesh.grid import F32, F64
 from vlm3d_gs.mesh.raster import fill_texels
 from vlm3d_gs.mesh.solid import I32, Solid
 from vlm3d_gs.render import Backend
-from vlm3d_gs.scene import Gaussians
 
 PADDING_PX = 4
 """Texels between two pieces of the atlas."""

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from vlm3d_gs.cameras import Cameras, orbit
-from vlm3d_gs.images import unpremultiply
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.images import unpremultiply
 from vlm3d_gs.mesh.grid import F32, F64
 from vlm3d_gs.mesh.raster import draw_depth, gather
 from vlm3d_gs.mesh.solid import Solid
 from vlm3d_gs.render import Backend, render
-from vlm3d_gs.scene import Gaussians
 
 SIZE_PX = 512
 DISTANCE, FOV_DEG = 3.1, 40.0

@@ -20,10 +20,10 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.mesh.grid import F32, F64, REACH, Grid
-from vlm3d_gs.render.cpu_math import entry_options, next_task
-from vlm3d_gs.render.cpu_threads import run_tasks
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.render.cpu.math import entry_options, next_task
+from vlm3d_gs.render.cpu.threads import run_tasks
 
 SLABS = 64
 """Pieces of the grid across x, the unit of work of a thread."""

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.mesh.atlas import Texture, paint
 from vlm3d_gs.mesh.bake import bake
 from vlm3d_gs.mesh.density import density_field
@@ -17,7 +18,6 @@ from vlm3d_gs.mesh.silhouettes import LevelFit, fit_cameras, fit_level, outlines
 from vlm3d_gs.mesh.solid import FEWEST_FACES, Solid, keep_parts, moved_apart, surface, thin_out
 from vlm3d_gs.mesh.tsdf import distance_field
 from vlm3d_gs.render import Backend
-from vlm3d_gs.scene import Gaussians
 
 Method = Literal["density", "tsdf"]
 METHODS: tuple[Method, ...] = ("density", "tsdf")

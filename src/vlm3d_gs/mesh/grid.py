@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm3d_gs.errors import ExportError
-from vlm3d_gs.scene import Gaussians, validate
+from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.gaussians import Gaussians, validate
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from vlm3d_gs.errors import ExportError
-from vlm3d_gs.export.formats import read_splat
-from vlm3d_gs.export.record import find_splat
+from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.formats.registry import read_splat
 from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
 from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.mesh.writers import files_of, paint_of, write_mesh
 from vlm3d_gs.render import Backend
+from vlm3d_gs.runs.record import find_splat
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from vlm3d_gs.mesh.grid import F32
-from vlm3d_gs.render.cpu_math import entry_options, kernel_options
+from vlm3d_gs.render.cpu.math import entry_options, kernel_options
 
 U8 = NDArray[np.uint8]
 

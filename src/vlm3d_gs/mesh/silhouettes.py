@@ -17,13 +17,13 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from vlm3d_gs.cameras import Cameras, orbit
-from vlm3d_gs.errors import ExportError
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.mesh.grid import F32, F64, Grid
 from vlm3d_gs.render import Backend, render
-from vlm3d_gs.render.cpu_math import entry_options, next_task
-from vlm3d_gs.render.cpu_threads import run_tasks
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.render.cpu.math import entry_options, next_task
+from vlm3d_gs.render.cpu.threads import run_tasks
 
 Mask = NDArray[np.bool_]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
-from vlm3d_gs.errors import ConfigError, ExportError
+from vlm3d_gs.core.errors import ConfigError, ExportError
 from vlm3d_gs.mesh.grid import F32, F64, Grid
 
 I32 = NDArray[np.int32]

@@ -20,14 +20,14 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from vlm3d_gs.cameras import Cameras
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.mesh.bake import bake_cameras
 from vlm3d_gs.mesh.grid import F32, F64, Grid
 from vlm3d_gs.mesh.silhouettes import SOLID_ALPHA
 from vlm3d_gs.render import Backend, render
-from vlm3d_gs.render.cpu_math import entry_options, next_task
-from vlm3d_gs.render.cpu_threads import run_tasks
-from vlm3d_gs.scene import Gaussians
+from vlm3d_gs.render.cpu.math import entry_options, next_task
+from vlm3d_gs.render.cpu.threads import run_tasks
 
 SLABS = 64
 """Pieces of the grid across x, the unit of work of a thread."""

@@ -19,10 +19,10 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 
 from vlm3d_gs import __version__
-from vlm3d_gs.errors import ExportError
-from vlm3d_gs.export.frames import WORLD_TO_RUB
-from vlm3d_gs.files import atomic_path
-from vlm3d_gs.images import to_uint8
+from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.core.images import to_uint8
+from vlm3d_gs.formats.frames import WORLD_TO_RUB
 from vlm3d_gs.mesh.atlas import Texture
 from vlm3d_gs.mesh.extract import Mesh, Paint
 from vlm3d_gs.mesh.grid import F32, F64

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from vlm3d_gs.prompts import known_words
+from vlm3d_gs.core.prompts import known_words
 
 PROMPT_TOKENS = 16
 """Length to which the prior's prompts are padded."""

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 import typer
 
-from vlm3d_gs.cameras import orbit
-from vlm3d_gs.guidance.denoiser import Denoiser, decode_pictures, encode_pictures
-from vlm3d_gs.guidance.loading import load_denoiser
-from vlm3d_gs.guidance.questions import VIEW_NAMES
-from vlm3d_gs.guidance.sampling import sample_views
-from vlm3d_gs.guidance.text import embed_texts
-from vlm3d_gs.guidance.vlm import YesNoModel
-from vlm3d_gs.mini.critic_data import sample_critic_batch
-from vlm3d_gs.mini.data import sample_batch, step_rng
-from vlm3d_gs.mini.recognize import Recognizer, all_compositions
-from vlm3d_gs.mini.world import FOV_DEG, IMAGE_PX, N_VIEWS, canonical, sample_composition
+from vlm3d_gs.core.cameras import orbit
+from vlm3d_gs.core.prompts import Composition
+from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
+from vlm3d_gs.mini.critic.data import sample_critic_batch
+from vlm3d_gs.mini.prior.data import sample_batch, step_rng
+from vlm3d_gs.mini.world.recognize import Recognizer, all_compositions
+from vlm3d_gs.mini.world.scenes import FOV_DEG, IMAGE_PX, N_VIEWS, canonical, sample_composition
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prompts import Composition
+from vlm3d_gs.prior.denoiser import Denoiser, decode_pictures, encode_pictures
+from vlm3d_gs.prior.loading.pipeline import load_denoiser
+from vlm3d_gs.prior.loading.text import embed_texts
+from vlm3d_gs.prior.sampling import sample_views
 
 TEST_SEED = 987_654_321
 PROMPTS_A_BATCH = 8

@@ -10,9 +10,9 @@ import typer
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from vlm3d_gs.errors import CheckpointError
-from vlm3d_gs.mini.critic_model import new_critic, save_processor
-from vlm3d_gs.mini.train_prior import new_prior
+from vlm3d_gs.core.errors import CheckpointError
+from vlm3d_gs.mini.critic.model import new_critic, save_processor
+from vlm3d_gs.mini.prior.train import new_prior
 from vlm3d_gs.mini.training import published
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -18,13 +18,13 @@ import typer
 from diffusers import AutoencoderTiny
 from rich.console import Console
 
-from vlm3d_gs.errors import ConfigError
-from vlm3d_gs.mini.train_critic import PLAN as CRITIC_PLAN
-from vlm3d_gs.mini.train_critic import train_critic
-from vlm3d_gs.mini.train_prior import PLAN as PRIOR_PLAN
-from vlm3d_gs.mini.train_prior import train_prior
-from vlm3d_gs.mini.train_vae import PLAN as VAE_PLAN
-from vlm3d_gs.mini.train_vae import prepared_codec, train_vae
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.mini.critic.train import PLAN as CRITIC_PLAN
+from vlm3d_gs.mini.critic.train import train_critic
+from vlm3d_gs.mini.prior.train import PLAN as PRIOR_PLAN
+from vlm3d_gs.mini.prior.train import train_prior
+from vlm3d_gs.mini.prior.train_vae import PLAN as VAE_PLAN
+from vlm3d_gs.mini.prior.train_vae import prepared_codec, train_vae
 from vlm3d_gs.mini.training import TrainingPlan
 
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from vlm3d_gs.errors import MissingDependencyError
+from vlm3d_gs.core.errors import MissingDependencyError
 from vlm3d_gs.models.catalogue import CATALOGUE, ModelEntry, entry
 from vlm3d_gs.models.layout import require_folder
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vlm3d_gs.errors import ModelError
+from vlm3d_gs.core.errors import ModelError
 
 Role = Literal["prior", "critic"]
 

@@ -30,7 +30,7 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from vlm3d_gs.errors import ModelError
+from vlm3d_gs.core.errors import ModelError
 from vlm3d_gs.models.catalogue import CATALOGUE, ModelEntry, entry_with_id
 from vlm3d_gs.models.layout import local_problems, needed_files, problems
 

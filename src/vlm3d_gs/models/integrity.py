@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm3d_gs.errors import ModelError
+from vlm3d_gs.core.errors import ModelError
 from vlm3d_gs.models.catalogue import PIPELINE, WHOLE, ModelEntry
 from vlm3d_gs.models.layout import (
     NETWORKS,

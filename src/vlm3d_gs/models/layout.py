@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from vlm3d_gs.errors import ModelError
+from vlm3d_gs.core.errors import ModelError
 from vlm3d_gs.models.catalogue import ModelEntry
 
 TO_FETCH = ("fp16", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vlm3d_gs.errors import MissingDependencyError, ModelError
+from vlm3d_gs.core.errors import MissingDependencyError, ModelError
 from vlm3d_gs.models import embedded_weights, entry, locate
 from vlm3d_gs.models.catalogue import CATALOGUE, ENTRIES, ModelEntry, entry_with_id
 from vlm3d_gs.models.hub import cached_folder, default_cache

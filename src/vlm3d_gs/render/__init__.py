@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras
-from vlm3d_gs.checks import expect_finite, expect_shape
-from vlm3d_gs.errors import ConfigError
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.checks import expect_finite, expect_shape
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.gaussians import Gaussians, validate
 from vlm3d_gs.render.result import Rendering
-from vlm3d_gs.scene import Gaussians, validate
 
 __all__ = ["BACKENDS", "Backend", "Rendering", "can_render_on_gpu", "choose_backend", "render"]
 
@@ -70,7 +70,7 @@ def render(
 
         return render_reference(gaussians, cameras, backdrop, degree)
     if chosen == "cpu":
-        from vlm3d_gs.render.cpu import render_cpu
+        from vlm3d_gs.render.cpu.rasterize import render_cpu
 
         return render_cpu(gaussians, cameras, backdrop, degree)
     from vlm3d_gs.render.gsplat_backend import render_gsplat

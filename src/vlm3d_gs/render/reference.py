@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlm3d_gs.cameras import Cameras
-from vlm3d_gs.harmonics import coefficient_count, eval_sh
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.harmonics import coefficient_count, eval_sh
 from vlm3d_gs.render.conventions import (
     ALPHA_CAP,
     ALPHA_FLOOR,
@@ -22,7 +23,6 @@ from vlm3d_gs.render.conventions import (
     TRANSMITTANCE_STOP,
 )
 from vlm3d_gs.render.result import Rendering
-from vlm3d_gs.scene import Gaussians
 
 
 def render_reference(

@@ -1,0 +1,176 @@
+"""What this machine has for a run, what is missing, and what to type for each missing thing.
+
+Looks and reports, changes nothing. gsplat is never imported where torch sees no CUDA device, since
+newer versions start compiling when imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from vlm3d_gs import __version__
+from vlm3d_gs.core.errors import MissingDependencyError
+from vlm3d_gs.models import embedded_weights
+
+State = Literal["ok", "missing", "absent"]
+
+REQUIRED = (
+    "torch",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "peft",
+    "safetensors",
+    "plyfile",
+    "zstandard",
+    "pillow",
+    "imageio",
+    "imageio-ffmpeg",
+    "scipy",
+    "scikit-image",
+    "fast-simplification",
+    "manifold3d",
+    "xatlas",
+    "rich",
+    "typer",
+    "viser",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    """What was looked at."""
+    state: State
+    """`missing` stops the main job; `absent` is optional."""
+    detail: str
+    """What was found."""
+    cure: str = ""
+    """What to type or do; empty when all is well."""
+
+
+def inspect() -> list[Finding]:
+    """Look at everything a run needs or can use, most basic first."""
+    findings = [Finding("python", "ok", platform.python_version())]
+    findings += [_package(name) for name in REQUIRED]
+    if find_spec("torch") is not None:
+        findings += [_threads(), *_gpu()]
+    return [*findings, _numba_cache(), _ffmpeg(), _weights("prior"), _weights("critic")]
+
+
+def healthy(findings: list[Finding]) -> bool:
+    """Say whether the main job can run: nothing required is missing."""
+    return all(finding.state != "missing" for finding in findings)
+
+
+def report(findings: list[Finding]) -> str:
+    """Return the findings as text, one a line, with the cure under each that needs one."""
+    marks = {"ok": "ok", "missing": "MISSING", "absent": "-"}
+    width = max(len(finding.name) for finding in findings)
+    lines = [f"vlm3d-gs {__version__} on {platform.platform()}"]
+    for finding in findings:
+        lines.append(f"  {marks[finding.state]:<8}{finding.name:<{width}}  {finding.detail}")
+        if finding.cure:
+            lines.append(f"  {'':<8}{'':<{width}}  -> {finding.cure}")
+    verdict = "The main job can run." if healthy(findings) else "The main job cannot run yet."
+    return "\n".join([*lines, verdict])
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Finding(name, "missing", "not installed", f"pip install {name}")
+
+
+def _threads() -> Finding:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Finding(
+        "cpu", "ok", f"{cores} cores for this process, torch uses {torch.get_num_threads()}"
+    )
+
+
+def _gpu() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        detail = "torch sees no CUDA device; everything runs on the CPU"
+        cure = ""
+        if shutil.which("nvidia-smi") and torch.version.cuda is None:
+            cure = "this torch is a CPU build: pip install --force-reinstall torch (CUDA build)"
+        return [
+            Finding("cuda", "absent", detail, cure),
+            Finding("gsplat", "absent", "only used with CUDA"),
+        ]
+    card = torch.cuda.get_device_properties(0)
+    cuda = Finding(
+        "cuda", "ok", f"{card.name}, {card.total_memory // 2**20} MiB, CUDA {torch.version.cuda}"
+    )
+    try:
+        return [cuda, Finding("gsplat", "ok", version("gsplat"))]
+    except PackageNotFoundError:
+        cure = "pip install 'vlm3d-gs[gpu]'"
+        return [cuda, Finding("gsplat", "absent", "not installed; the CPU renderer is used", cure)]
+
+
+def _numba_cache() -> Finding:
+    """Numba caches compiled code beside the source, or in the user's cache where it cannot."""
+    beside = Path(__file__).parents[1] / "render" / "cpu"
+    user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numba"
+    asked = os.environ.get("NUMBA_CACHE_DIR")
+    for folder in [Path(asked)] if asked else [beside, user]:
+        if _writable(folder):
+            return Finding("numba cache", "ok", f"writable: {folder}")
+    return Finding(
+        "numba cache",
+        "absent",
+        "not writable: the renderer is compiled anew at each start (about a minute)",
+        "export NUMBA_CACHE_DIR=<a folder that you can write>",
+    )
+
+
+def _writable(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _ffmpeg() -> Finding:
+    if find_spec("imageio_ffmpeg") is None:
+        return Finding("ffmpeg", "absent", "no video", "pip install imageio-ffmpeg")
+    import imageio_ffmpeg
+
+    try:
+        return Finding("ffmpeg", "ok", imageio_ffmpeg.get_ffmpeg_version())
+    except RuntimeError:
+        return Finding("ffmpeg", "absent", "no program found: no mp4", "apt install ffmpeg")
+
+
+def _weights(name: Literal["prior", "critic"]) -> Finding:
+    label = f"mini {name}"
+    try:
+        folder = embedded_weights(name)
+    except MissingDependencyError as error:
+        return Finding(label, "missing", "not in this installation", str(error))
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    return Finding(label, "ok", f"{size / 2**20:.1f} MiB embedded")

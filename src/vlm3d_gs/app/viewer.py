@@ -1,0 +1,353 @@
+"""The live view: a page served by viser that shows a splat, or a run while it is going on.
+
+Listens on this machine only unless another host is asked for. Colours are those of harmonic degree
+0, which is what viser draws. The trainer knows nothing of this file: it asks an observer.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import viser
+from torch import Tensor
+
+from vlm3d_gs.config import Config
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.images import to_uint8
+from vlm3d_gs.core.rotations import rotmat_to_quat
+from vlm3d_gs.formats.registry import read_splat
+from vlm3d_gs.optimize.trainer import TrainState
+from vlm3d_gs.pipeline import GenerateResult
+from vlm3d_gs.pipeline import generate as run
+from vlm3d_gs.runs.interrupt import stop_requests
+from vlm3d_gs.runs.record import RunRecord, charts, find_splat
+from vlm3d_gs.show.framing import BACKGROUND, DISTANCE, FOV_DEG, bounds
+
+LOOPBACK = "127.0.0.1"
+REFRESH_S = 1.0
+"""Shortest time between two pictures of a running job."""
+MOST_SHARE = 0.1
+"""Share of the run's time that showing it may take; large scenes are refreshed less often."""
+POLL_S = 0.05
+MOST_FRUSTA = 16
+START_AZIMUTH_DEG, START_ELEVATION_DEG = 25.0, 20.0
+BEHIND_CAMERAS = 1.7
+"""Visitors of a run start this much farther away than product cameras, behind the training's."""
+FRUSTUM_COLOUR = (84, 96, 108)
+LINE_COLOURS = ("#3b82c4", "#d9772b", "#2f9e6d", "#a65fc1")
+
+
+def generate(
+    config: Config,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    say: Callable[[str], None],
+    overwrite: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
+) -> GenerateResult:
+    """Make a splat as `pipeline.generate` does, with a page to watch, pause and end the run.
+
+    The page is gone when the run is.
+
+    Args:
+        config: the run.
+        host: where to listen; None is this machine only.
+        port: None takes a free one.
+        say: told the page's address.
+        overwrite: as in `pipeline.generate`.
+        resume: as in `pipeline.generate`.
+        quiet: as in `pipeline.generate`.
+
+    Raises:
+        ConfigError: nobody can listen at that host and port, or as in `pipeline.generate`.
+    """
+    with LiveView(config.prompt, host=host, port=port, steps=config.train.steps) as view:
+        say(f"live view: {view.address}")
+        return run(config, overwrite=overwrite, resume=resume, quiet=quiet, observe=view.observe)
+
+
+def show(
+    given: Path, *, host: str | None = None, port: int | None = None, say: Callable[[str], None]
+) -> None:
+    """Serve a page with a splat until Ctrl-C.
+
+    Args:
+        given: a splat file, or a run's folder: then with its prompt and curves.
+        host: where to listen; None is this machine only.
+        port: None takes a free one.
+        say: told the page's address.
+
+    Raises:
+        InputFileError: there is no readable splat.
+        ConfigError: nobody can listen at that host and port.
+    """
+    path, record = find_splat(given)
+    gaussians = read_splat(path)
+    with LiveView(record.prompt if record else path.name, host=host, port=port) as view:
+        view.look_at(gaussians)
+        view.show_scene(gaussians)
+        if record is not None:
+            view.show_record(record)
+        say(f"showing {path} at {view.address} (Ctrl-C ends)")
+        with stop_requests() as stop_asked:
+            while not stop_asked():
+                time.sleep(POLL_S)
+
+
+class LiveView:
+    """One served page; a context manager.
+
+    Args:
+        prompt: shown as text.
+        host: where to listen; None is this machine only.
+        port: None takes a free one.
+        steps: length of the run that will be observed; None for a finished splat, which has no
+            pause and stop buttons.
+
+    Raises:
+        ConfigError: nobody can listen at that host and port.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        self._server, self._host = _serve(host or LOOPBACK, port or 0), host or LOOPBACK
+        self._steps, self._rows = steps, list[dict[str, Any]]()
+        self._paused, self._stopped = threading.Event(), threading.Event()
+        self._frusta: list[Any] = []
+        self._plots: dict[str, Any] = {}
+        self._due_s = 0.0
+        scene, gui = self._server.scene, self._server.gui
+        scene.set_up_direction("+z")
+        gui.configure_theme(show_logo=False, show_share_button=False)
+        # As text, never as markdown: viser's markdown is a language with expressions.
+        gui.add_text("Prompt", prompt, multiline=True, disabled=True)
+        self._status = gui.add_text("State", "ready", disabled=True)
+        self._numbers = gui.add_text("Numbers", "", multiline=True, disabled=True, visible=False)
+        if steps is not None:
+            self._status.value = "loading models"
+            self._add_run_controls()
+        self._add_backgrounds()
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds the page."""
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{shown}:{self._server.get_port()}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with _muted():
+            self._server.stop()
+
+    def observe(
+        self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
+    ) -> bool:
+        """Show the run now and then, hold it while paused, and say whether to stop it.
+
+        A `trainer.Observer`.
+        """
+        self._rows.append({"step": state.step, **scalars})
+        if state.step == 1:
+            self.look_at(state.optimizer.gaussians)
+        now = time.monotonic()
+        if self._paused.is_set() or (now >= self._due_s and self._server.get_clients()):
+            self._refresh(state, now)
+        while self._paused.is_set() and not (self._stopped.is_set() or stop_asked()):
+            time.sleep(POLL_S)
+        if self._stopped.is_set() or state.step == self._steps:
+            self._status.value = f"exporting after step {state.step} of {self._steps}"
+        return self._stopped.is_set()
+
+    def hold(self, paused: bool) -> None:
+        """Let the observed run wait after its current step, or go on."""
+        self._due_s = 0.0
+        if paused:
+            self._paused.set()
+        else:
+            self._paused.clear()
+
+    def end(self) -> None:
+        """Let the observed run end after its current step."""
+        self._stopped.set()
+
+    def show_scene(self, gaussians: Gaussians) -> None:
+        """Put these Gaussians in the place of those shown so far."""
+        scene = gaussians.detach().to("cpu")
+        self._server.scene.add_gaussian_splats(
+            "/splats",
+            centers=_array(scene.means),
+            covariances=_array(scene.covariances),
+            rgbs=_array(scene.colors.clamp(max=1.0)),
+            opacities=_array(scene.opacities[:, None]),
+        )
+
+    def look_at(self, gaussians: Gaussians) -> None:
+        """Let new visitors start a little beside the front, of a run behind its cameras."""
+        center, radius = bounds(gaussians.detach())
+        start, middle = self._server.initial_camera, _array(center.cpu())
+        far = DISTANCE * radius * (1.0 if self._steps is None else BEHIND_CAMERAS)
+        seen = orbit(START_AZIMUTH_DEG, START_ELEVATION_DEG, far, FOV_DEG, 1, 1)
+        start.position = middle + _array(seen.positions[0])
+        start.look_at = middle
+        start.fov = math.radians(FOV_DEG)
+
+    def show_cameras(self, cameras: Cameras) -> None:
+        """Draw the frusta of the first training views."""
+        some = cameras.select(slice(0, MOST_FRUSTA)).to("cpu")
+        quats = rotmat_to_quat(some.camera_to_world[:, :3, :3])
+        for index in range(len(some)):
+            fov = 2.0 * math.atan(0.5 * some.height / float(some.Ks[index, 1, 1]))
+            pose = {"wxyz": _array(quats[index]), "position": _array(some.positions[index])}
+            if index < len(self._frusta):
+                self._frusta[index].wxyz = pose["wxyz"]
+                self._frusta[index].position = pose["position"]
+                self._frusta[index].fov = fov
+            else:
+                aspect = some.width / some.height
+                name = f"/cameras/{index}"
+                made = self._server.scene.add_camera_frustum(
+                    name, fov, aspect, scale=0.12, thickness=0.004, color=FRUSTUM_COLOUR, **pose
+                )
+                self._frusta.append(made)
+        for extra in self._frusta[len(some) :]:
+            extra.remove()
+        del self._frusta[len(some) :]
+
+    def show_record(self, record: RunRecord) -> None:
+        """Plot a run's curves, and the last value of each."""
+        last = []
+        for chart in charts(record):
+            steps = np.array(sorted({step for item in chart.series for step in item.steps}), float)
+            columns = [_column(steps, item.steps, item.values) for item in chart.series]
+            values = [item.values[-1] for item in chart.series]
+            words = ("none" if value is None else f"{value:.4g}" for value in values)
+            last.append(f"{chart.title}: {', '.join(words)}")
+            if chart.title in self._plots:
+                self._plots[chart.title].data = (steps, *columns)
+                continue
+            series = [
+                viser.uplot.Series(label=item.name, stroke=color, width=2)
+                for item, color in zip(chart.series, LINE_COLOURS * 4, strict=False)
+            ]
+            self._plots[chart.title] = self._server.gui.add_uplot(
+                data=(steps, *columns),
+                series=(viser.uplot.Series(label="step"), *series),
+                scales={"x": viser.uplot.Scale(time=False, auto=True)},
+                title=chart.title,
+                aspect=2.0,
+            )
+        self._numbers.value, self._numbers.visible = "\n".join(last), bool(last)
+
+    def _refresh(self, state: TrainState, now: float) -> None:
+        with self._server.atomic():
+            self.show_scene(state.optimizer.gaussians)
+            if state.cameras is not None:
+                self.show_cameras(state.cameras)
+        self.show_record(RunRecord("", self._steps, {}, {}, tuple(self._rows)))
+        word = "paused" if self._paused.is_set() else "running"
+        self._status.value = f"{word}, step {state.step} of {self._steps}"
+        took = time.monotonic() - now
+        self._due_s = now + took + max(REFRESH_S, took / MOST_SHARE)
+
+    def _add_run_controls(self) -> None:
+        gui = self._server.gui
+        pause, stop = gui.add_button("Pause"), gui.add_button("Stop and export", color="red")
+        frusta = gui.add_checkbox("Training cameras", initial_value=True)
+
+        root = self._server.scene.add_frame("/cameras", show_axes=False)
+
+        def pause_or_go_on(_: object) -> None:
+            self.hold(not self._paused.is_set())
+            pause.label = "Go on" if self._paused.is_set() else "Pause"
+
+        def stop_run(_: object) -> None:
+            self.end()
+            pause.disabled = stop.disabled = True
+
+        def show_or_hide(_: object) -> None:
+            root.visible = frusta.value
+
+        pause.on_click(pause_or_go_on)
+        stop.on_click(stop_run)
+        frusta.on_update(show_or_hide)
+
+    def _add_backgrounds(self) -> None:
+        colors = {"grey": BACKGROUND, "white": (1.0, 1.0, 1.0), "dark": (0.07, 0.08, 0.09)}
+        choice = self._server.gui.add_dropdown("Background", tuple(colors), initial_value="grey")
+
+        def paint(_: object = None) -> None:
+            flat = Tensor(colors[choice.value]).expand(2, 2, 3)
+            self._server.scene.set_background_image(to_uint8(flat))
+
+        choice.on_update(paint)
+        paint()
+
+
+def _serve(host: str, port: int) -> Any:
+    """Start a server that listens exactly there.
+
+    Raises:
+        ConfigError: the host is not an address of this machine, or the port is taken or not allowed.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port must be 1 to 65535, got {port}.")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family[0], family[1]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(family[4])
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen at {host}, port {port or 'any'}: {error}. Give another --port (or none, "
+            f"for a free one), or a --host that is an address of this machine."
+        ) from error
+    with _muted():
+        server = viser.ViserServer(host=host, port=port, label="vlm3d-gs", verbose=False)
+    if port and server.get_port() != port:
+        with _muted():
+            server.stop()
+        raise ConfigError(f"Port {port} was taken just now. Give another --port, or none.")
+    return server
+
+
+def _muted() -> redirect_stdout[io.StringIO]:
+    """Keep viser's own words off the screen; it prints them even when told to be quiet."""
+    return redirect_stdout(io.StringIO())
+
+
+def _array(values: Tensor) -> Any:
+    return values.detach().cpu().float().numpy()
+
+
+def _column(steps: Any, own: tuple[int, ...], values: tuple[float | None, ...]) -> Any:
+    """Return the values at `steps`, NaN where the series has none."""
+    column = np.full(len(steps), np.nan)
+    column[np.searchsorted(steps, own)] = [math.nan if value is None else value for value in values]
+    return column

@@ -1,0 +1,1 @@
+"""Where a config becomes objects: guidances, a memory plan, products."""

@@ -1,0 +1,228 @@
+"""Presets: functions that return a complete config.
+
+Every number that differs from a field's default stands here with its reason or its experiment in
+docs/LOG.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from vlm3d_gs.config import (
+    AugmentConfig,
+    CameraConfig,
+    Config,
+    CriticConfig,
+    DensifyConfig,
+    ExportConfig,
+    OptimConfig,
+    PriorConfig,
+    RegularizerConfig,
+    SceneConfig,
+    TrainConfig,
+)
+from vlm3d_gs.config.schedules import Schedule, constant, exponential, linear
+from vlm3d_gs.core.errors import ConfigError
+
+PresetName = Literal[
+    "mini",
+    "mini-draft",
+    "mini-quality",
+    "mini-single",
+    "mvdream",
+    "mvdream-draft",
+    "mvdream-quality",
+    "sd",
+    "sd-draft",
+    "sd-quality",
+    "sdxl",
+    "sdxl-draft",
+    "sdxl-quality",
+]
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
+"""Our own words for what distilled scenes suffer from; not tuned."""
+
+
+FIRST_HALF = Schedule("linear", ((0.0, 0.3), (0.5, 0.15), (0.5001, 0.0), (1.0, 0.0)))
+"""Weight of a critic beside a prior that draws the views together: the layout is decided by then, and later answers
+change little (docs/LOG.md); the released VLM3D asks in the first half only, too."""
+
+
+def preset(name: str, prompt: str) -> Config:
+    """Return the complete config of a preset for a prompt.
+
+    Args:
+        name: one of `PRESETS`.
+        prompt: what to make.
+
+    Raises:
+        ConfigError: unknown preset; the message lists the known ones.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"Unknown preset {name!r}. Available: {', '.join(PRESETS)}.")
+    family, _, kind = name.partition("-")
+    recipes = {"mini": mini, "mvdream": mvdream, "sd": single_image, "sdxl": single_image}
+    config = replace(recipes[family](prompt), preset=name, out=run_folder(prompt))
+    if family == "sdxl":
+        config = replace(config, prior=replace(config.prior, family="sdxl"))
+    changes = {"draft": draft, "quality": quality, "single": single_views}
+    return changes[kind](config) if kind else config
+
+
+def draft(config: Config) -> Config:
+    """Return a config for a first look: a third of the steps, half of the Gaussians; our own choice, not tuned."""
+    return replace(
+        config,
+        train=replace(config.train, steps=config.train.steps // 3),
+        scene=replace(config.scene, n_init=config.scene.n_init // 2),
+    )
+
+
+def quality(config: Config) -> Config:
+    """Return a config for a result to keep: three times the steps, twice the Gaussians; our own choice, not tuned."""
+    scene = config.scene
+    return replace(
+        config,
+        train=replace(config.train, steps=config.train.steps * 3),
+        scene=replace(scene, n_init=scene.n_init * 2, max_gaussians=scene.max_gaussians * 2),
+    )
+
+
+def mini(prompt: str) -> Config:
+    """Return the default: the embedded models, any machine, well under a minute on two cores.
+
+    Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
+    in docs/LOG.md. The guidance scale is 1, since the prior follows the prompt by itself; more hollows the sides of
+    cubes and costs twice the time. Backgrounds stay grey while the noise hides them, else grey Gaussians imitate them;
+    coverage, entropy and pruning take away what is left of the haze. The critic is asked at every second step of the
+    first half, while the layout is decided: at every fourth it did not always mirror a wrong pair, and later its
+    answers change little.
+    """
+    return Config(
+        prompt=prompt,
+        scene=SceneConfig(n_init=4000),
+        camera=CameraConfig(distance=(2.9, 3.2), random_from=0.25),
+        prior=PriorConfig(
+            guidance_scale=constant(1.0),
+            rescale=0.0,
+            t_max=Schedule("linear", ((0.0, 0.95), (0.6, 0.5), (1.0, 0.15))),
+            t_min=Schedule("linear", ((0.0, 0.85), (0.6, 0.3), (1.0, 0.02))),
+        ),
+        critic=CriticConfig(every=2, n_noises=3, weight=FIRST_HALF),
+        densify=DensifyConfig(grow_share=0.15, prune_opacity=0.05),
+        regularizer=RegularizerConfig(
+            coverage=linear(0.0, 300.0, 0.1, 0.5), alpha_entropy=linear(0.0, 1000.0, 0.5, 1.0)
+        ),
+        train=TrainConfig(steps=300),
+    )
+
+
+def single_views(config: Config) -> Config:
+    """Return the config of `mini` with a prior that draws one picture at a time and is told no camera.
+
+    Such a prior knows no space, as Stable Diffusion does not: what the sentence says about it is the critic's to hold,
+    to the end of the run, or the prior takes the second of two objects away again. Numbers from experiments on prompts
+    that are in no table (docs/LOG.md).
+    """
+    prior = replace(config.prior, use_cameras=False, guidance_scale=constant(2.0), rescale=0.5)
+    critic = replace(config.critic, select_until=0.6, weight=linear(0.5, 0.3))
+    return replace(config, prior=prior, critic=critic)
+
+
+def mvdream(prompt: str) -> Config:
+    """Return the recipe for MVDream: no several-faced objects, 256 px, 3.6 GB of GPU memory as measured on an H100.
+
+    From threestudio's MVDream configuration (x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
+    to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px) and DreamGaussian's learning rates for a ball of
+    Gaussians. Users found MVDream on Gaussians poor with a few thousand points, so it starts with 20,000. The
+    critic is off until one is named (`--critic qwen2.5-vl-7b`), and asked as in `mini`, whose prior draws the views
+    together, too. Run on a GPU with random weights only (docs/LOG.md).
+    """
+    return Config(
+        prompt=prompt,
+        scene=SceneConfig(n_init=20_000, max_gaussians=100_000),
+        camera=CameraConfig(distance=(3.0, 3.2), fov_deg=(38.0, 45.0), resolution_px=constant(256)),
+        prior=PriorConfig(
+            family="mvdream",
+            loss="recon",
+            guidance_scale=constant(50.0),
+            rescale=0.5,
+            t_max=linear(0.98, 0.5),
+            t_min=linear(0.98, 0.02),
+            negative_prompt=NEGATIVE_PROMPT,
+            size_px=256,
+        ),
+        critic=replace(large_critic(), n_noises=3, weight=FIRST_HALF),
+        optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
+        regularizer=RegularizerConfig(alpha_entropy=linear(0.0, 100.0, 0.5, 1.0)),
+        train=TrainConfig(steps=1500),
+        export=ExportConfig(turntable_px=512),
+    )
+
+
+def single_image(prompt: str) -> Config:
+    """Return the recipe for Stable Diffusion, one picture at a time: detail, and a risk of several faces.
+
+    From LucidDreamer's configuration (ISM, guidance 7.5, noise levels up to 0.5 after a wide start, intervals of about
+    a twentieth of the timesteps, weight sqrt((1 - a) / a)) and DreamGaussian's growing resolution. View prompts with
+    Perp-Neg work against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures
+    of 1024 px would fill most cards. Run on a GPU with random weights only (docs/LOG.md).
+    """
+    return Config(
+        prompt=prompt,
+        scene=SceneConfig(n_init=20_000, max_gaussians=150_000),
+        camera=CameraConfig(
+            distance=(3.0, 3.2),
+            fov_deg=(38.0, 45.0),
+            elevation_deg=(-10.0, 60.0),
+            resolution_px=Schedule("piecewise", ((0.0, 128.0), (0.3, 256.0), (0.6, 512.0))),
+        ),
+        prior=PriorConfig(
+            family="sd",
+            loss="ism",
+            guidance_scale=constant(7.5),
+            weighting="ism",
+            t_max=linear(0.98, 0.5, 0.0, 0.3),
+            t_min=constant(0.02),
+            weight=constant(0.1),
+            negative_prompt=NEGATIVE_PROMPT,
+            view_prompts="interpolate",
+            perp_neg=True,
+            size_px=512,
+        ),
+        critic=large_critic(),
+        optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
+        regularizer=RegularizerConfig(alpha_entropy=linear(0.0, 100.0, 0.5, 1.0)),
+        train=TrainConfig(steps=2000),
+        export=ExportConfig(turntable_px=512),
+    )
+
+
+def large_critic() -> CriticConfig:
+    """Return the settings for `--critic qwen2.5-vl-7b` and its like; off until one is asked for, since it is large.
+
+    252 px are 81 tokens a view, as in the released VLM3D. Augmentation is on, since a large critic is the easier to
+    please by patterns. Run on a GPU with random weights only (docs/LOG.md).
+    """
+    return CriticConfig(
+        enabled=False,
+        family="qwen2.5-vl-7b",
+        weight=linear(0.3, 0.05),
+        size_px=constant(252),
+        augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.7),
+    )
+
+
+def run_folder(prompt: str) -> Path:
+    """Return where a run goes when nobody says: runs/ and the prompt as a file name.
+
+    Example:
+        >>> run_folder("A red cube!").as_posix()
+        'runs/a-red-cube'
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-")
+    return Path("runs") / (name or "unnamed")

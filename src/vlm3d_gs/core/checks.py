@@ -1,0 +1,98 @@
+"""Checks of tensors that enter the package: shape, finiteness, dtype, device.
+
+Each raises an error that names the argument, what was given and what is allowed. None of them
+copies data.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, dtype
+
+from vlm3d_gs.core.errors import ConfigError, ShapeError
+
+
+def expect_shape(name: str, tensor: Tensor, shape: tuple[int | str | None, ...]) -> dict[str, int]:
+    """Require a shape, with free and named dimensions.
+
+    Args:
+        name: the argument's name as the user knows it, e.g. `gaussians.means`.
+        tensor: what was given.
+        shape: one entry a dimension: an int is required exactly, None is free, a letter is free but
+            must stand for the same size wherever it is repeated.
+
+    Returns:
+        The size that each letter stands for.
+
+    Raises:
+        ShapeError: another number of dimensions, or a size that does not fit.
+
+    Example:
+        >>> expect_shape("points", torch.zeros(5, 3), ("N", 3))
+        {'N': 5}
+    """
+    sizes: dict[str, int] = {}
+    fits = isinstance(tensor, Tensor) and tensor.ndim == len(shape)
+    if fits:
+        for size, wanted in zip(tensor.shape, shape, strict=True):
+            if isinstance(wanted, str):
+                fits = fits and sizes.setdefault(wanted, size) == size
+            elif wanted is not None:
+                fits = fits and size == wanted
+    if not fits:
+        text = ", ".join("any" if wanted is None else str(wanted) for wanted in shape)
+        got = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ShapeError(f"{name} must be a tensor of shape [{text}], got {got}.")
+    return sizes
+
+
+def expect_finite(name: str, tensor: Tensor) -> None:
+    """Require that no element is NaN or infinite.
+
+    Raises:
+        ConfigError: at least one is; the message counts them and gives the index of the first.
+
+    Reads the tensor once, and therefore waits for a GPU.
+    """
+    values = tensor.detach()
+    if math.isfinite(
+        values.sum().item()
+    ):  # one pass; only an overflowing sum needs the second look
+        return
+    bad = (~values.isfinite()).nonzero()
+    if len(bad) > 0:
+        raise ConfigError(
+            f"{name} has {len(bad)} values that are NaN or infinite, the first at index {bad[0].tolist()}; "
+            "all must be finite. Lower the learning rate, or look at the input that made them."
+        )
+
+
+def expect_dtype(name: str, tensor: Tensor, allowed: tuple[dtype, ...]) -> None:
+    """Require one of several dtypes.
+
+    Raises:
+        ShapeError: the dtype is not among those allowed.
+    """
+    if tensor.dtype not in allowed:
+        names = " or ".join(str(item).removeprefix("torch.") for item in allowed)
+        got = str(tensor.dtype).removeprefix("torch.")
+        raise ShapeError(
+            f"{name} must be {names}, got {got}. Convert it first, for example with .to(torch.{names.split()[0]})."
+        )
+
+
+def expect_same_device(tensors: dict[str, Tensor]) -> None:
+    """Require that all tensors live on one device.
+
+    Args:
+        tensors: argument name to tensor.
+
+    Raises:
+        ShapeError: two of them differ; the message gives the device of each.
+    """
+    if len({str(tensor.device) for tensor in tensors.values()}) > 1:
+        where = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise ShapeError(
+            f"All tensors must be on one device, got {where}. Move them with .to(device)."
+        )

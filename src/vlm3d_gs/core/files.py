@@ -1,0 +1,46 @@
+"""Files that are either whole or absent: writing beside the target, then renaming onto it.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vlm3d_gs.core.errors import ExportError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, it becomes `path`.
+
+    A reader never sees half a file, and a failed or interrupted block leaves an existing file as
+    it was. The temporary name keeps the suffix, because encoders choose the format by it.
+
+    Args:
+        path: the file to make or to replace; its folder must exist.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        ExportError: the folder does not exist, or `path` is a folder.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ExportError(
+            f"Cannot write {target}: the folder {target.parent} does not exist. Create it first."
+        )
+    if target.is_dir():
+        raise ExportError(f"Cannot write {target}: it is a folder. Give a file name.")
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,209 @@
+"""Gaussians: the scene as raw parameters, with the activated views of them.
+
+Letters: N Gaussians, K spherical-harmonics coefficients a channel. World frame: z up, the front
+towards +x, the object inside the unit ball (docs/CONVENTIONS.md). Knows nothing of cameras or
+rendering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.checks import expect_finite, expect_same_device, expect_shape
+from vlm3d_gs.core.errors import ConfigError, ShapeError
+from vlm3d_gs.core.harmonics import degree_of, sh0_to_rgb
+from vlm3d_gs.core.rotations import compose_covariances, quat_to_rotmat
+
+PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """N anisotropic 3D Gaussians, held as the raw numbers that an optimiser moves.
+
+    Construction checks shapes, dtypes and devices (`ShapeError`), not values; see `validate`. Every
+    property is differentiable in the parameters it is made of.
+    """
+
+    means: Tensor
+    """[N, 3] centres, world units."""
+    log_scales: Tensor
+    """[N, 3] natural logarithms of the standard deviations along the own axes, world units."""
+    quats: Tensor
+    """[N, 4] rotation of the own axes, wxyz, any norm; zero means the identity."""
+    opacity_logits: Tensor
+    """[N] opacity before the sigmoid."""
+    sh: Tensor
+    """[N, K, 3] colour coefficients, K in {1, 4, 9, 16}."""
+
+    def __post_init__(self) -> None:
+        count = expect_shape("gaussians.means", self.means, ("N", 3))["N"]
+        expect_shape("gaussians.log_scales", self.log_scales, (count, 3))
+        expect_shape("gaussians.quats", self.quats, (count, 4))
+        expect_shape("gaussians.opacity_logits", self.opacity_logits, (count,))
+        degree_of(expect_shape("gaussians.sh", self.sh, (count, "K", 3))["K"])
+        for name, tensor in self.parameters().items():
+            if tensor.dtype != self.means.dtype or not tensor.is_floating_point():
+                raise ShapeError(
+                    f"gaussians.{name} is {tensor.dtype}, gaussians.means is {self.means.dtype}; "
+                    "all parameters must share one floating dtype."
+                )
+        expect_same_device(
+            {f"gaussians.{name}": value for name, value in self.parameters().items()}
+        )
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.means.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of all parameters."""
+        return self.means.dtype
+
+    @property
+    def sh_degree(self) -> int:
+        """Spherical-harmonics degree, 0 to 3."""
+        return degree_of(self.sh.shape[1])
+
+    @property
+    def scales(self) -> Tensor:
+        """[N, 3] standard deviations, world units."""
+        return self.log_scales.exp()
+
+    @property
+    def opacities(self) -> Tensor:
+        """[N] opacities in 0..1."""
+        return self.opacity_logits.sigmoid()
+
+    @property
+    def rotations(self) -> Tensor:
+        """[N, 3, 3] rotation matrices; the columns are the own axes in the world."""
+        return quat_to_rotmat(self.quats)
+
+    @property
+    def covariances(self) -> Tensor:
+        """[N, 3, 3] world covariances, world units squared."""
+        return compose_covariances(self.quats, self.scales)
+
+    @property
+    def colors(self) -> Tensor:
+        """[N, 3] colours of degree 0, clamped below at 0, sRGB."""
+        return sh0_to_rgb(self.sh[:, 0]).clamp(min=0.0)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the raw tensors by name, in a fixed order, not copied."""
+        return {name: getattr(self, name) for name in PARAMETER_NAMES}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Tensor]) -> Gaussians:
+        """Return the scene made of named raw tensors; the inverse of `parameters`.
+
+        Raises:
+            ConfigError: a name is missing or unknown.
+            ShapeError: the shapes do not belong together.
+        """
+        if set(parameters) != set(PARAMETER_NAMES):
+            raise ConfigError(
+                f"Gaussians are made of {', '.join(PARAMETER_NAMES)}; got {', '.join(sorted(parameters)) or 'nothing'}."
+            )
+        return cls(**dict(parameters))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Gaussians:
+        """Return the scene on another device or in another floating type (on the graph, as `Tensor.to`)."""
+        return Gaussians(
+            **{
+                name: value.to(device=device, dtype=dtype)
+                for name, value in self.parameters().items()
+            }
+        )
+
+    def detach(self) -> Gaussians:
+        """Return the scene cut off from the graph, sharing memory."""
+        return Gaussians(**{name: value.detach() for name, value in self.parameters().items()})
+
+    def clone(self) -> Gaussians:
+        """Return a copy with memory of its own (on the graph, as `Tensor.clone`)."""
+        return Gaussians(**{name: value.clone() for name, value in self.parameters().items()})
+
+    def requires_grad_(self, requires_grad: bool = True) -> Gaussians:
+        """Switch gradients of all parameters on or off, in place, and return self."""
+        for value in self.parameters().values():
+            value.requires_grad_(requires_grad)
+        return self
+
+    def select(self, index: Tensor) -> Gaussians:
+        """Return some of the Gaussians.
+
+        Args:
+            index: [N] bool mask, or integer indices of any length.
+
+        Raises:
+            ShapeError: a mask of another length than N.
+        """
+        if index.dtype == torch.bool:
+            expect_shape("index", index, (len(self),))
+        return Gaussians(**{name: value[index] for name, value in self.parameters().items()})
+
+
+def concatenate(scenes: Sequence[Gaussians]) -> Gaussians:
+    """Return all Gaussians of several scenes as one, in order.
+
+    Raises:
+        ConfigError: the sequence is empty.
+        ShapeError: the scenes have different spherical-harmonics degrees, dtypes or devices.
+    """
+    if not scenes:
+        raise ConfigError("concatenate needs at least one scene, got an empty sequence.")
+    degrees = sorted({scene.sh_degree for scene in scenes})
+    if len(degrees) > 1:
+        raise ShapeError(
+            f"All scenes must have the same spherical-harmonics degree, got {degrees}. Use with_sh_degree."
+        )
+    kinds = sorted({f"{scene.dtype} on {scene.device}" for scene in scenes})
+    if len(kinds) > 1:
+        raise ShapeError(
+            f"All scenes must share dtype and device, got {', '.join(kinds)}. Use .to(...)."
+        )
+    return Gaussians(
+        **{name: torch.cat([getattr(scene, name) for scene in scenes]) for name in PARAMETER_NAMES}
+    )
+
+
+def with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
+    """Return the same scene with another spherical-harmonics degree: cut off, or filled with zeros.
+
+    Raises:
+        ConfigError: the degree is not 0, 1, 2 or 3.
+    """
+    if degree not in range(4):
+        raise ConfigError(f"The spherical-harmonics degree must be 0, 1, 2 or 3, got {degree}.")
+    wanted, have = (degree + 1) ** 2, gaussians.sh.shape[1]
+    sh = gaussians.sh[:, :wanted]
+    if wanted > have:
+        sh = torch.cat([sh, sh.new_zeros(len(gaussians), wanted - have, 3)], dim=1)
+    return Gaussians(**{**gaussians.parameters(), "sh": sh})
+
+
+def validate(gaussians: Gaussians) -> None:
+    """Require that every parameter is finite.
+
+    Raises:
+        ConfigError: a value is NaN or infinite; the message names the parameter and the first
+            Gaussian concerned.
+    """
+    values = [value.detach() for value in gaussians.parameters().values()]
+    if bool(torch.stack([value.sum() for value in values]).isfinite().all()):
+        return  # one read, for which a GPU is waited for once
+    for name, value in gaussians.parameters().items():
+        expect_finite(f"gaussians.{name}", value)

@@ -1,0 +1,146 @@
+"""What a sentence says: its objects, their colours and shapes, and the relation between them.
+
+`parse_composition` understands the small language of the embedded models ("a red cube on top of a blue sphere") and
+its synonyms. It is used to ask relation questions, to refuse words that the embedded models never learned, and by
+the composition checker. Relations are meant as the front camera sees them (docs/CONVENTIONS.md).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vlm3d_gs.core.errors import PromptError
+
+SHAPES = ("sphere", "cube", "cylinder", "cone", "torus")
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
+RELATIONS = ("on top of", "under", "to the left of", "to the right of", "in front of", "behind")
+
+SHAPE_WORDS = {
+    "sphere": "sphere",
+    "ball": "sphere",
+    "cube": "cube",
+    "box": "cube",
+    "cylinder": "cylinder",
+    "can": "cylinder",
+    "cone": "cone",
+    "torus": "torus",
+    "ring": "torus",
+    "donut": "torus",
+}
+"""Word in a prompt -> shape."""
+
+RELATION_PHRASES = {
+    "on top of": "on top of",
+    "above": "on top of",
+    "under": "under",
+    "below": "under",
+    "beneath": "under",
+    "to the left of": "to the left of",
+    "left of": "to the left of",
+    "to the right of": "to the right of",
+    "right of": "to the right of",
+    "in front of": "in front of",
+    "behind": "behind",
+}
+"""Phrase in a prompt -> relation."""
+
+OPPOSITE = {
+    "on top of": "under",
+    "under": "on top of",
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+    "in front of": "behind",
+    "behind": "in front of",
+}
+"""`A relation B` says the same as `B OPPOSITE[relation] A`."""
+
+ARTICLES = ("a", "an", "the", "one")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPhrase:
+    """One object that a prompt names."""
+
+    color: str
+    """One of `COLORS`."""
+    shape: str
+    """One of `SHAPES`."""
+
+    def __str__(self) -> str:
+        return f"{self.color} {self.shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The objects of a prompt and how the first stands to the second."""
+
+    objects: tuple[ObjectPhrase, ...]
+    """One or two objects, in the prompt's order."""
+    relation: str | None = None
+    """One of `RELATIONS`: objects[0] relation objects[1]; None for one object."""
+
+    def __str__(self) -> str:
+        first = f"{article(self.objects[0].color)} {self.objects[0]}"
+        if self.relation is None:
+            return first
+        return f"{first} {self.relation} {article(self.objects[1].color)} {self.objects[1]}"
+
+
+def article(word: str) -> str:
+    """Return "an" before a vowel, else "a"."""
+    return "an" if word[:1] in "aeiou" else "a"
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into lower-case words, punctuation dropped."""
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def known_words() -> tuple[str, ...]:
+    """Return every word that `parse_composition` understands, sorted."""
+    relation_words = {word for phrase in RELATION_PHRASES for word in phrase.split()}
+    return tuple(sorted({*SHAPE_WORDS, *COLORS, *relation_words, *ARTICLES}))
+
+
+def parse_composition(text: str) -> Composition:
+    """Read a prompt of one or two coloured shapes.
+
+    Args:
+        text: for example "a red box left of a blue ball"; case and punctuation do not matter.
+
+    Returns:
+        The objects by canonical names ("cube", "sphere") and the canonical relation.
+
+    Raises:
+        PromptError: an unknown word, a missing colour or shape, or not one or two objects; the message lists the
+            known words and says how to use an open-vocabulary model.
+    """
+    words = words_of(text)
+    unknown = [word for word in words if word not in known_words()]
+    if unknown or not words:
+        raise PromptError(_refusal(text, f"unknown words {unknown}" if unknown else "no words"))
+    sentence = " ".join(words)
+    for phrase in sorted(RELATION_PHRASES, key=len, reverse=True):
+        first, found, second = f" {sentence} ".partition(f" {phrase} ")
+        if found:
+            objects = (_parse_object(first, text), _parse_object(second, text))
+            return Composition(objects, RELATION_PHRASES[phrase])
+    return Composition((_parse_object(sentence, text),))
+
+
+def _parse_object(phrase: str, text: str) -> ObjectPhrase:
+    words = [word for word in phrase.split() if word not in ARTICLES]
+    if len(words) != 2 or words[0] not in COLORS or words[1] not in SHAPE_WORDS:
+        raise PromptError(_refusal(text, f"'{phrase.strip()}' is not one colour and one shape"))
+    return ObjectPhrase(words[0], SHAPE_WORDS[words[1]])
+
+
+def _refusal(text: str, reason: str) -> str:
+    return (
+        f"The embedded mini models cannot draw {text!r}: {reason}. They know a colour "
+        f"({', '.join(COLORS)}) and a shape "
+        f"({', '.join(SHAPE_WORDS)}), or two such objects joined by one of: {', '.join(RELATION_PHRASES)}. "
+        f"Example: 'a red cube on top of a blue sphere'. For any other prompt use large models, for example "
+        f"--preset mvdream (`vlm3d-gs models list` shows all)."
+    )

@@ -1,0 +1,171 @@
+"""Quaternions, rotation matrices and covariances.
+
+Quaternions are wxyz and of any norm; rotation matrices act on column vectors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.checks import expect_shape
+from vlm3d_gs.core.errors import ShapeError
+
+ZERO_NORM_SQ = 1e-24
+"""Below this squared norm a quaternion counts as zero and stands for the identity."""
+
+
+def normalize_quats(quats: Tensor) -> Tensor:
+    """Return unit quaternions.
+
+    A quaternion of squared norm below `ZERO_NORM_SQ` becomes (1, 0, 0, 0), with zero gradient.
+
+    Args:
+        quats: [..., 4] wxyz, any norm.
+
+    Returns:
+        [..., 4] of norm 1.
+
+    Raises:
+        ShapeError: the last dimension is not 4.
+
+    Differentiable everywhere.
+    """
+    if quats.shape[-1:] != (4,):
+        raise ShapeError(f"quats must have shape [..., 4] (wxyz), got {list(quats.shape)}.")
+    norm_sq = quats.square().sum(-1, keepdim=True)
+    zero = norm_sq < ZERO_NORM_SQ
+    identity = quats.new_zeros(4)
+    identity[0] = 1.0  # filled where it lies: a tensor of Python numbers would make a GPU wait
+    safe = torch.where(zero, identity, quats)
+    return safe / safe.square().sum(-1, keepdim=True).sqrt()
+
+
+def quat_to_rotmat(quats: Tensor) -> Tensor:
+    """Return the rotation matrices of quaternions.
+
+    Args:
+        quats: [..., 4] wxyz, any norm; zero means the identity.
+
+    Returns:
+        [..., 3, 3] orthonormal, determinant +1.
+
+    Raises:
+        ShapeError: the last dimension is not 4.
+
+    Differentiable everywhere; the gradient at a zero quaternion is zero.
+
+    Example:
+        >>> quat_to_rotmat(torch.tensor([2.0, 0.0, 0.0, 0.0])).diag()
+        tensor([1., 1., 1.])
+    """
+    w, x, y, z = normalize_quats(quats).unbind(-1)
+    rows = [
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def rotmat_to_quat(rotmats: Tensor) -> Tensor:
+    """Return unit quaternions of rotation matrices, with w >= 0.
+
+    Of the four components the largest is taken from the diagonal and the others from it, so nothing
+    small divides.
+
+    Args:
+        rotmats: [..., 3, 3] orthonormal, determinant +1.
+
+    Returns:
+        [..., 4] wxyz.
+
+    Raises:
+        ShapeError: the last dimensions are not 3, 3.
+
+    Differentiable, except where two components tie for the largest.
+
+    Source: Shepperd 1978, Quaternion from rotation matrix.
+    """
+    if rotmats.shape[-2:] != (3, 3):
+        raise ShapeError(f"rotmats must have shape [..., 3, 3], got {list(rotmats.shape)}.")
+    m = rotmats
+    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    # Row i: four times the i-th component times each of (w, x, y, z).
+    wx, wy, wz = (
+        m[..., 2, 1] - m[..., 1, 2],
+        m[..., 0, 2] - m[..., 2, 0],
+        m[..., 1, 0] - m[..., 0, 1],
+    )
+    xy, xz, yz = (
+        m[..., 1, 0] + m[..., 0, 1],
+        m[..., 0, 2] + m[..., 2, 0],
+        m[..., 2, 1] + m[..., 1, 2],
+    )
+    products = torch.stack(
+        [
+            torch.stack([1 + xx + yy + zz, wx, wy, wz], -1),
+            torch.stack([wx, 1 + xx - yy - zz, xy, xz], -1),
+            torch.stack([wy, xy, 1 - xx + yy - zz, yz], -1),
+            torch.stack([wz, xz, yz, 1 - xx - yy + zz], -1),
+        ],
+        -2,
+    )
+    largest = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    index = largest[..., None, None].expand(*largest.shape, 1, 4)
+    quats = normalize_quats(products.gather(-2, index).squeeze(-2))
+    return torch.where(quats[..., :1] < 0, -quats, quats)
+
+
+def quat_multiply(first: Tensor, second: Tensor) -> Tensor:
+    """Return the quaternions of `first` applied after `second` (the Hamilton product).
+
+    Args:
+        first: [..., 4] wxyz.
+        second: [..., 4] wxyz.
+
+    Returns:
+        [..., 4], norm the product of both norms.
+
+    Differentiable in both arguments.
+    """
+    a, b, c, d = first.unbind(-1)
+    w, x, y, z = second.unbind(-1)
+    return torch.stack(
+        [
+            a * w - b * x - c * y - d * z,
+            a * x + b * w + c * z - d * y,
+            a * y - b * z + c * w + d * x,
+            a * z + b * y - c * x + d * w,
+        ],
+        -1,
+    )
+
+
+def compose_covariances(quats: Tensor, scales: Tensor) -> Tensor:
+    """Return world-space covariances of Gaussians from rotation and scale.
+
+    Sigma = R S S^T R^T, with R from the normalised quaternion.
+
+    Args:
+        quats: [N, 4] wxyz, any norm; zero means the identity.
+        scales: [N, 3] standard deviations in world units, positive.
+
+    Returns:
+        [N, 3, 3] symmetric, world units squared.
+
+    Raises:
+        ShapeError: a shape does not fit.
+
+    Differentiable in both arguments; the gradient at a zero quaternion is zero.
+
+    Source: Kerbl et al. 2023 (3D Gaussian Splatting), eq. 6.
+
+    Example:
+        >>> compose_covariances(torch.tensor([[1., 0., 0., 0.]]), torch.tensor([[1., 2., 3.]]))[0].diag()
+        tensor([1., 4., 9.])
+    """
+    count = expect_shape("quats", quats, ("N", 4))["N"]
+    expect_shape("scales", scales, (count, 3))
+    factor = quat_to_rotmat(quats) * scales[:, None, :]
+    return factor @ factor.mT

@@ -1,0 +1,1 @@
+"""Vision-language critics: questions, answers, and what is made of them."""

@@ -1,0 +1,160 @@
+"""A prior whose noises are weighed by a critic that gives no gradient.
+
+At a due step several noises are tried. Each leads the denoiser to other clean pictures; the critic scores those, and
+the noises that led to better ones pull more (best-of-n), or the better of two pulls and the worse one pushes
+(pairwise). A prior that draws the views of a group together is scored by groups; one that draws each view alone, by
+views, since there a noise says nothing about the other views. Any scorer will do: a model behind a server, a person.
+
+Sources: RewardSDS (Chachy et al. 2025, arXiv 2503.09601); DreamDPO (Zhou et al. 2025, arXiv 2502.04370).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.config import CriticConfig
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.critic.questions.templates import VIEW_REACH_DEG, view_name
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.prior.denoiser import decode_pictures
+from vlm3d_gs.prior.distillation import residual_loss
+from vlm3d_gs.prior.guidance import DiffusionPrior, Proposal
+
+SHARPNESS = 2.0
+"""Of the weights over standardised scores: at 2, one standard deviation more weighs e^2 times as much."""
+ALONE_LOOK_AHEAD = 4
+"""Denoising steps of `critic.look_ahead` where the views are drawn alone: what one step shows at high noise is a mean
+over all sides from which an object can be seen, and hardly depends on the noise."""
+PAIR_GAP = 0.1
+"""Log-odds by which two noises must differ for the worse one to push away."""
+
+
+class Scorer(Protocol):
+    """Anything that scores scenes by groups of named views; larger is better."""
+
+    def scores(self, images: Tensor, names: Sequence[str]) -> Sequence[float]:
+        """Return one number a scene, of views [S, V, H, W, 3] that have the same names in all of them."""
+
+
+class RankedPrior:
+    """A `DiffusionPrior` that draws several noises at due steps and follows the critic's choice among them."""
+
+    def __init__(
+        self,
+        prior: DiffusionPrior,
+        scorer: Scorer,
+        config: CriticConfig,
+        until_step: int | None = None,
+    ) -> None:
+        """Keep both.
+
+        Args:
+            prior: must use a loss of one evaluation a noise: recon or sds.
+            scorer: says which clean pictures are better.
+            config: mode, number of noises, interval.
+            until_step: noises are compared before this step only; None is always.
+
+        Raises:
+            ConfigError: another loss.
+        """
+        if prior.config.loss not in ("recon", "sds"):
+            raise ConfigError(
+                f"critic.mode {config.mode!r} needs prior.loss recon or sds, got {prior.config.loss!r}."
+            )
+        self.prior, self.scorer, self.config = prior, scorer, config
+        self.until_step = until_step
+        self.name = prior.name
+        self.step = 0
+
+    @property
+    def azimuth_offset_deg(self) -> tuple[float, float] | None:
+        """Only views with a name can be scored."""
+        return (-VIEW_REACH_DEG, VIEW_REACH_DEG) if self._asks(self.step) else None
+
+    def _asks(self, step: int) -> bool:
+        early = self.until_step is None or step < self.until_step
+        return early and step % self.config.every == 0
+
+    def is_due(self, step: int) -> bool:
+        """Every step; the critic is asked at every k-th."""
+        self.step = step
+        return True
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return those of the prior."""
+        return self.prior.state_tensors()
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `state_tensors` returned."""
+        self.prior.load_state_tensors(tensors)
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        """Return the prior's loss for the critic's choice among the noises; between due steps for a single one."""
+        if not self._asks(self.step):
+            return self.prior(views, fraction)
+        count = 2 if self.config.mode == "pairwise" else self.config.n_noises
+        together = views.n_views if self.prior.joins_views else 1
+        latents, index = self.prior.begin(views, fraction)
+        ahead = self.config.look_ahead or (1 if self.prior.joins_views else ALONE_LOOK_AHEAD)
+        tried = self.prior.propose(latents, index, views, fraction, steps=ahead, count=count)
+        scores = self._scores(tried, views, together)
+        if self.config.mode == "pairwise":
+            residual = pairwise_residual(tried, scores, together)
+        else:
+            residual = best_of_residual(tried, scores, together)
+        loss = residual_loss(latents, residual)
+        scalars: dict[str, float | Tensor] = {
+            "loss": loss.detach(),
+            "t": index.float().mean(),
+            "score": float(scores.mean()),
+            "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
+        }
+        return GuidanceOutput(self.prior.config.weight(fraction) * loss, scalars)
+
+    @torch.no_grad()
+    def _scores(self, tried: Sequence[Proposal], views: Views, together: int) -> Tensor:
+        """Return [N, G] scores of the clean pictures that N noises lead to, a group `together` views."""
+        pictures = torch.stack(
+            [decode_pictures(self.prior.denoiser, proposal.clean) for proposal in tried]
+        )
+        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        groups = [
+            self.scorer.scores(group, names[k * together : (k + 1) * together])
+            for k, group in enumerate(pictures.split(together, 1))
+        ]
+        return torch.tensor(groups).T
+
+
+def best_of_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+    """Return the mean of the noises' residuals, weighted by a softmax of their scores in each group.
+
+    Args:
+        tried: N proposals of G * V views.
+        scores: [N, G]; standardised over the noises, so that the scale of a critic does not matter.
+        n_views: V.
+    """
+    spread = scores.std(0, keepdim=True).clamp_min(1e-6)
+    weights = torch.softmax(SHARPNESS * (scores - scores.mean(0, keepdim=True)) / spread, 0)
+    each = weights.repeat_interleave(n_views, 1)[..., None, None, None]
+    residuals = torch.stack([proposal.residual for proposal in tried])
+    return (each.to(residuals) * residuals).sum(0)
+
+
+def pairwise_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+    """Return the better noise's residual minus the worse one's without guidance, where the scores differ enough.
+
+    Args:
+        tried: two proposals of G * V views.
+        scores: [2, G].
+        n_views: V.
+    """
+    first = (scores[0] >= scores[1]).repeat_interleave(n_views)[:, None, None, None]
+    apart = ((scores[0] - scores[1]).abs() >= PAIR_GAP).repeat_interleave(n_views)
+    first = first.to(tried[0].residual.device)
+    better = torch.where(first, tried[0].residual, tried[1].residual)
+    worse = torch.where(first, tried[1].conditional_residual, tried[0].conditional_residual)
+    return better - apart.to(better)[:, None, None, None] * worse

@@ -1,0 +1,177 @@
+"""The critic: Yes/No questions about the renders, answered by a vision-language model and differentiated.
+
+The reward of a question is the log-odds of Yes against No at the first answered token (Bai et al. 2025, VLM3D, arXiv
+2509.15772). This file turns answers into a gradient on the renders: reward shape, weights, augmentation, clipping. The
+model itself is in `vlm`, the questions in `questions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlm3d_gs.config import CriticConfig
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.profiling import part
+from vlm3d_gs.core.residency import resident
+from vlm3d_gs.critic.augment import augment, before_background
+from vlm3d_gs.critic.questions.templates import VIEW_REACH_DEG, Question, view_name
+from vlm3d_gs.critic.qwen.preprocess import resize
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+
+
+def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
+    """Turn log-odds of Yes into a loss, elementwise.
+
+    logit: -z, with constant gradient (the paper's); logsigmoid: -log sigmoid(z), whose gradient fades as the answer
+    turns to Yes; probability: -tanh(z / 2), the difference of the two probabilities, flat at both ends.
+
+    Raises:
+        ConfigError: unknown shape.
+    """
+    if shape == "logit":
+        return -log_odds
+    if shape == "logsigmoid":
+        return -F.logsigmoid(log_odds)
+    if shape == "probability":
+        return -torch.tanh(log_odds / 2.0)
+    raise ConfigError(
+        f"critic.reward must be 'logit', 'logsigmoid' or 'probability', got {shape!r}."
+    )
+
+
+def clip_pixels(gradient: Tensor, limit: float) -> Tensor:
+    """Shorten the gradients of single pixels that stick out.
+
+    Args:
+        gradient: [..., 3] on pictures.
+        limit: largest length of a pixel's gradient, against the root mean square length over all pixels that have one;
+            0 is no limit.
+    """
+    if limit <= 0.0:
+        return gradient
+    lengths = gradient.norm(dim=-1, keepdim=True)
+    touched = (lengths > 0).sum().clamp_min(1)
+    usual = (lengths.square().sum() / touched).sqrt()
+    return gradient * (limit * usual / lengths.clamp_min(1e-30)).clamp_max(1.0)
+
+
+class Critic:
+    """The reward of a prompt's questions, as a `Guidance`."""
+
+    name = "critic"
+    azimuth_offset_deg = (-VIEW_REACH_DEG, VIEW_REACH_DEG)
+
+    def __init__(
+        self,
+        model: YesNoModel,
+        questions: Sequence[Question],
+        config: CriticConfig,
+        generator: torch.Generator,
+        *,
+        steps: int | None = None,
+        visits: bool = False,
+    ) -> None:
+        """Keep what every step needs.
+
+        Args:
+            model: answers.
+            questions: asked at every due step.
+            config: see there.
+            generator: of the augmentation, on the CPU.
+            steps: of the whole run: where the weight is 0, nothing is asked; None asks always.
+            visits: move the model to its device for each answer, and away afterwards.
+        """
+        self.model, self.questions, self.config = model, tuple(questions), config
+        self.generator, self.steps, self.visits = generator, steps, visits
+
+    def is_due(self, step: int) -> bool:
+        """Every k-th step, k = `critic.every`, while the reward has a weight."""
+        weighs = self.steps is None or self.config.weight(step / self.steps) > 0.0
+        return weighs and step % self.config.every == 0
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Nothing beside the streams, which the trainer saves: the critic is frozen."""
+        return {}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        """Ask all questions about each view group; return their weighted loss and each one's log-odds.
+
+        Groups are asked one after the other, so that only one graph through the model is held at a time, and none when
+        this returns: the loss holds the gradient that was found. With balance
+        `ratio` the strength relative to the prior is weight * k * the mean slope of the reward: a critic that is sure
+        of No pushes with the full weight, one that says Yes hardly pushes. With `reuse` the k falls away.
+        """
+        shown = [piece.detach().requires_grad_() for piece in self._pieces(views)]
+        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
+        with torch.enable_grad(), home:
+            pictures = self._pictures(shown, views)
+            weights = torch.tensor([q.weight for q in self.questions])
+            weights = weights.to(pictures.device, non_blocking=True)
+            weights = weights / weights.sum().clamp_min(1e-12)
+            said, slopes = [], []
+            for index, group in enumerate(pictures.detach().split(views.n_views)):
+                places = slice(index * views.n_views, (index + 1) * views.n_views)
+                odds = self._ask(group.requires_grad_(), names[places], fraction)
+                share = (weights * reward_loss(odds, self.config.reward)).sum()
+                with part("critic backward"):
+                    slopes += torch.autograd.grad(share, group)
+                said.append(odds.detach())
+            count = len(said)
+            gradients = torch.autograd.grad(pictures, shown, torch.cat(slopes) / count)
+        answers = torch.stack(said).mean(0)
+        loss = (weights * reward_loss(torch.stack(said), self.config.reward)).sum(-1).mean()
+        scalars = {q.name: z for q, z in zip(self.questions, answers, strict=True)}
+        scalars |= {"loss": loss, "reward": (weights * answers).sum()}
+        weight = self.config.weight(fraction) * (1 if self.config.reuse else self.config.every)
+        pulls = [
+            (piece * clip_pixels(gradient, self.config.clip)).sum()
+            for piece, gradient in zip(self._pieces(views), gradients, strict=True)
+        ]
+        pull = torch.stack(pulls).sum()
+        value = loss + pull - pull.detach()
+        lasting = self.config.reuse and self.config.every > 1
+        if self.config.balance == "raw":
+            return GuidanceOutput(weight * value, scalars, lasting=lasting)
+        strength = weight * (weights * _slope(answers, self.config.reward)).sum().double()
+        return GuidanceOutput(value, scalars, strength, lasting)
+
+    def _pieces(self, views: Views) -> list[Tensor]:
+        """Return what is differentiated: the colours, and the opacities where the background is to be changed."""
+        if not self.config.augment.background or views.alpha is None or views.background is None:
+            return [views.color]
+        return [views.color, views.alpha]
+
+    def _pictures(self, pieces: Sequence[Tensor], views: Views) -> Tensor:
+        """Return the pictures that are shown, each group before a colour of its own."""
+        if len(pieces) == 1 or views.background is None:
+            return pieces[0]
+        groups = len(views.cameras) // views.n_views
+        drawn = torch.rand(groups, 3, generator=self.generator).to(pieces[0], non_blocking=True)
+        new = drawn.repeat_interleave(views.n_views, 0)
+        return before_background(pieces[0], pieces[1], views.background.to(new), new)
+
+    def _ask(self, group: Tensor, names: Sequence[str], fraction: float) -> Tensor:
+        """Return the log-odds [K] of the questions about one group [V, H, W, 3]."""
+        images = augment(group, self.config.augment, self.generator)
+        if self.config.size_px is not None:
+            side = round(self.config.size_px(fraction))
+            images = resize(images, (side, side))
+        return self.model.log_odds(images, names, [question.text for question in self.questions])
+
+
+def _slope(log_odds: Tensor, shape: str) -> Tensor:
+    """Return |d reward / d log-odds|, scaled to at most 1."""
+    probe = log_odds.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(reward_loss(probe, shape).sum(), probe)
+    return slope.abs() * (2.0 if shape == "probability" else 1.0)

@@ -1,0 +1,1 @@
+"""Qwen-VL models as differentiable functions of pictures."""

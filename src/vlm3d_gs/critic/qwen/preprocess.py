@@ -1,0 +1,179 @@
+"""Pictures to the patches that Qwen-VL vision towers read, differentiably, in plain torch.
+
+The processors of transformers are bypassed in the loop: they work on whole messages, on the host. This file owns the
+same arithmetic: clamp, resize to whole patches within the processor's bounds, normalise, cut into patches in the order
+of the merger.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlm3d_gs.core.checks import expect_shape
+from vlm3d_gs.core.errors import ConfigError, InputFileError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
+"""Bounds of Qwen2-VL's processor where a model's own file names none."""
+MAX_ASPECT = 200
+"""Longest side over shortest that the processors accept."""
+BICUBIC = 3
+"""Pillow's number of the resampling that all Qwen-VL processors use."""
+IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Where a model folder says how it wants its pictures: the classic file, and the one of newer releases."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchLayout:
+    """How a Qwen-VL vision tower wants its pictures."""
+
+    patch_size: int = 14
+    """Pixels along each side of a patch."""
+    merge_size: int = 2
+    """Patches along each side that become one token."""
+    temporal_patch_size: int = 2
+    """Frames in a patch; a still picture is repeated."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    """Subtracted from each channel, after scaling to 0..1."""
+    std: tuple[float, float, float] = CLIP_STD
+    """Divides each channel."""
+    min_pixels: int = MIN_PIXELS
+    """Pictures with fewer pixels are enlarged."""
+    max_pixels: int = MAX_PIXELS
+    """Pictures with more pixels are shrunk."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels along each side of one token."""
+        return self.patch_size * self.merge_size
+
+
+def load_patch_layout(folder: Path) -> PatchLayout:
+    """Read the layout of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL from the processor's file in its folder.
+
+    Raises:
+        ConfigError: there is no such file, or it asks for what this file does not do.
+        InputFileError: the file cannot be read.
+    """
+    path = next((folder / name for name in IMAGE_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise ConfigError(f"{folder} is not a Qwen-VL model: it has no {' or '.join(IMAGE_FILES)}.")
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+        values = values.get("image_processor", values)
+        size = values.get("size") or {}
+        layout = PatchLayout(
+            int(values["patch_size"]),
+            int(values["merge_size"]),
+            int(values["temporal_patch_size"]),
+            _three(values.get("image_mean", CLIP_MEAN)),
+            _three(values.get("image_std", CLIP_STD)),
+            int(values.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS),
+            int(values.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputFileError(f"{path} does not describe Qwen-VL's pictures ({error!r}).") from error
+    resample = values.get("resample", BICUBIC)
+    if resample not in (None, BICUBIC):
+        raise ConfigError(f"{path}: resample is {resample}, but only bicubic ({BICUBIC}) is known.")
+    return layout
+
+
+def fitting_size(height: int, width: int, layout: PatchLayout) -> tuple[int, int]:
+    """Return the size to which the processor resizes a picture: whole tokens, within its bounds, aspect about kept.
+
+    Raises:
+        ConfigError: the picture is more than 200 times as long as it is wide.
+    """
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ConfigError(
+            f"A picture of {height} x {width} px is too long: at most {MAX_ASPECT} to 1 is allowed."
+        )
+    factor = layout.factor
+    rows, columns = round(height / factor), round(width / factor)
+    if rows * columns * factor**2 > layout.max_pixels:
+        shrink = math.sqrt(height * width / layout.max_pixels)
+        rows = max(1, math.floor(height / shrink / factor))
+        columns = max(1, math.floor(width / shrink / factor))
+    elif rows * columns * factor**2 < layout.min_pixels:
+        grow = math.sqrt(layout.min_pixels / (height * width))
+        rows, columns = math.ceil(height * grow / factor), math.ceil(width * grow / factor)
+    return max(1, rows) * factor, max(1, columns) * factor
+
+
+def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
+    """Cut pictures into normalised patches.
+
+    Args:
+        images: [B, H, W, 3] float, 0 to 1 (clamped), sRGB as displayed.
+        layout: sizes and normalisation of the vision tower.
+
+    Returns:
+        [B * gh * gw, 3 * temporal * patch * patch] patches, and [B, 3] int64 grids (1, gh, gw).
+
+    Differentiable in `images`, with zero gradient where they leave 0 to 1. Pictures of another size than
+    `fitting_size` are resized to it, bicubic and antialiased.
+
+    Source: Qwen2-VL (Wang et al. 2024, arXiv 2409.12191), section 2.1; checked against transformers' processor.
+    """
+    expect_shape("images", images, (None, None, None, 3))
+    height, width = fitting_size(images.shape[1], images.shape[2], layout)
+    pixels = resize(images.clamp(0.0, 1.0), (height, width)).movedim(-1, 1)
+    mean, std = (
+        torch.tensor(values, dtype=pixels.dtype).to(pixels.device, non_blocking=True)[:, None, None]
+        for values in (layout.mean, layout.std)
+    )
+    pixels = (pixels - mean) / std
+    batch, p, m = pixels.shape[0], layout.patch_size, layout.merge_size
+    rows, columns = height // p, width // p
+    patches = pixels.reshape(batch, 3, rows // m, m, p, columns // m, m, p).permute(
+        0, 2, 5, 3, 6, 1, 4, 7
+    )
+    patches = patches.unsqueeze(6).expand(
+        -1, -1, -1, -1, -1, -1, layout.temporal_patch_size, -1, -1
+    )
+    grids = patch_grids(batch, images.shape[1], images.shape[2], layout)
+    return patches.reshape(batch * rows * columns, -1), grids.to(images.device, non_blocking=True)
+
+
+def patch_grids(count: int, height: int, width: int, layout: PatchLayout) -> Tensor:
+    """Return [count, 3] int64 numbers of patches along time, height and width, of pictures of one size; on the CPU."""
+    rows, columns = (side // layout.patch_size for side in fitting_size(height, width, layout))
+    return torch.tensor([[1, rows, columns]]).repeat(count, 1)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize pictures [B, H, W, 3] in 0..1 to (height, width), bicubic and antialiased, clamped to 0..1 again.
+
+    Differentiable; the same size changes nothing.
+    """
+    if tuple(images.shape[1:3]) == size:
+        return images
+    pixels = F.interpolate(images.movedim(-1, 1), size, mode="bicubic", antialias=True)
+    return pixels.movedim(1, -1).clamp(0.0, 1.0)
+
+
+def as_grid(images: Tensor, columns: int) -> Tensor:
+    """Lay pictures [V, H, W, 3] out row by row as one picture [1, rows * H, columns * W, 3], grey where none is left.
+
+    Differentiable.
+    """
+    count, height, width = images.shape[:3]
+    rows = -(-count // columns)
+    empty = images.new_full((rows * columns - count, height, width, 3), 0.5)
+    cells = torch.cat([images, empty]).reshape(rows, columns, height, width, 3)
+    return cells.permute(0, 2, 1, 3, 4).reshape(1, rows * height, columns * width, 3)
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third

@@ -1,0 +1,135 @@
+"""Watches whether the reward that a run climbs still means something.
+
+A critic can be pleased without the scene getting better. So the scene is read now and then in two ways: by the critic's
+own questions on its own views, and by a held-out judge in other words, from other views, rendered at another
+resolution. When the reward went on and the held-out score fell back, the two have parted, and the best reading by the
+held-out score is what should be exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.config import Backend, CameraConfig, WatchConfig
+from vlm3d_gs.core.cameras import Cameras, orbit
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.render import render
+
+OWN_VIEWS = ((0.0, 0.5),)
+"""(azimuth offset in degrees, place in the config's range of elevations) of the critic's own views."""
+HELD_OUT_VIEWS = ((12.0, 0.9), (-12.0, 0.1))
+"""The same of the views that only the judge sees; offsets within what has a name."""
+FINER = 2
+"""The judge's views are rendered this many times finer than they are shown."""
+GREY = (0.5, 0.5, 0.5)
+CANDIDATES_FROM = 0.5
+"""Readings before this fraction of the run are never exported: the scene is unfinished."""
+
+Scorer = Callable[[Tensor, Sequence[str]], float]
+"""Mean log-odds of a set of questions about one group of views [V, H, W, 3] and their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reading of the scene."""
+
+    step: int
+    """Steps done."""
+    reward: float
+    """Mean log-odds of the critic's own questions."""
+    held_out: float
+    """Mean log-odds of the judge's."""
+
+
+@dataclass
+class RewardWatch:
+    """Reads the scene, keeps the best, and tells when the two scores have parted."""
+
+    own: Scorer
+    """The critic's own questions."""
+    judge: Scorer
+    """The held-out ones."""
+    camera: CameraConfig
+    """Distances, elevations and field of view of the run."""
+    config: WatchConfig
+    """Margin."""
+    steps: int
+    """Steps of the whole run."""
+    backend: Backend = "auto"
+    """Renderer."""
+    readings: list[Reading] = field(default_factory=list)
+    """In the order of the run."""
+    best: tuple[float, int, Gaussians] | None = None
+    """Held-out score, step and scene of the best candidate."""
+
+    @torch.no_grad()
+    def __call__(self, gaussians: Gaussians, step: int) -> dict[str, float]:
+        """Read the scene after a step; return both scores for the log."""
+        side = round(self.camera.resolution_px(step / self.steps))
+        reward = self._mean(gaussians, self.own, OWN_VIEWS, side)
+        held_out = self._mean(gaussians, self.judge, HELD_OUT_VIEWS, side * FINER)
+        self.readings.append(Reading(step, reward, held_out))
+        if step >= CANDIDATES_FROM * self.steps and (self.best is None or held_out > self.best[0]):
+            kept = {name: value.cpu().clone() for name, value in gaussians.parameters().items()}
+            self.best = (held_out, step, Gaussians(**kept))
+        return {"watch/reward": reward, "watch/held_out": held_out}
+
+    def parted(self) -> bool:
+        """Tell whether the last held-out score is worse than the best by the margin, though the reward is not."""
+        if self.best is None:
+            return False
+        score, step, _ = self.best
+        last = self.readings[-1]
+        at_best = next(reading for reading in self.readings if reading.step == step)
+        return score - last.held_out > self.config.margin and last.reward >= at_best.reward
+
+    def choose(self, final: Gaussians) -> tuple[Gaussians, int, str | None]:
+        """Return the scene to export, its step, and what to tell the user; None where all is well."""
+        last = self.readings[-1]
+        if not self.parted() or self.best is None:
+            return final, last.step, None
+        score, step, scene = self.best
+        said = (
+            f"Reward and held-out score have parted: after step {step} the held-out score fell from {score:.1f} to "
+            f"{last.held_out:.1f} while the reward rose. Exporting the scene of step {step}. A lower critic.weight or "
+            "more critic.augment may help."
+        )
+        return scene.to(final.device), step, said
+
+    def summary(self) -> dict[str, Any]:
+        """Return both curves for summary.json."""
+        return {
+            "steps": [reading.step for reading in self.readings],
+            "reward": [round(reading.reward, 3) for reading in self.readings],
+            "held_out": [round(reading.held_out, 3) for reading in self.readings],
+            "parted": bool(self.readings) and self.parted(),
+        }
+
+    def _mean(
+        self,
+        gaussians: Gaussians,
+        score: Scorer,
+        places: tuple[tuple[float, float], ...],
+        side_px: int,
+    ) -> float:
+        """Render the groups of four named views at `places` on grey and return their mean score."""
+        total = 0.0
+        for offset, place in places:
+            cameras = named_views(self.camera, offset, place, side_px).to(gaussians.device)
+            color = render(gaussians, cameras, backend=self.backend, background=GREY).color
+            total += score(color, VIEW_NAMES)
+        return total / len(places)
+
+
+def named_views(camera: CameraConfig, offset_deg: float, place: float, side_px: int) -> Cameras:
+    """Return front, right, back and left cameras, turned by an offset, at a place in the range of elevations."""
+    low, high = camera.elevation_deg
+    azimuths = [(offset_deg + 90.0 * view) % 360.0 for view in range(4)]
+    distance, fov = (sum(pair) / 2.0 for pair in (camera.distance, camera.fov_deg))
+    return orbit(azimuths, low + place * (high - low), distance, fov, side_px, side_px)

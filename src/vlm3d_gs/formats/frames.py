@@ -1,0 +1,116 @@
+"""Frames that scenes leave the house in, and the rotation of Gaussians into them.
+
+Our world: the front camera stands on +x, its right is +y, up is +z. A frame is given by the
+rotation matrix whose rows are the frame's axes in world coordinates. Turning a scene means turning
+positions, quaternions and every spherical harmonic band; forgetting the last shows as highlights
+that move.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.harmonics import degree_of, sh_basis
+from vlm3d_gs.core.rotations import quat_multiply, rotmat_to_quat
+
+WORLD_TO_RDF = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
+"""x right, y down, z away, as the front camera sees the object: PLY, .splat, SOG."""
+WORLD_TO_RUB = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
+"""x right, y up, z towards the viewer: glTF and meshes."""
+
+Frame = Literal["rdf", "rub", "world"]
+"""Axes that files are written in: `rdf` and `rub` as above, `world` is our own frame."""
+
+FIT_DIRECTIONS = 64
+"""Directions on which the harmonics' rotation is solved; the largest system has 16 unknowns."""
+
+
+def world_to(frame: Frame) -> Tensor:
+    """Return the rotation from our world into a frame, [3, 3] float32.
+
+    Raises:
+        ConfigError: unknown frame; the known ones are listed.
+    """
+    if frame == "rdf":
+        return torch.tensor(WORLD_TO_RDF)
+    if frame == "rub":
+        return torch.tensor(WORLD_TO_RUB)
+    if frame == "world":
+        return torch.eye(3)
+    raise ConfigError(f"The frame of a file must be one of rdf, rub, world, got {frame!r}.")
+
+
+def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
+    """Turn a whole scene: what stood at p stands at R p, and looks from R d as it did from d.
+
+    Args:
+        gaussians: N Gaussians with harmonics of any degree.
+        rotation: [3, 3] proper rotation.
+
+    Returns:
+        New Gaussians; quaternions are of unit length.
+
+    Raises:
+        ConfigError: `rotation` is not a proper rotation.
+
+    Differentiable in the Gaussians' parameters.
+    """
+    turn = rotation.detach().to("cpu", torch.float64)
+    identity = torch.eye(3, dtype=torch.float64)
+    if not torch.allclose(turn @ turn.T, identity, atol=1e-6) or torch.linalg.det(turn) < 0:
+        raise ConfigError(
+            f"rotate_gaussians needs a proper rotation matrix, got {turn.tolist()}: a mirror or a "
+            "scale would change what the scene shows."
+        )
+    local = turn.to(gaussians.device, gaussians.dtype)
+    mixing = sh_rotation(turn, degree_of(gaussians.sh.shape[1])).to(
+        gaussians.device, gaussians.dtype
+    )
+    quats = torch.nn.functional.normalize(gaussians.quats, dim=-1)
+    return Gaussians(
+        means=gaussians.means @ local.T,
+        log_scales=gaussians.log_scales,
+        quats=quat_multiply(rotmat_to_quat(local).expand_as(quats), quats),
+        opacity_logits=gaussians.opacity_logits,
+        sh=torch.einsum("jk,nkc->njc", mixing, gaussians.sh),
+    )
+
+
+def sh_rotation(rotation: Tensor, degree: int) -> Tensor:
+    """Return the matrix that turns real harmonic coefficients with a rotation.
+
+    The turned function is f'(d) = f(R^T d). Bands do not mix, so each block is the exact solution
+    of Y_l(d) M_l = Y_l(R^T d) over fixed directions d.
+
+    Args:
+        rotation: [3, 3] proper rotation, float64.
+        degree: 0 to 3.
+
+    Returns:
+        [K, K] float64 with K = (degree + 1)^2; new coefficients = M @ old.
+    """
+    directions = _fibonacci_directions(FIT_DIRECTIONS)
+    here = sh_basis(directions, degree)
+    there = sh_basis(directions @ rotation, degree)  # rows: R^T d
+    mixing = torch.zeros(here.shape[-1], here.shape[-1], dtype=torch.float64)
+    for band in range(degree + 1):
+        block = slice(band * band, (band + 1) * (band + 1))
+        solved = torch.linalg.lstsq(here[:, block], there[:, block]).solution
+        # Entries of axis permutations are 0, 1, 1/2, sqrt(3)/2 ...: without rounding noise the
+        # written bytes do not depend on the linear algebra library.
+        mixing[block, block] = torch.round(solved, decimals=12)
+    return mixing
+
+
+def _fibonacci_directions(count: int) -> Tensor:
+    index = torch.arange(count, dtype=torch.float64)
+    height = 1.0 - (2.0 * index + 1.0) / count
+    radius = torch.sqrt(1.0 - height * height)
+    angle = index * math.pi * (3.0 - math.sqrt(5.0))
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle), height], dim=-1)

@@ -1,0 +1,1 @@
+"""Splats in binary glTF."""

@@ -1,0 +1,1 @@
+"""PLY: the splat layout that viewers load, and the compressed one."""

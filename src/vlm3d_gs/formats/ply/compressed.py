@@ -1,0 +1,195 @@
+"""Compressed PLY, as PlayCanvas and SuperSplat read it: 16 bytes a Gaussian and bounds every 256.
+
+Three elements, binary little endian. `chunk`: bounds of 256 Gaussians in a row (positions, log
+scales, colours). `vertex`: four packed uint32 each; positions and scales 11-10-11 bits inside the
+bounds, rotation smallest three in wxyz order, colour 8 bits a channel inside the bounds, opacity a
+byte. `sh`, absent at degree 0: a byte each over -4..4, channel-major. Axes as in the plain PLY.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm3d_gs.core.errors import InputFileError
+from vlm3d_gs.core.harmonics import SH_C0
+from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.order import morton_order
+from vlm3d_gs.formats.ply.header import PlyHeader, PlyTable, expect_rows, read_header
+from vlm3d_gs.formats.quantize import (
+    INV_SQRT2,
+    alpha_bytes,
+    byte_logits,
+    join_largest,
+    split_largest,
+    to_unorm,
+)
+
+CHUNK = 256
+BOUNDS = tuple(
+    f"{end}_{name}"
+    for names in (("x", "y", "z"), ("scale_x", "scale_y", "scale_z"), ("r", "g", "b"))
+    for end in ("min", "max")
+    for name in names
+)
+"""Columns of `chunk`. Files of the first version lack the last six, and hold colours of 0..1."""
+PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
+FEWEST_BOUNDS = 12
+SH_SPAN = 8.0
+"""Harmonics of -4..4 fit; larger ones are held at the ends."""
+SCALE_LIMIT = 20.0
+"""Log scales are held within this on writing."""
+REST_COUNTS = (9, 24, 45)
+
+
+def save_compressed_ply(arrays: SplatArrays, path: Path) -> None:
+    """Write arrays as compressed PLY, sorted along a Z-curve so that the bounds are tight."""
+    arrays = arrays.select(morton_order(arrays))
+    starts = np.arange(0, len(arrays), CHUNK)
+    bounds = np.empty((len(starts), len(BOUNDS)), "<f4")
+    packed = np.empty((len(arrays), 4), "<u4")
+    log_scales = np.clip(arrays.log_scales, -SCALE_LIMIT, SCALE_LIMIT)
+    colors = (arrays.sh[:, 0] * SH_C0 + 0.5).astype(np.float32)
+    units = []
+    for index, values in enumerate((arrays.means, log_scales, colors)):
+        low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+        bounds[:, 6 * index : 6 * index + 3], bounds[:, 6 * index + 3 : 6 * index + 6] = low, high
+        units.append(_inside(values, low, high))
+    packed[:, 0] = _pack_11_10_11(units[0])
+    packed[:, 1] = _pack_rotation(arrays.quats)
+    packed[:, 2] = _pack_11_10_11(units[1])
+    red, green, blue = to_unorm(units[2], 8).T
+    packed[:, 3] = red << 24 | green << 16 | blue << 8 | alpha_bytes(arrays.opacity_logits)
+    rest = arrays.sh[:, 1:].transpose(0, 2, 1).reshape(len(arrays), -1)
+    codes = np.clip(np.trunc((rest / SH_SPAN + 0.5) * 256.0), 0, 255).astype(np.uint8)
+    header = _header(len(starts), len(arrays), codes.shape[1])
+    with path.open("wb") as stream:
+        for part in (header.encode(), bounds.tobytes(), packed.tobytes(), codes.tobytes()):
+            stream.write(part)
+
+
+def load_compressed_ply(source: Path) -> SplatArrays:
+    """Read a compressed PLY as arrays in the file's axes.
+
+    Raises:
+        InputFileError: not a compressed PLY, or shorter than its header says.
+    """
+    header = read_header(source)
+    _expect_layout(source, header)
+    expect_rows(source, header)
+    tables = {table.name: table for table in header.tables}
+    with source.open("rb") as stream:
+        stream.seek(header.bytes)
+        rows = {table.name: stream.read(table.count * table.row_bytes) for table in header.tables}
+    bounds = np.frombuffer(rows["chunk"], "<f4").reshape(tables["chunk"].count, -1)
+    packed = np.frombuffer(rows["vertex"], "<u4").reshape(-1, 4)
+    chunk = np.arange(len(packed)) // CHUNK
+    rgb_codes = np.stack([packed[:, 3] >> shift & 255 for shift in (24, 16, 8)], axis=1)
+    color = (rgb_codes / 255.0).astype(np.float32)
+    if bounds.shape[1] == len(BOUNDS):
+        color = _within(color, bounds, chunk, 12)
+    dc = ((color - 0.5) / SH_C0).astype(np.float32)
+    sh = dc[:, None]
+    if "sh" in tables and tables["sh"].properties:
+        codes = np.frombuffer(rows["sh"], np.uint8).reshape(len(packed), -1)
+        units = np.where(codes == 0, 0.0, np.where(codes == 255, 256.0, codes + 0.5)) / 256.0
+        rest = ((units - 0.5) * SH_SPAN).astype(np.float32).reshape(len(packed), 3, -1)
+        sh = np.concatenate([sh, rest.transpose(0, 2, 1)], axis=1)
+    return SplatArrays(
+        means=_within(_unpack_11_10_11(packed[:, 0]), bounds, chunk, 0),
+        log_scales=_within(_unpack_11_10_11(packed[:, 2]), bounds, chunk, 6),
+        quats=_unpack_rotation(packed[:, 1]),
+        opacity_logits=byte_logits((packed[:, 3] & 255).astype(np.uint8)),
+        sh=np.ascontiguousarray(sh),
+        frame="rdf",
+    )
+
+
+def is_compressed(header: PlyHeader) -> bool:
+    """Say whether a PLY header is that of a compressed splat, by its elements' names."""
+    return header.element_names[:2] == ["chunk", "vertex"]
+
+
+def _inside(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.float64]:
+    """Return values as 0..1 between their chunk's bounds; 0 where the bounds coincide."""
+    size = len(values)
+    low = np.repeat(low, CHUNK, axis=0)[:size].astype(np.float64)
+    span = np.repeat(high, CHUNK, axis=0)[:size] - low
+    unit: NDArray[np.float64] = (values - low) / np.where(span > 0, span, 1.0)
+    return unit
+
+
+def _within(
+    units: NDArray[np.floating], bounds: FloatArray, chunk: NDArray[np.intp], column: int
+) -> FloatArray:
+    """Return what 0..1 stands for between bounds that begin at a column."""
+    with np.errstate(invalid="ignore", over="ignore"):  # broken bounds give NaN, and are told
+        low, high = bounds[chunk, column : column + 3], bounds[chunk, column + 3 : column + 6]
+        values: FloatArray = (low * (1.0 - units) + high * units).astype(np.float32)
+    return values
+
+
+def _pack_11_10_11(units: NDArray[np.float64]) -> NDArray[np.uint32]:
+    x, y, z = units.T
+    return (to_unorm(x, 11) << 21 | to_unorm(y, 10) << 11 | to_unorm(z, 11)).astype(np.uint32)
+
+
+def _unpack_11_10_11(packed: NDArray[np.uint32]) -> NDArray[np.float64]:
+    x, y, z = packed >> 21 & 2047, packed >> 11 & 1023, packed & 2047
+    return np.stack([x / 2047.0, y / 1023.0, z / 2047.0], axis=1)
+
+
+def _pack_rotation(quats: FloatArray) -> NDArray[np.uint32]:
+    largest, rest = split_largest(quats)
+    a, b, c = to_unorm(rest * INV_SQRT2 + 0.5, 10).T
+    return largest.astype(np.uint32) << 30 | a << 20 | b << 10 | c
+
+
+def _unpack_rotation(packed: NDArray[np.uint32]) -> FloatArray:
+    codes = np.stack([packed >> shift & 1023 for shift in (20, 10, 0)], axis=1)
+    rest = ((codes / 1023.0 - 0.5) / INV_SQRT2).astype(np.float32)
+    return join_largest(packed >> 30, rest)
+
+
+def _header(chunks: int, count: int, rest_count: int) -> str:
+    lines = ["ply", "format binary_little_endian 1.0", f"element chunk {chunks}"]
+    lines += [f"property float {name}" for name in BOUNDS]
+    lines += [f"element vertex {count}", *(f"property uint {name}" for name in PACKED)]
+    if rest_count:
+        lines.append(f"element sh {count}")
+        lines += [f"property uchar f_rest_{index}" for index in range(rest_count)]
+    return "\n".join([*lines, "end_header", ""])
+
+
+def _expect_layout(source: Path, header: PlyHeader) -> None:
+    """Refuse anything but the documented columns and counts that belong together."""
+    tables = {table.name: table for table in header.tables}
+    fits = (
+        header.encoding == "binary_little_endian"
+        and header.element_names in (["chunk", "vertex"], ["chunk", "vertex", "sh"])
+        and _has(tables["chunk"], "float", (BOUNDS, BOUNDS[:FEWEST_BOUNDS]))
+        and _has(tables["vertex"], "uint", (PACKED,))
+    )
+    if fits and "sh" in tables:
+        allowed = [tuple(f"f_rest_{index}" for index in range(n)) for n in (0, *REST_COUNTS)]
+        fits = _has(tables["sh"], "uchar", tuple(allowed))
+    if not fits:
+        raise InputFileError(
+            f"{source} is not a compressed splat PLY: it should have the elements chunk, vertex and "
+            "perhaps sh with their packed columns, binary and little endian."
+        )
+    count = tables["vertex"].count
+    chunks = -(-count // CHUNK)
+    if tables["chunk"].count != chunks or ("sh" in tables and tables["sh"].count != count):
+        raise InputFileError(
+            f"{source} is damaged: {count} Gaussians need {chunks} chunks and as many rows of "
+            "harmonics as Gaussians."
+        )
+
+
+def _has(table: PlyTable, kind: str, allowed: tuple[tuple[str, ...], ...]) -> bool:
+    aliases = {"float": "float32", "uint": "uint32", "uchar": "uint8"}
+    kinds = {found for found, _ in table.properties}
+    return kinds <= {kind, aliases[kind]} and tuple(table.names) in allowed

@@ -1,0 +1,155 @@
+"""Reading SOG version 2: every size in a stranger's zip is looked at before it is unpacked."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from vlm3d_gs.core.errors import InputFileError
+from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.claims import expect_file, expect_plausible
+from vlm3d_gs.formats.quantize import INV_SQRT2, ByteArray, byte_logits, join_largest
+from vlm3d_gs.formats.sog.writer import LARGEST_FIRST, MOST_ENTRIES, PER_ROW, VERSION
+
+MOST_META_BYTES = 2**20
+"""The JSON holds three palettes of 256 numbers and little else."""
+MOST_COUNT = 2**28
+"""More pixels than the largest WebP image has."""
+BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, UnidentifiedImageError),
+    *(NotImplementedError, RuntimeError, KeyError, ValueError, TypeError, OverflowError),
+    *(SyntaxError, IndexError, AttributeError, RecursionError, Image.DecompressionBombError),
+)
+"""What zipfile, json and Pillow raise on damaged input."""
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A zip whose members are handed out only within bounds."""
+
+    source: Path
+    zip: zipfile.ZipFile
+    size: int
+    """Length of the whole file, bytes."""
+
+    def member(self, name: str, most: int) -> bytes:
+        """Return a member's content, refusing one longer than `most`."""
+        with self.zip.open(str(name)) as stream:
+            content = stream.read(most + 1)
+        if len(content) > most:
+            raise InputFileError(f"{self.source} is damaged: {name} is longer than {most} bytes.")
+        return content
+
+    def pixels(self, name: str, channels: int, count: int) -> ByteArray:
+        """Return the first pixels of an image, [count, channels]."""
+        content = self.member(name, self.size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=["WEBP"])
+        width, height = image.size
+        promised = f"an image of {width} x {height} pixels"
+        expect_plausible(self.source, promised, 4 * width * height, self.size)
+        if width * height < count:
+            raise InputFileError(
+                f"{self.source} is damaged: {name} has {width} x {height} pixels for {count} values."
+            )
+        rows = np.asarray(image.convert("RGBA" if channels == 4 else "RGB"))
+        return rows.reshape(-1, channels)[:count]
+
+
+def load_sog(source: Path) -> SplatArrays:
+    """Read a .sog file as arrays in the file's axes.
+
+    Raises:
+        InputFileError: not a SOG of version 2, truncated or damaged.
+    """
+    expect_file(source)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return _load(_Archive(source, archive, source.stat().st_size))
+    except BROKEN as error:
+        raise InputFileError(
+            f"{source} is not a readable .sog file: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _load(archive: _Archive) -> SplatArrays:
+    meta = json.loads(archive.member("meta.json", MOST_META_BYTES))
+    if not isinstance(meta, dict) or meta.get("version") != VERSION:
+        found = meta.get("version") if isinstance(meta, dict) else meta
+        raise InputFileError(
+            f"{archive.source} is a SOG of version {str(found)[:20]}; this program reads version "
+            f"{VERSION}. Convert it with PlayCanvas' splat-transform."
+        )
+    count = _count(archive, meta["count"], MOST_COUNT)
+    colors = archive.pixels(meta["sh0"]["files"][0], 4, count)
+    dc = _codebook(meta["sh0"])[colors[:, :3]][:, None]
+    sh = (
+        np.concatenate([dc, _harmonics(archive, meta["shN"], count)], axis=1)
+        if "shN" in meta
+        else dc
+    )
+    rotations = archive.pixels(meta["quats"]["files"][0], 4, count)
+    if rotations[:, 3].min() < LARGEST_FIRST:
+        raise InputFileError(f"{archive.source} is damaged: a rotation has no known mode.")
+    rest = (rotations[:, :3].astype(np.float32) / 255.0 * 2.0 - 1.0) * INV_SQRT2
+    return SplatArrays(
+        means=_positions(archive, meta["means"], count),
+        log_scales=_codebook(meta["scales"])[archive.pixels(meta["scales"]["files"][0], 3, count)],
+        quats=join_largest(rotations[:, 3] - LARGEST_FIRST, rest.astype(np.float32)),
+        opacity_logits=byte_logits(colors[:, 3]),
+        sh=sh,
+        frame="rdf",
+    )
+
+
+def _positions(archive: _Archive, meta: dict[str, Any], count: int) -> FloatArray:
+    low, high = (np.asarray(meta[name], np.float64).reshape(3) for name in ("mins", "maxs"))
+    fine, coarse = (archive.pixels(name, 3, count).astype(np.uint32) for name in meta["files"][:2])
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # broken ranges become infinite, and are told
+        logs = low + (high - low) * ((coarse << 8 | fine) / 65535.0)
+        means: FloatArray = (np.sign(logs) * np.expm1(np.abs(logs))).astype(np.float32)
+    return means
+
+
+def _harmonics(archive: _Archive, meta: dict[str, Any], count: int) -> FloatArray:
+    """Return the higher coefficients, [N, K-1, 3]."""
+    bands = _count(archive, meta["bands"], 3)
+    entries = _count(archive, meta["count"], MOST_ENTRIES)
+    coefficients = (bands + 1) ** 2 - 1
+    centroids, labels = meta["files"][:2]
+    rows = -(-entries // PER_ROW)
+    codes = archive.pixels(centroids, 3, rows * PER_ROW * coefficients)
+    halves = archive.pixels(labels, 3, count).astype(np.uint32)
+    label = halves[:, 0] | halves[:, 1] << 8
+    if label.max() >= entries:
+        raise InputFileError(f"{archive.source} is damaged: a label names no entry of the palette.")
+    palette = _codebook(meta)[codes].reshape(-1, coefficients, 3)
+    return palette[label]
+
+
+def _codebook(meta: dict[str, Any]) -> FloatArray:
+    """Return 256 numbers; entries that are no number become NaN, and are told if used."""
+    values: NDArray[np.float32] = np.asarray(meta["codebook"], np.float32).reshape(256)
+    return values
+
+
+def _count(archive: _Archive, value: object, most: int) -> int:
+    """Return a number of things if it is one."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise InputFileError(
+            f"{archive.source} is damaged: a count must be 1 to {most}, got {str(value)[:20]}."
+        )
+    return value

@@ -1,0 +1,1 @@
+"""SPZ, Niantic's compressed splat."""

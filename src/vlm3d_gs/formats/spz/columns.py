@@ -1,0 +1,161 @@
+"""The quantised columns of an SPZ file: positions, opacities, colours, scales, rotations, harmonics.
+
+Positions are 24-bit fixed point, opacities and colours bytes (0.15 a unit of the degree-0
+coefficient), log scales sixteenths from -10, rotations three bytes (version 1 and 2) or the
+smallest three with nine bits and a sign each, harmonics bytes rounded to 5 bits at degree 1 and 4
+bits above, coefficient by coefficient with the colour fastest. Knows no container.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.harmonics import coefficient_count
+from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.frames import Frame
+from vlm3d_gs.formats.quantize import (
+    INV_SQRT2,
+    ByteArray,
+    alpha_bytes,
+    byte_logits,
+    join_largest,
+    split_largest,
+    to_byte,
+)
+
+DEGREES = range(5)
+"""Degree 4 exists from version 4 on; of it the first three bands are kept."""
+USUAL_BITS = 12
+"""Fractional bits of positions for scenes of usual size, as other programs write."""
+POSITION_BITS = 23
+COLOR_STEP = 0.15 * 255.0
+"""Bytes a unit of the degree-0 coefficient."""
+BUCKETS = (1, 8, 16, 16)
+"""Steps of the bytes that harmonics of each degree are rounded to."""
+MAGNITUDE = 511
+
+
+@dataclass(frozen=True, slots=True)
+class SpzHeader:
+    """What the columns cannot say of themselves."""
+
+    version: int
+    count: int
+    degree: int
+    fractional_bits: int
+    """Positions are integers over 2 to this."""
+
+
+def section_sizes(header: SpzHeader) -> list[int]:
+    """Return the bytes of the six columns; the last is 0 at degree 0."""
+    per_position = 6 if header.version == 1 else 9
+    per_rotation = 3 if header.version < 3 else 4
+    per_sh = 3 * ((header.degree + 1) ** 2 - 1)
+    return [header.count * n for n in (per_position, 1, 3, 3, per_rotation, per_sh)]
+
+
+def encode(arrays: SplatArrays, version: int) -> tuple[SpzHeader, list[bytes]]:
+    """Return the header and the columns that are not empty.
+
+    Raises:
+        ExportError: a position too far out for 24 bits.
+    """
+    degree = math.isqrt(arrays.sh.shape[1]) - 1
+    bits = _fractional_bits(float(np.abs(arrays.means).max()))
+    fixed = np.rint(arrays.means.astype(np.float64) * 2.0**bits).astype("<i4")
+    columns = [
+        np.ascontiguousarray(fixed).view(np.uint8).reshape(-1, 3, 4)[:, :, :3].tobytes(),
+        alpha_bytes(arrays.opacity_logits).tobytes(),
+        to_byte(arrays.sh[:, 0] * COLOR_STEP + 127.5).tobytes(),
+        to_byte((arrays.log_scales + 10.0) * 16.0).tobytes(),
+        _encode_xyz(arrays.quats) if version < 3 else _encode_smallest_three(arrays.quats),
+    ]
+    if degree:
+        columns.append(_encode_sh(arrays.sh).tobytes())
+    return SpzHeader(version, len(arrays), degree, bits), columns
+
+
+def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> SplatArrays:
+    """Return the arrays of six columns, each as long as `section_sizes` says."""
+    positions, alphas, colors, scales, rotations, harmonics = (
+        np.frombuffer(column, np.uint8) for column in columns
+    )
+    count = header.count
+    dc = (colors.reshape(count, 1, 3).astype(np.float32) - 127.5) / COLOR_STEP
+    kept = coefficient_count(min(header.degree, 3))
+    rest = harmonics.reshape(count, (header.degree + 1) ** 2 - 1, 3)[:, : kept - 1]
+    sh = np.concatenate([dc, (rest.astype(np.float32) - 128.0) / 128.0], axis=1)
+    old = header.version < 3
+    return SplatArrays(
+        means=_decode_positions(positions, header),
+        log_scales=scales.reshape(count, 3).astype(np.float32) / 16.0 - 10.0,
+        quats=_decode_xyz(rotations) if old else _decode_smallest_three(rotations),
+        opacity_logits=byte_logits(alphas),
+        sh=sh.astype(np.float32),
+        frame=frame,
+    )
+
+
+def _fractional_bits(farthest: float) -> int:
+    """Return 12, more for a tiny scene, fewer for one that would not fit."""
+    exponent = math.frexp(farthest)[1]  # farthest < 2^exponent
+    bits = min(max(USUAL_BITS, USUAL_BITS - exponent), POSITION_BITS - exponent - 1, POSITION_BITS)
+    if bits < 0:
+        raise ExportError(
+            f"A Gaussian is {farthest:.4g} from the origin; an .spz file reaches 2^22. Scale the scene."
+        )
+    return bits
+
+
+def _decode_positions(data: ByteArray, header: SpzHeader) -> FloatArray:
+    if header.version == 1:
+        return data.view("<f2").reshape(-1, 3).astype(np.float32)
+    wide = np.zeros((header.count, 3, 4), np.uint8)
+    wide[:, :, 1:] = data.reshape(header.count, 3, 3)
+    # In the upper three bytes the sign is in place; shifting back keeps it.
+    fixed = wide.view("<i4")[:, :, 0] >> 8
+    return (fixed / 2.0**header.fractional_bits).astype(np.float32)
+
+
+def _encode_xyz(quats: FloatArray) -> bytes:
+    signed = quats * np.where(quats[:, :1] < 0, -1.0, 1.0)
+    return to_byte(signed[:, 1:] * 127.5 + 127.5).tobytes()
+
+
+def _decode_xyz(data: ByteArray) -> FloatArray:
+    xyz = data.reshape(-1, 3).astype(np.float32) / 127.5 - 1.0
+    w = np.sqrt(np.maximum(0.0, 1.0 - np.square(xyz).sum(1, keepdims=True)))
+    return np.concatenate([w, xyz], axis=1).astype(np.float32)
+
+
+def _encode_smallest_three(quats: FloatArray) -> bytes:
+    largest, rest = split_largest(quats[:, [1, 2, 3, 0]])  # in xyzw order
+    size = np.minimum(np.floor(np.abs(rest) / INV_SQRT2 * MAGNITUDE + 0.5), MAGNITUDE)
+    codes = size.astype(np.uint32) | (rest < 0).astype(np.uint32) << 9
+    packed = largest.astype(np.uint32) << 30 | codes[:, 0] << 20 | codes[:, 1] << 10 | codes[:, 2]
+    return packed.astype("<u4").tobytes()
+
+
+def _decode_smallest_three(data: ByteArray) -> FloatArray:
+    packed = data.view("<u4")
+    codes = np.stack([packed >> shift & 1023 for shift in (20, 10, 0)], axis=1)
+    size = (codes & MAGNITUDE) * (INV_SQRT2 / MAGNITUDE)
+    rest = np.where(codes >> 9, -size, size).astype(np.float32)
+    return join_largest(packed >> 30, rest)[:, [3, 0, 1, 2]]
+
+
+def _encode_sh(sh: FloatArray) -> NDArray[np.uint8]:
+    degrees = np.floor(np.sqrt(np.arange(1, sh.shape[1]))).astype(int)
+    bucket = np.array(BUCKETS, np.float32)[degrees][None, :, None]
+    codes = np.rint(sh[:, 1:] * np.float32(128.0))
+    codes += 128.0 + np.floor(bucket / 2)
+    codes /= bucket
+    np.floor(codes, out=codes)
+    codes *= bucket
+    return np.clip(codes, 0.0, 255.0, out=codes).astype(np.uint8)

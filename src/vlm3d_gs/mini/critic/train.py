@@ -1,0 +1,242 @@
+"""Training of the embedded critic: Yes/No questions and captions, with dense labels on the image tokens beside them.
+
+One bit a question teaches slowly. So, in training only, linear heads (`critic_heads`) name what each image token and
+each noun phrase refers to, three attention heads are told where to look (`critic_routes`), and the language model also
+describes the scene in words. Ten questions share one look at the views. The vision tower learns first, alone; then it
+is kept as it is while the language model learns to read it; at last both learn together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from vlm3d_gs.critic.qwen.preprocess import to_patches
+from vlm3d_gs.mini.critic.data import CriticBatch, sample_critic_batch
+from vlm3d_gs.mini.critic.heads import PhraseHeads, TokenHeads, WorldHead
+from vlm3d_gs.mini.critic.model import LAYOUT, critic_tokenizer, new_critic
+from vlm3d_gs.mini.critic.routes import route_loss
+from vlm3d_gs.mini.critic.sequences import TOKENS_A_VIEW, Sequences, token_sequences
+from vlm3d_gs.mini.prior.data import step_rng
+from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit, mixed_precision
+
+PLAN = TrainingPlan(steps=8_000, lr=6e-4, warmup_steps=200, decay_fraction=0.5, weight_decay=0.1)
+TOWER_ALONE = 0.25
+"""First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
+TOGETHER = 0.6
+"""Share after which both learn. Until then the tower is kept: a language model that knows nothing would spoil it."""
+FRESH_READ_OUTS = 150
+"""Steps after a warm start in which the tower is kept: the read-outs are new and would spoil it."""
+QUALITY_WEIGHT = 6.0
+"""Weight of an answer about geometric quality: one question in ten asks for that alone, and one for that and more."""
+QUESTIONS_A_SCENE = 10
+NAMED_LAYER = 2
+"""Layers of the language model after which an image token should know its view's name."""
+POINTED_LAYER = 3
+"""Layers after which a noun phrase should know in which direction the other object lies."""
+GROUNDED_LAYER = 4
+"""Layers after which it should know whether and where its object is."""
+HIDDEN = -1e9
+"""Added to the attention of tokens that must not be seen."""
+
+
+@dataclass(frozen=True)
+class CriticStep:
+    """What one step learns from."""
+
+    views: CriticBatch
+    sequences: Sequences | None
+    """None where only the vision tower learns."""
+
+
+@cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    return critic_tokenizer()
+
+
+@dataclass(frozen=True)
+class CriticDraw:
+    """Makes the batch of a step from a seed."""
+
+    seed: int
+    n_scenes: int
+    alone_until: int
+    """Steps in which the vision tower learns alone."""
+
+    def __call__(self, step: int) -> CriticStep:
+        """Draw scenes, pictures, labels and questions of a step."""
+        rng = step_rng(self.seed, step)
+        if step < self.alone_until:
+            return CriticStep(sample_critic_batch(rng, self.n_scenes, 1, n_views=4), None)
+        views = sample_critic_batch(rng, self.n_scenes, QUESTIONS_A_SCENE)
+        return CriticStep(views, token_sequences(_tokenizer(), views))
+
+
+class CriticLoss(nn.Module):
+    """The critic in training with its read-outs, and the loss of a step."""
+
+    def __init__(
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        together_from: int,
+    ) -> None:
+        super().__init__()
+        self.critic, self.tokenizer, self.together_from = model, tokenizer, together_from
+        width = model.config.text_config.hidden_size
+        self.heads = TokenHeads(model.config.vision_config.out_hidden_size)
+        self.phrases, self.world = PhraseHeads(width), WorldHead(width)
+        # the routes are read from the attention itself, which only this implementation returns
+        model.model.language_model.config._attn_implementation = "eager"
+
+    def forward(self, batch: CriticStep, step: int) -> tuple[Tensor, Scalars]:
+        """Return the loss of a batch and what it is made of."""
+        device = self.heads.shape.weight.device.type
+        views = batch.views.to(device)
+        with mixed_precision(device):
+            if batch.sequences is None:
+                dense, seen = self.heads(look(self.critic, views)[0], views)
+                return dense, {**seen}
+            sequences = batch.sequences.to(device)
+            with torch.set_grad_enabled(step >= self.together_from):
+                tokens = look(self.critic, views)[0]
+            read = forward(self.critic, tokens, sequences)
+            total, scalars = self._language_losses(read, views)
+            dense, seen = self.heads(tokens, views)
+        return total + dense, {**scalars, **seen}
+
+    def _language_losses(self, read: Reading, views: CriticBatch) -> tuple[Tensor, Scalars]:
+        packed, hidden = read.sequences, read.hidden
+        named = hidden[NAMED_LAYER][read.image_places].unflatten(0, read.tokens.shape[:2])
+        turned, apart = self.world(named, views)
+        grounding, grounded = self.phrases(
+            hidden[GROUNDED_LAYER], hidden[POINTED_LAYER], packed.phrases
+        )
+        routes, looks = route_loss(
+            read.attentions,
+            packed.input_ids,
+            read.image_places,
+            packed.phrases,
+            views,
+            self.tokenizer,
+        )
+        chosen = packed.targets >= 0
+        predicted, targets = read.logits.float()[chosen], packed.targets[chosen]
+        losses = F.cross_entropy(predicted, targets, reduction="none")
+        yes_no = packed.answers[chosen]
+        weights = answer_weights(views).to(losses.device)
+        answer = (losses[yes_no] * weights).sum() / weights.sum()
+        caption = losses[~yes_no].mean()
+        right = (predicted.detach()[yes_no].argmax(-1) == targets[yes_no]).float()
+        scalars: Scalars = {"answer": answer.detach(), "caption": caption.detach()}
+        scalars |= {**apart, **grounded, **looks, **_accuracies(views, right)}
+        return 2.0 * answer + 0.3 * caption + grounding + 2.0 * turned + 0.5 * routes, scalars
+
+
+def answer_weights(views: CriticBatch) -> Tensor:
+    """Return how much each question's answer counts, in the order in which they are asked."""
+    return torch.tensor(
+        [
+            QUALITY_WEIGHT if example.kind in ("geometry", "joint") else 1.0
+            for examples in views.examples
+            for example in examples
+        ]
+    )
+
+
+def train_critic(
+    folder: Path,
+    device: str,
+    seed: int,
+    log: Callable[[str], None],
+    plan: TrainingPlan = PLAN,
+    warm_start: Path | None = None,
+) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
+    """Train the critic; return it with averaged weights, and its tokenizer.
+
+    Args:
+        folder: checkpoints.
+        device: where to train.
+        seed: of weights and data.
+        log: takes lines of progress.
+        plan: length and rates.
+        warm_start: model folder whose weights to begin with, where there is no checkpoint yet.
+    """
+    model, tokenizer = new_critic(seed)
+    if warm_start is not None:
+        model.load_state_dict(
+            Qwen2_5_VLForConditionalGeneration.from_pretrained(warm_start).state_dict()
+        )
+    alone, together = round(TOWER_ALONE * plan.steps), round(TOGETHER * plan.steps)
+    if warm_start is not None:
+        alone, together = 0, FRESH_READ_OUTS
+    objective = CriticLoss(model, tokenizer, together).to(device)
+    draw = CriticDraw(seed, plan.scenes_a_step, alone)
+    fit(dict(objective.named_children()), draw, objective, plan, folder, log)
+    return model, tokenizer
+
+
+def _accuracies(batch: CriticBatch, right: Tensor) -> dict[str, float]:
+    kinds: dict[str, list[float]] = {}
+    flat = [example for examples in batch.examples for example in examples]
+    for example, hit in zip(flat, right.tolist(), strict=True):
+        kinds.setdefault(("yes " if example.answer else "no ") + example.kind, []).append(hit)
+    return {kind: float(np.mean(hits)) for kind, hits in sorted(kinds.items())}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the language model made of a batch."""
+
+    tokens: Tensor
+    """[S * V, T, width] of the vision tower."""
+    hidden: tuple[Tensor, ...]
+    """[S, L, width] before each layer and after the last."""
+    attentions: tuple[Tensor, ...]
+    """[S, heads, L, L] of each layer."""
+    logits: Tensor
+    """[S, L, vocabulary]."""
+    image_places: Tensor
+    """[S, L] bool."""
+    sequences: Sequences
+
+
+def look(model: Qwen2_5_VLForConditionalGeneration, batch: CriticBatch) -> tuple[Tensor, Tensor]:
+    """Run the vision tower: tokens [S * V, T, width] and patch grids [S * V, 3]."""
+    patches, grids = to_patches(batch.images.flatten(0, 1), LAYOUT)
+    tokens = model.model.visual(patches, grid_thw=grids).pooler_output
+    return tokens.unflatten(0, (len(grids), TOKENS_A_VIEW)), grids
+
+
+def forward(
+    model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, packed: Sequences
+) -> Reading:
+    """Read each scene's sequence once, with its image tokens in place, and answer all its questions."""
+    embeddings = model.get_input_embeddings()(packed.input_ids)
+    places = packed.input_ids == model.config.image_token_id
+    embeddings = embeddings.masked_scatter(places[..., None], tokens.to(embeddings.dtype))
+    mask = torch.where(packed.mask[:, None], 0.0, HIDDEN).to(embeddings.dtype)
+    read = model.model.language_model(
+        inputs_embeds=embeddings,
+        position_ids=packed.position_ids,
+        attention_mask={"full_attention": mask},
+        use_cache=False,
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    return Reading(
+        tokens,
+        read.hidden_states,
+        read.attentions,
+        model.lm_head(read.last_hidden_state),
+        places,
+        packed,
+    )

@@ -1,0 +1,1 @@
+"""The embedded diffusion prior: codec, data, training."""

@@ -1,0 +1,1 @@
+"""The mini world: scenes, exact pictures, splats and questions with known answers."""

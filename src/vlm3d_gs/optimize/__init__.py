@@ -1,0 +1,1 @@
+"""The loop that changes Gaussians, and what pulls on them."""

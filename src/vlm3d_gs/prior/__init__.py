@@ -1,0 +1,1 @@
+"""Diffusion priors: noise, networks, and the losses that distil them."""

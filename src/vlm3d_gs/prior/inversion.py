@@ -1,0 +1,243 @@
+"""Distillation along DDIM inversion: residuals of ISM and SDI, for diffusion and flow models alike.
+
+A DDIM step between any two noise levels is z_t' = signal(t') z0_hat + sigma(t') eps_hat. Upwards in noise it inverts
+sampling: it finds the noise that the model would have started from. With signal = 1 - sigma it is the Euler step of a
+flow model, so nothing here depends on the kind of process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.prior.noise import NoiseProcess, add_noise
+
+if TYPE_CHECKING:
+    from vlm3d_gs.prior.denoiser import Prediction
+
+Predictor = Callable[[Tensor, Tensor], "Prediction"]
+"""Noisy latents [B, C, h, w] and timestep indices [B] -> what the model says about them."""
+
+SDI_INVERSION_SCALE = -6.5
+"""SDI's published -7.5 is a factor on top of the conditional prediction; ours counts from the unconditional one."""
+SDI_STEPS = 10
+"""Inversion steps of SDI's published configuration, for the whole range of timesteps."""
+
+
+def guided(prediction: Prediction, guidance_scale: float) -> tuple[Tensor, Tensor]:
+    """Return clean latents and noise at a guidance scale other than the one the prediction was made with.
+
+    Unconditional + guidance_scale * (conditional - unconditional): 0 is the unconditional prediction, 1 the
+    conditional. Both results belong to one output of the network, as that is linear in them.
+
+    Args:
+        prediction: of a model, all [B, C, h, w].
+        guidance_scale: any number; negative ones point away from the prompt.
+
+    Returns:
+        z_0 and eps, both [B, C, h, w].
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598), eq. 6 with w = guidance_scale - 1.
+    """
+    clean, noise = prediction.unconditional_clean, prediction.unconditional_noise
+    return (
+        clean + guidance_scale * (prediction.conditional_clean - clean),
+        noise + guidance_scale * (prediction.conditional_noise - noise),
+    )
+
+
+@torch.no_grad()
+def invert(
+    process: NoiseProcess,
+    predictor: Predictor,
+    start: Tensor,
+    path: Sequence[Tensor],
+    guidance_scale: float = 0.0,
+) -> Tensor:
+    """Carry latents to higher noise levels by deterministic DDIM steps.
+
+    Args:
+        process: the model's.
+        predictor: asked once a step, at the step's lower level.
+        start: [B, C, h, w] latents at `path[0]`.
+        path: timestep indices [B] of each stop, never falling; a step that does not rise changes nothing.
+        guidance_scale: 0 reads only the unconditional prediction.
+
+    Returns:
+        [B, C, h, w] latents at `path[-1]`, without graph.
+
+    Source: Song et al. 2020 (DDIM, arXiv 2010.02502), eq. 12 with sigma = 0, run upwards (section 4.3).
+    """
+    noisy = start
+    for now, after in pairwise(path):
+        clean, noise = guided(predictor(noisy, now), guidance_scale)
+        noisy = add_noise(process, clean, noise, after)
+    return noisy
+
+
+def strided_path(index: Tensor, stride: int) -> list[Tensor]:
+    """Return stops 0, stride, 2 stride, ... up to each entry's own `index` [B]; the last stop is `index`.
+
+    Raises:
+        ConfigError: a stride below 1.
+    """
+    if stride < 1:
+        raise ConfigError(f"An inversion stride must be 1 timestep or more, not {stride}.")
+    highest = int(index.max())
+    return [index.clamp_max(stop) for stop in range(0, highest + stride, stride)]
+
+
+def ism_residual(
+    process: NoiseProcess,
+    predictor: Predictor,
+    latents: Tensor,
+    noise: Tensor,
+    index: Tensor,
+    *,
+    interval: int = 50,
+    stride: int | None = 200,
+    inverter: Predictor | None = None,
+) -> Tensor:
+    """Interval score matching: eps_hat(x_t, t, y), guided, - eps(x_s, s, empty), with s = t - interval.
+
+    x_s is reached from the latents by DDIM inversion with the unconditional prediction, x_t from x_s by one more such
+    step. Where s would fall below 0 it is 0. Published weight: `timestep_weight("ism", ...)`.
+
+    Args:
+        process: the model's.
+        predictor: asked for the guided prediction at t, and for the inversion when there is no `inverter`.
+        latents: [B, C, h, w] clean latents; their graph is not followed.
+        noise: [B, C, h, w] standard normal; brings the latents to the lowest level, or directly to s.
+        index: [B] int64, t.
+        interval: timesteps between s and t.
+        stride: timesteps of an inversion step on the way to s; at least s is a single step; None adds `noise` at s
+            and asks the network twice in all.
+        inverter: only its unconditional fields are read, so that one branch of the network can do; None is
+            `predictor`.
+
+    Returns:
+        [B, C, h, w] without graph.
+
+    Raises:
+        ConfigError: an interval or a stride below 1.
+
+    Source: Liang et al. 2023 (LucidDreamer, arXiv 2311.11284), section 3.2; defaults of its published code.
+    """
+    if interval < 1:
+        raise ConfigError(f"ISM's interval must be 1 timestep or more, not {interval}.")
+    inverter = inverter or predictor
+    with torch.no_grad():
+        lower = (index - interval).clamp_min(0)
+        if stride is None:
+            noisy = add_noise(process, latents, noise, lower)
+        else:
+            path = strided_path(lower, stride)
+            start = add_noise(process, latents, noise, path[0])
+            noisy = invert(process, inverter, start, path)
+        clean_at_lower, noise_at_lower = guided(inverter(noisy, lower), 0.0)
+        upper = add_noise(process, clean_at_lower, noise_at_lower, index)
+        return predictor(upper, index).noise - noise_at_lower
+
+
+def sdi_noisy(
+    process: NoiseProcess,
+    predictor: Predictor,
+    latents: Tensor,
+    noise: Tensor,
+    index: Tensor,
+    *,
+    n_steps: int = SDI_STEPS,
+    inversion_scale: float = SDI_INVERSION_SCALE,
+) -> Tensor:
+    """Return the z_t that score distillation via inversion denoises: DDIM inversion of the latents, away from y.
+
+    Args:
+        process: the model's.
+        predictor: asked once a step for both branches.
+        latents: [B, C, h, w] clean latents; their graph is not followed.
+        noise: [B, C, h, w] brings the latents to the lowest level; zeros start from the latents themselves, as
+            published.
+        index: [B] int64, t.
+        n_steps: steps for the whole range of timesteps; a lower t takes its part of them.
+        inversion_scale: guidance scale of the inversion.
+
+    Returns:
+        [B, C, h, w] without graph.
+
+    Raises:
+        ConfigError: fewer than one step.
+
+    Source: Lukoianov et al. 2024 (arXiv 2405.15891), algorithm of SDI. Its published code also adds fresh noise in each
+    step (eta 0.3) and inverts a random part of a step beyond t; both are left out.
+    """
+    if n_steps < 1:
+        raise ConfigError(f"SDI needs 1 inversion step or more, not {n_steps}.")
+    path = strided_path(index, -(-len(process) // n_steps))
+    with torch.no_grad():
+        start = add_noise(process, latents, noise, path[0])
+    return invert(process, predictor, start, path, inversion_scale)
+
+
+def implied_noise(process: NoiseProcess, noisy: Tensor, clean: Tensor, index: Tensor) -> Tensor:
+    """Return the eps with z_t = signal(t) z_0 + sigma(t) eps: `add_noise` solved for the noise.
+
+    Args:
+        process: the model's; its sigma must not be 0 at `index`.
+        noisy: [B, C, h, w] z_t.
+        clean: [B, C, h, w] z_0.
+        index: [B] int64 timestep indices.
+
+    Differentiable in `noisy` and `clean`.
+    """
+    signal, sigma = process.levels(index)
+    return (noisy - signal * clean) / sigma
+
+
+def sdi_residual(
+    process: NoiseProcess,
+    predictor: Predictor,
+    latents: Tensor,
+    noise: Tensor,
+    index: Tensor,
+    *,
+    n_steps: int = SDI_STEPS,
+    inversion_scale: float = SDI_INVERSION_SCALE,
+) -> Tensor:
+    """Score distillation via inversion, in its published form: z - z0_hat(z_t, t, y), z_t from `sdi_noisy`.
+
+    `residual_loss` of it is `reconstruction_loss` towards z0_hat. In noise it is sigma / signal times
+    eps_hat(z_t, t, y) - kappa, with kappa the `implied_noise` of z_t: SDS with inferred in the place of drawn noise.
+
+    Args:
+        process: the model's.
+        predictor: its guided prediction is used at t, both branches during the inversion.
+        latents: [B, C, h, w] clean latents; their graph is not followed.
+        noise: as for `sdi_noisy`.
+        index: [B] int64, t.
+        n_steps: as for `sdi_noisy`.
+        inversion_scale: as for `sdi_noisy`.
+
+    Returns:
+        [B, C, h, w] without graph, in units of the latents: use it with the weight `uniform`.
+
+    Raises:
+        ConfigError: fewer than one step.
+
+    Source: Lukoianov et al. 2024 (arXiv 2405.15891), and its published code for the clean-latent form.
+    """
+    noisy = sdi_noisy(
+        process,
+        predictor,
+        latents,
+        noise,
+        index,
+        n_steps=n_steps,
+        inversion_scale=inversion_scale,
+    )
+    with torch.no_grad():
+        return latents - predictor(noisy, index).clean

@@ -1,0 +1,1 @@
+"""Reading a diffusion pipeline's folder."""

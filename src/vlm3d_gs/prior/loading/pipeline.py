@@ -1,0 +1,353 @@
+"""Reading a diffusion pipeline's folder: its list of parts, its networks, its noise schedule.
+
+A folder in diffusers' layout, from this machine only: safetensors, no pickles, no code from the folder. The text
+encoders of the same folder are read by `text`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
+
+from vlm3d_gs.core.errors import ConfigError, InputFileError
+from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.prior.denoiser import Denoiser, fast_dtype
+from vlm3d_gs.prior.loading.mvdream_keys import (
+    is_mvdream_config,
+    mvdream_key_map,
+    mvdream_unet_config,
+)
+from vlm3d_gs.prior.noise import NoiseProcess, diffusion_process, flow_process
+
+NETWORKS = {
+    "UNet2DConditionModel": UNet2DConditionModel,
+    "SD3Transformer2DModel": SD3Transformer2DModel,
+}
+VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+BETA_SETTINGS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""What says how much noise a diffusion model was trained with; the same in every diffusers scheduler."""
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+def load_denoiser(
+    folder: Path,
+    device: torch.device,
+    *,
+    dtype: torch.dtype | None = None,
+    plan: Plan = "full",
+) -> Denoiser:
+    """Load what a run needs at every step of a pipeline folder in diffusers' layout.
+
+    Known are Stable Diffusion 1.5, 2.1 and XL, Stable Diffusion 3, their multi-view kin with a camera embedding
+    (MVDream's published bundle with its own tensor names, the embedded prior), with a full or a tiny VAE. A multi-view
+    network still attends within each view; `multiview.join_views` joins them.
+
+    Args:
+        folder: holds `model_index.json`, `unet` or `transformer`, `vae` and `scheduler`.
+        device: where the networks go.
+        dtype: of the network's weights and arithmetic. None: float32 on a CPU, with bfloat16 products where it has
+            them; half precision on CUDA (`half_dtype`).
+
+        plan: other than `full`, the network waits on the CPU and visits the device only to work.
+
+    Returns:
+        The networks frozen and in evaluation mode; the VAE in the type that `vae_dtype` says.
+
+    Raises:
+        ConfigError: the folder is no pipeline, a part is missing or of an unknown class, or has only pickles.
+        InputFileError: a file of settings or weights cannot be read as such.
+    """
+    parts = read_parts(folder)
+    config = read_settings(folder / network_part(parts, folder) / "config.json")
+    chosen, autocast = dtype or torch.float32, None
+    if dtype is None and device.type == "cuda":
+        chosen = half_dtype(str(config.get("_class_name")))
+    elif dtype is None:
+        autocast = fast_dtype(device)
+    with quiet_loading():
+        network = _load_network(folder / network_part(parts, folder), config, chosen)
+        vae = _load_vae(folder / "vae", str(parts.get("_class_name")), device, chosen)
+    process = load_process(folder / "scheduler").to(device)
+    for part, home in ((network, device if plan == "full" else "cpu"), (vae, device)):
+        part.requires_grad_(False).eval().to(home)
+    return Denoiser(network, vae, process, autocast, plan)
+
+
+def half_dtype(class_name: str) -> torch.dtype:
+    """Return the 16-bit type in which a network runs on CUDA.
+
+    UNets run in float16, as they are published: classifier-free guidance multiplies the rounding of two outputs by the
+    guidance scale, and bfloat16 rounds eight times more coarsely. SD3's transformer needs bfloat16's range.
+    """
+    if class_name == "SD3Transformer2DModel" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float16
+
+
+def read_parts(folder: Path) -> dict[str, Any]:
+    """Return `model_index.json`: part to (library, class), beside settings of the pipeline.
+
+    Raises:
+        ConfigError: there is none.
+        InputFileError: it is not JSON.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not a diffusion pipeline: it has no model_index.json. Give a folder in diffusers' "
+            "layout, as `vlm3d-gs models pull` makes them."
+        )
+    return read_settings(path)
+
+
+def network_part(parts: dict[str, Any], folder: Path) -> str:
+    """Return the name of the folder that holds the denoising network: `unet` or `transformer`.
+
+    Raises:
+        ConfigError: the pipeline has neither.
+    """
+    for name in ("unet", "transformer"):
+        if has_part(parts, name):
+            return name
+    raise ConfigError(
+        f"{folder} has no denoising network: model_index.json names neither unet nor transformer, but "
+        f"{', '.join(name for name in parts if has_part(parts, name)) or 'nothing'}. Give a text-to-image pipeline."
+    )
+
+
+def has_part(parts: dict[str, Any], name: str) -> bool:
+    """Tell whether a pipeline has a part; absent ones are written as a pair of nulls."""
+    value = parts.get(name)
+    return isinstance(value, list) and len(value) == 2 and value[1] is not None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a JSON file.
+
+    Raises:
+        ConfigError: the file is missing.
+        InputFileError: it is not a JSON object.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} is missing: the pipeline is incomplete. Fetch the model's files again."
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputFileError(f"{path} is not JSON: {error}. Fetch the file again.") from error
+    if not isinstance(settings, dict):
+        raise InputFileError(f"{path} must hold a JSON object. Fetch the file again.")
+    return settings
+
+
+def weights_variant(folder: Path, stem: str) -> str | None:
+    """Return which safetensors of a part to read: None for the plain ones, `fp16` where only those are there.
+
+    Args:
+        folder: of the part.
+        stem: `diffusion_pytorch_model`, or `model` for transformers.
+
+    Raises:
+        ConfigError: no safetensors; the message says whether there are pickles instead.
+    """
+    for variant in (None, "fp16"):
+        infix = "" if variant is None else f".{variant}"
+        names = (f"{stem}{infix}.safetensors", f"{stem}.safetensors.index{infix}.json")
+        if any((folder / name).is_file() for name in names):
+            return variant
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ConfigError(
+            f"{folder} has its weights only as {pickles[0]}, a pickle, which can run code when it is read. "
+            f"Allowed is {stem}.safetensors. Choose a repository that has one, or convert the file on a machine "
+            "that you can afford to lose."
+        )
+    raise ConfigError(
+        f"{folder} has no weights: {stem}.safetensors is missing. Fetch the model's files again."
+    )
+
+
+def load_process(folder: Path) -> NoiseProcess:
+    """Return the noise process that a scheduler's settings describe.
+
+    Args:
+        folder: holds `scheduler_config.json`.
+
+    Raises:
+        ConfigError: neither a schedule of betas nor a plain shifted flow.
+    """
+    config = read_settings(folder / "scheduler_config.json")
+    name = config.get("_class_name")
+    steps = int(config.get("num_train_timesteps", 1000))
+    if name in FLOW_SCHEDULERS and not config.get("use_dynamic_shifting"):
+        return flow_process(steps, float(config.get("shift", 1.0)))
+    if name in FLOW_SCHEDULERS or not {"beta_schedule", "trained_betas"} & set(config):
+        raise ConfigError(
+            f"The scheduler {name} in {folder} is not supported. Allowed are diffusion schedules with betas "
+            "(DDIM, PNDM, Euler and their like) and flow matching with a fixed shift. Choose such a pipeline."
+        )
+    betas = {key: config[key] for key in BETA_SETTINGS if key in config}
+    alphas = DDIMScheduler(**betas).alphas_cumprod
+    return diffusion_process(alphas, str(config.get("prediction_type", "epsilon")))
+
+
+def unreadable(folder: Path, error: Exception) -> str:
+    """Return the message about weights that a library could not read."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"The weights in {folder} cannot be read: {reason} Fetch the model's files again."
+
+
+def require_complete(folder: Path, missing: Collection[str]) -> None:
+    """Refuse a network some of whose tensors no file holds; the libraries would draw them at random.
+
+    Raises:
+        InputFileError: there is at least one.
+    """
+    if missing:
+        raise InputFileError(
+            f"The weights in {folder} lack {len(missing)} tensors of the network, such as {min(missing)}. "
+            "config.json and weights must come from the same model; fetch them again."
+        )
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Hide the progress bars of diffusers and transformers inside the block."""
+    libraries = (diffusers_logging, transformers_logging)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def load_tiny_vae(folder: Path, like: Denoiser) -> AutoencoderTiny:
+    """Load a tiny autoencoder (such as TAESD) that stands in for a pipeline's own.
+
+    Args:
+        folder: holds its config.json and safetensors.
+        like: the pipeline; the latents must have as many channels and pixels a cell.
+
+    Raises:
+        ConfigError: no such autoencoder, or it does not fit.
+        InputFileError: a file cannot be read.
+    """
+    config = read_settings(folder / "config.json")
+    vae = _from_pretrained(
+        folder, config, {"AutoencoderTiny": VAES["AutoencoderTiny"]}, torch.float32
+    )
+    vae.requires_grad_(False).eval().to(like.device)
+    fitted = replace(like, vae=vae)
+    shapes = [(d.vae.config.latent_channels, d.latent_factor) for d in (like, fitted)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"The tiny autoencoder in {folder} makes latents of {shapes[1][0]} channels, {shapes[1][1]} px a cell; "
+            f"the pipeline wants {shapes[0][0]} and {shapes[0][1]}. Take the one made for this model."
+        )
+    return vae
+
+
+def _load_network(
+    folder: Path, config: dict[str, Any], dtype: torch.dtype
+) -> UNet2DConditionModel | SD3Transformer2DModel:
+    if is_mvdream_config(config):
+        return _load_mvdream(folder, config, dtype)
+    return _from_pretrained(folder, config, NETWORKS, dtype)
+
+
+def _load_vae(
+    folder: Path, pipeline: str, device: torch.device, dtype: torch.dtype
+) -> AutoencoderTiny | AutoencoderKL:
+    config = read_settings(folder / "config.json")
+    return _from_pretrained(folder, config, VAES, vae_dtype(config, pipeline, device, dtype))
+
+
+def vae_dtype(
+    config: dict[str, Any], pipeline: str, device: torch.device, dtype: torch.dtype
+) -> torch.dtype:
+    """Return the type in which a VAE runs: the network's on CUDA, where it does not overflow, else float32.
+
+    Only Stable Diffusion XL's overflows in half precision, unless its settings say that it was mended
+    (`force_upcast` false). Others may ask for float32 too, since that is diffusers' default where nothing was said, and
+    diffusers' own pipelines pay no heed to it either.
+
+    Args:
+        config: settings of the VAE.
+        pipeline: name of the pipeline's class.
+        device: where it runs.
+        dtype: of the network.
+    """
+    is_large = config.get("_class_name") == "AutoencoderKL"
+    overflows = "XL" in pipeline and bool(config.get("force_upcast", True))
+    return dtype if device.type == "cuda" and is_large and not overflows else torch.float32
+
+
+def _from_pretrained(
+    folder: Path, config: dict[str, Any], classes: dict[str, Any], dtype: torch.dtype
+) -> Any:
+    """Load one of `classes`, the one that the settings name."""
+    name = config.get("_class_name")
+    if name not in classes:
+        raise ConfigError(
+            f"The network {name!r} in {folder} is not supported. Allowed: {', '.join(classes)}, and MVDream's "
+            "published UNet. Choose a pipeline with such parts."
+        )
+    variant = weights_variant(folder, "diffusion_pytorch_model")
+    try:
+        network, report = classes[name].from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise InputFileError(unreadable(folder, error)) from error
+    require_complete(folder, report["missing_keys"])
+    return network
+
+
+def _load_mvdream(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> UNet2DConditionModel:
+    """Load weights with latent diffusion's names; the network is made without memory and takes them over."""
+    variant = weights_variant(folder, "diffusion_pytorch_model")
+    infix = "" if variant is None else f".{variant}"
+    with torch.device("meta"):
+        network = UNet2DConditionModel(**mvdream_unet_config(config))
+    try:
+        stored = load_file(folder / f"diffusion_pytorch_model{infix}.safetensors")
+        names = mvdream_key_map(stored, network.state_dict(), config)
+        weights = {names[key]: value.to(dtype) for key, value in stored.items()}
+        network.load_state_dict(weights, assign=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputFileError(unreadable(folder, error)) from error
+    return network

@@ -1,0 +1,339 @@
+"""The score of the renders: a LoRA on the prior's own network, trained along with the scene.
+
+Variational score distillation needs eps_phi(z_t, t, camera, y), a denoiser of the pictures that the scene shows at
+present. It is the frozen network plus low-rank weights and an embedding of the camera (Wang et al. 2023,
+ProlificDreamer, arXiv 2305.16213, section 4.2); both are active only inside this file's calls. Owns peft.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, LoraModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
+from vlm3d_gs.core.seeding import generator as seeded
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.prior.noise import NoiseProcess, add_noise, clean_and_noise
+
+NAME = "score"
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+"""The linear layers of every attention."""
+CAMERA_SIZE = 16
+ZERO_AT_FIRST = ("lora_B", "linear_2.weight", "bias")
+"""With these at zero a fresh adapter changes nothing."""
+HALF_GRADIENT_SCALE = 1024.0
+"""Keeps the gradients of a float16 network above the smallest float16; a power of two, so it divides out exactly."""
+
+
+class ScoreAdapter:
+    """A denoiser of the scene's own renders, trained on them; the base network is left as it is.
+
+    Attaches on construction. Between calls the base network's outputs are bit for bit those without an adapter; its
+    `state_dict` has other names until `remove`. A network without a camera condition gets one that is added to its time
+    embedding; a multi-view network takes cameras as it always does.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        seed: int,
+        rank: int = 4,
+        alpha: float | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        camera_dropout: float = 0.1,
+    ) -> None:
+        """Inject the low-rank layers, in float32 beside weights of any precision.
+
+        Args:
+            denoiser: the frozen model; only its network is touched.
+            seed: of the first weights; no global random state is changed.
+            rank: of the low-rank matrices, at least 1.
+            alpha: their product is multiplied by alpha / rank; None is 1.
+            lr: AdamW's; 1e-4 is the authors'.
+            weight_decay: AdamW's.
+            camera_dropout: probability that a training step shows zeros instead of the cameras, 0 to 1. Does not
+                concern multi-view networks.
+
+        Raises:
+            ConfigError: `rank` is less than 1, or the network carries LoRA layers already.
+        """
+        if rank < 1:
+            raise ConfigError(f"The rank of a LoRA must be at least 1, got {rank}.")
+        network = denoiser.network
+        if any(isinstance(module, BaseTunerLayer) for module in network.modules()):
+            raise ConfigError(
+                "The prior's network carries LoRA layers already. Fuse them into its weights, or remove them, first."
+            )
+        self.denoiser, self.camera_dropout = denoiser, camera_dropout
+        self._trained_before = {p: p.requires_grad for p in network.parameters()}
+        with torch.random.fork_rng(devices=[]):
+            config = LoraConfig(
+                r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=TARGETS
+            )
+            # peft's tuner, not diffusers' add_adapter: it can also put the plain layers back.
+            self._tuner = LoraModel(network, config, NAME)
+            self._camera = None if denoiser.is_multiview else _camera_embedding(denoiser)
+        self.parameters = _named_parameters(network, self._camera)
+        """Name -> what is trained."""
+        _draw_weights(self.parameters, seeded(seed, "adapter"))
+        self._tuner.disable_adapter_layers()
+        self._optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=lr, weight_decay=weight_decay
+        )
+        self._attached = True
+
+    @torch.no_grad()
+    def predict_noise(
+        self, noisy: Tensor, index: Tensor, text: TextEmbedding, cameras: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Denoise as the adapter does, without guidance (a scale of 1).
+
+        Args:
+            noisy: [B, C, h, w] latents.
+            index: [B] int64 timestep indices.
+            text: B embedded texts.
+            cameras: [B, 16] of `cameras.mvdream_camera_matrices`; None stands for zeros, which training shows when it
+                drops the cameras.
+
+        Returns:
+            Clean latents and noise, both [B, C, h, w] float32, without graph.
+        """
+        with self._active():
+            output = self._run(noisy, index, text, cameras)
+        return clean_and_noise(self.denoiser.process, output, noisy, index)
+
+    def train_step(
+        self,
+        latents: Tensor,
+        text: TextEmbedding,
+        cameras: Tensor | None,
+        generator: torch.Generator,
+        *,
+        n_views: int = 1,
+        index: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> float:
+        """Take one AdamW step on E |output - target|^2, the diffusion loss of the renders.
+
+        The target is what the network predicts of the true latents and noise, so the loss is in its own
+        parametrisation, with weight 1. A step whose gradient is not finite changes nothing.
+
+        Args:
+            latents: [B, C, h, w] clean latents of the renders; nothing flows back to them.
+            text: B embedded texts.
+            cameras: [B, 16] or None, as in `predict_noise`.
+            generator: source of timesteps, noise and dropout, on the CPU.
+            n_views: adjacent views that share a timestep, as multi-view networks were trained.
+            index: [B] int64 timestep indices instead of drawn ones, which are even over all.
+            noise: [B, C, h, w] instead of drawn noise.
+
+        Returns:
+            The loss before the step, a mean over all entries.
+
+        Raises:
+            ShapeError: B is no multiple of `n_views`.
+
+        Source: Wang et al. 2023 (ProlificDreamer), eq. 9.
+        """
+        process, latents = self.denoiser.process, latents.detach()
+        drawn_index, drawn_noise, dropped = self._draw(latents, n_views, generator)
+        index = drawn_index if index is None else index
+        noise = drawn_noise if noise is None else noise
+        shown = None if dropped and self._camera is not None else cameras
+        noisy = add_noise(process, latents, noise, index)
+        target = training_target(process, latents, noise, index)
+        # Gradient checkpointing runs the layers again on the way back, so they stay active until then.
+        with torch.enable_grad(), self._active():
+            loss = F.mse_loss(self._run(noisy, index, text, shown), target)
+            gradients = torch.autograd.grad(
+                loss * self._gradient_scale, tuple(self.parameters.values())
+            )
+        self._step(gradients)
+        return float(loss.detach())
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return copies of the weights and of AdamW's moments by name, for a checkpoint."""
+        tensors = {f"weights.{name}": p.detach().clone() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{name}.{key}"] = value.detach().clone()
+        return tensors
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state_tensors` returned; the next steps are then the same bit for bit.
+
+        Raises:
+            CheckpointError: names or shapes are not those of this adapter; nothing was changed.
+        """
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        shapes = {f"weights.{name}": p.shape for name, p in self.parameters.items()}
+        if any(name.startswith("adam.") for name in tensors):
+            for name, parameter in self.parameters.items():
+                shapes |= {f"adam.{name}.{key}": parameter.shape for key in keys[1:]}
+                shapes[f"adam.{name}.{keys[0]}"] = torch.Size()
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if given != shapes:
+            wrong = sorted(dict(given.items() ^ shapes.items()))
+            raise CheckpointError(
+                f"The checkpoint's LoRA does not fit this prior: {len(wrong)} tensors differ in name or shape, "
+                f"first {wrong[0]}. Resume with the rank and the model it was written with."
+            )
+        self._optimizer.state.clear()
+        for name, parameter in self.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"weights.{name}"])
+            if f"adam.{name}.step" in tensors:
+                # AdamW keeps its step count on the CPU.
+                step, *moments = (tensors[f"adam.{name}.{key}"].clone() for key in keys)
+                moved = (moment.to(parameter) for moment in moments)
+                self._optimizer.state[parameter] = dict(
+                    zip(keys, (step.cpu(), *moved), strict=True)
+                )
+
+    def remove(self) -> None:
+        """Take the adapter off: the network's layers, names and `requires_grad` are as they were. Final."""
+        if not self._attached:
+            return
+        self._tuner.unload()
+        network = self.denoiser.network
+        if hasattr(network, "peft_config"):
+            del network.peft_config
+        for parameter, trained in self._trained_before.items():
+            parameter.requires_grad_(trained)
+        self._attached = False
+
+    @property
+    def _gradient_scale(self) -> float:
+        computed = (self.denoiser.network.dtype, self.denoiser.autocast)
+        return HALF_GRADIENT_SCALE if torch.float16 in computed else 1.0
+
+    def _draw(
+        self, latents: Tensor, n_views: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Return timestep indices [B], noise [B, C, h, w] and whether the cameras are dropped."""
+        if len(latents) % n_views:
+            raise ShapeError(
+                f"A batch of {len(latents)} does not divide into groups of {n_views} views. "
+                "Give all views of each object, adjacent."
+            )
+        n_groups, n_train = len(latents) // n_views, len(self.denoiser.process)
+        index = torch.randint(n_train, (n_groups,), generator=generator).repeat_interleave(n_views)
+        noise = torch.randn(latents.shape, generator=generator)
+        dropped = float(torch.rand((), generator=generator)) < self.camera_dropout
+        return index.to(latents.device), noise.to(latents.device), dropped
+
+    def _run(
+        self, noisy: Tensor, index: Tensor, text: TextEmbedding, cameras: Tensor | None
+    ) -> Tensor:
+        """Return the network's raw output, the embedded cameras added to its time embedding."""
+        if self._camera is None:
+            return run_network(self.denoiser, noisy, index, text, cameras)
+        shown = noisy.new_zeros(len(noisy), CAMERA_SIZE) if cameras is None else cameras
+        embedded = self._camera(shown.float())
+        handle = _time_embedding(self.denoiser).register_forward_hook(
+            lambda module, inputs, output: output + embedded.to(output.dtype)
+        )
+        try:
+            return run_network(self.denoiser, noisy, index, text)
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        """Switch the low-rank layers on inside the block."""
+        if not self._attached:
+            raise ConfigError("This LoRA was removed from its network. Make a new ScoreAdapter.")
+        self._tuner.enable_adapter_layers()
+        try:
+            yield
+        finally:
+            self._tuner.disable_adapter_layers()
+
+    def _step(self, gradients: tuple[Tensor, ...]) -> None:
+        if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            return
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient / self._gradient_scale
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def training_target(process: NoiseProcess, clean: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+    """Return what a perfect network outputs, the inverse of `noise.clean_and_noise`.
+
+    With a = signal, s = sigma: epsilon is eps, v is a eps - s z_0, sample is z_0, flow is eps - z_0.
+
+    Args:
+        process: the model's.
+        clean: [B, C, h, w] z_0.
+        noise: [B, C, h, w] eps.
+        index: [B] int64 timestep indices.
+
+    Returns:
+        [B, C, h, w]. Differentiable in `clean` and `noise`.
+
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `noise.flow_process` for flow.
+    """
+    signal, sigma = process.levels(index)
+    return {
+        "epsilon": noise,
+        "v_prediction": signal * noise - sigma * clean,
+        "sample": clean,
+        "flow_prediction": noise - clean,
+    }[process.prediction_type]
+
+
+def _time_embedding(denoiser: Denoiser) -> nn.Module:
+    """Return the module whose output [B, W] conditions every block on the timestep."""
+    network: nn.Module = denoiser.network
+    return network.get_submodule(
+        "time_text_embed" if hasattr(network, "time_text_embed") else "time_embedding"
+    )
+
+
+def _camera_embedding(denoiser: Denoiser) -> nn.Module:
+    """Return two layers from [B, 16] to the width of the time embedding, as a UNet's own projected class embedding."""
+    module = _time_embedding(denoiser)
+    embedder = getattr(module, "timestep_embedder", module)
+    width = embedder.get_parameter("linear_2.weight").shape[0]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        linear_1=nn.Linear(CAMERA_SIZE, width), act=nn.SiLU(), linear_2=nn.Linear(width, width)
+    )
+    return nn.Sequential(layers).float().to(denoiser.device)
+
+
+def _named_parameters(network: nn.Module, camera: nn.Module | None) -> dict[str, nn.Parameter]:
+    """Return what is trained, by stable names, in float32."""
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, LoraLayer):
+            found[f"{name}.lora_A"] = layer.lora_A[NAME].float().weight
+            found[f"{name}.lora_B"] = layer.lora_B[NAME].float().weight
+    if camera is not None:
+        found |= {f"camera.{name}": parameter for name, parameter in camera.named_parameters()}
+    return found
+
+
+@torch.no_grad()
+def _draw_weights(parameters: Mapping[str, nn.Parameter], generator: torch.Generator) -> None:
+    """Set the first weights, the same on every device: zeros, or even within 1 / sqrt(inputs).
+
+    Source: Hu et al. 2021 (LoRA, arXiv 2106.09685), section 4.1: B starts at zero.
+    """
+    for name, parameter in parameters.items():
+        if name.endswith(ZERO_AT_FIRST):
+            parameter.zero_()
+        else:
+            even = torch.rand(parameter.shape, generator=generator) * 2.0 - 1.0
+            parameter.copy_(even / math.sqrt(parameter.shape[1]))

@@ -1,0 +1,147 @@
+"""The noise process of a diffusion or flow model, and what its network's output means.
+
+Every model here noises a clean latent linearly: z_t = signal(t) z_0 + sigma(t) eps. Diffusion models have signal^2 +
+sigma^2 = 1, flow models signal + sigma = 1. A network predicts one linear combination of z_0 and eps; with z_t that
+gives both. A distillation loss sees only z_0 and eps and works for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.errors import ConfigError
+
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
+PREDICTION_TYPES: tuple[PredictionType, ...] = (
+    "epsilon",
+    "v_prediction",
+    "sample",
+    "flow_prediction",
+)
+SMALLEST_SIGNAL = 1e-4
+"""Epsilon prediction divides by the signal, which some schedules let vanish at the last timestep."""
+
+
+@dataclass(frozen=True)
+class NoiseProcess:
+    """Signal and noise levels of the T training timesteps, index 0 the cleanest."""
+
+    signal: Tensor
+    """[T] float32, factor of the clean latent."""
+    sigma: Tensor
+    """[T] float32, factor of the noise."""
+    timesteps: Tensor
+    """[T] what the network is told at each index: the index itself for diffusion, 1000 sigma for flow models."""
+    prediction_type: PredictionType
+    """What the network predicts."""
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def to(self, device: torch.device) -> NoiseProcess:
+        """Move the tables."""
+        return NoiseProcess(
+            self.signal.to(device),
+            self.sigma.to(device),
+            self.timesteps.to(device),
+            self.prediction_type,
+        )
+
+    def levels(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return signal and sigma of timestep indices [B], each [B, 1, 1, 1]."""
+        return self.signal[index][:, None, None, None], self.sigma[index][:, None, None, None]
+
+
+def diffusion_process(alphas_cumprod: Tensor, prediction_type: str) -> NoiseProcess:
+    """Return the process of a diffusion model: signal sqrt(alpha_bar), sigma sqrt(1 - alpha_bar).
+
+    Args:
+        alphas_cumprod: [T] alpha_bar, falling.
+        prediction_type: as in a diffusers scheduler's config.
+
+    Raises:
+        ConfigError: unknown prediction type, or that of a flow model.
+    """
+    kind = _known(prediction_type)
+    if kind == "flow_prediction":
+        raise ConfigError("prediction_type 'flow_prediction' belongs to a flow model's schedule.")
+    alphas = alphas_cumprod.detach().double()
+    return NoiseProcess(
+        alphas.sqrt().float(), (1.0 - alphas).sqrt().float(), torch.arange(len(alphas)), kind
+    )
+
+
+def flow_process(n_timesteps: int = 1000, shift: float = 1.0) -> NoiseProcess:
+    """Return the process of a rectified-flow model: z_t = (1 - s) z_0 + s eps, the network predicts eps - z_0.
+
+    Args:
+        n_timesteps: T.
+        shift: s = shift u / (1 + (shift - 1) u) for u = 1/T .. 1; more than 1 spends more timesteps at high noise.
+
+    Source: Liu et al. 2022 (arXiv 2209.03003); Esser et al. 2024 (SD3, arXiv 2403.03206), eq. 23 for the shift.
+    """
+    even = torch.arange(1, n_timesteps + 1, dtype=torch.float64) / n_timesteps
+    sigma = shift * even / (1.0 + (shift - 1.0) * even)
+    return NoiseProcess(
+        (1.0 - sigma).float(), sigma.float(), (sigma * n_timesteps).float(), "flow_prediction"
+    )
+
+
+def add_noise(process: NoiseProcess, clean: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+    """Return z_t = signal(t) z_0 + sigma(t) eps.
+
+    Args:
+        process: the model's.
+        clean: [B, C, h, w].
+        noise: [B, C, h, w] standard normal.
+        index: [B] int64 timestep indices, 0 to T - 1.
+
+    Differentiable in `clean` and `noise`.
+    """
+    signal, sigma = process.levels(index)
+    return signal * clean + sigma * noise
+
+
+def clean_and_noise(
+    process: NoiseProcess, output: Tensor, noisy: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn a network's output into its predictions of the clean latent and of the noise.
+
+    With a = signal, s = sigma: epsilon gives z_0 = (z_t - s eps) / a; v gives z_0 = a z_t - s v and
+    eps = s z_t + a v; sample gives eps = (z_t - a z_0) / s; flow gives z_0 = z_t - s v and eps = z_t + a v.
+
+    Args:
+        process: the model's.
+        output: [B, C, h, w] of the network.
+        noisy: [B, C, h, w] its input.
+        index: [B] int64 timestep indices.
+
+    Returns:
+        z_0 and eps, both [B, C, h, w]. Differentiable in `output` and `noisy`.
+
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `flow_process` for flow.
+    """
+    signal, sigma = process.levels(index)
+    kind = process.prediction_type
+    if kind == "epsilon":
+        return (noisy - sigma * output) / signal.clamp_min(SMALLEST_SIGNAL), output
+    if kind == "v_prediction":
+        return signal * noisy - sigma * output, sigma * noisy + signal * output
+    if kind == "sample":
+        return output, (noisy - signal * output) / sigma.clamp_min(SMALLEST_SIGNAL)
+    if kind == "flow_prediction":
+        return noisy - sigma * output, noisy + signal * output
+    raise ConfigError(f"Unknown prediction type {kind!r}. Known: {', '.join(PREDICTION_TYPES)}.")
+
+
+def _known(name: str) -> PredictionType:
+    for kind in PREDICTION_TYPES:
+        if kind == name:
+            return kind
+    raise ConfigError(
+        f"The scheduler predicts {name!r}; supported are {', '.join(PREDICTION_TYPES)}."
+    )

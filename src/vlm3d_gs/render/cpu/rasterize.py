@@ -1,0 +1,239 @@
+"""The compiled rasteriser for CPUs: torch on the outside, Numba kernels inside.
+
+Two autograd functions, projection and blending, joined by the projected centres, so that
+densification can read their gradient. float32 throughout. Sums are taken in an order that depends
+on the sizes alone: the same input gives the same bytes, with any number of threads. Letters: C
+views, N Gaussians.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.errors import DeviceError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.render.conventions import FRUSTUM_MARGIN
+from vlm3d_gs.render.cpu import blend, blend_backward, project, project_backward, tiles
+from vlm3d_gs.render.cpu.threads import run_tasks
+from vlm3d_gs.render.result import Rendering
+
+_TASKS = 16
+"""Wanted number of blending tasks, from which the number of bands a view follows. Part of the summation order."""
+
+
+def render_cpu(
+    gaussians: Gaussians, cameras: Cameras, background: Tensor, sh_degree: int
+) -> Rendering:
+    """Render all views with the compiled kernels.
+
+    Args:
+        gaussians: N Gaussians on the CPU; float64 is converted to float32 and the result back.
+        cameras: C cameras.
+        background: [C, 3] colours.
+        sh_degree: highest degree used, at most that of the Gaussians.
+
+    Returns:
+        The rendering. Gaussians whose projected variance exceeds 1e30 px^2 are left out.
+
+    Raises:
+        DeviceError: the Gaussians are not on the CPU.
+
+    Differentiable in every parameter. The result has the same bytes in every run and with any
+    number of threads.
+    """
+    if gaussians.device.type != "cpu":
+        raise DeviceError(
+            f"The cpu renderer needs Gaussians on the CPU, got {gaussians.device}. "
+            "Move them with .to('cpu') or take backend='gsplat'."
+        )
+    views = camera_rows(cameras)
+    means2d, shapes, radii = _Projection.apply(
+        *(value.float().contiguous() for value in gaussians.parameters().values()),
+        views,
+        (cameras.width, cameras.height, sh_degree),
+    )
+    if means2d.requires_grad:
+        means2d.retain_grad()
+    backdrop = background.detach().to(torch.float32).contiguous()
+    color, alpha, depth = _Blending.apply(
+        means2d, shapes, radii, backdrop, (cameras.width, cameras.height)
+    )
+    dtype = gaussians.dtype
+    return Rendering(
+        color.to(dtype),
+        alpha[..., None].to(dtype),
+        depth[..., None].to(dtype),
+        radii.to(dtype),
+        means2d,
+    )
+
+
+def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the cameras as the [C, 24] float32 rows that the kernels read (see project)."""
+    rows = torch.zeros(len(cameras), project.CAMERA_COLUMNS, dtype=torch.float64)
+    views, Ks = (
+        cameras.viewmats.detach().to("cpu", torch.float64),
+        cameras.Ks.detach().to("cpu", torch.float64),
+    )
+    rotation, translation = views[:, :3, :3], views[:, :3, 3]
+    focal, principal = Ks.diagonal(dim1=-2, dim2=-1)[:, :2], Ks[:, :2, 2]
+    size = torch.tensor([cameras.width, cameras.height], dtype=torch.float64)
+    margin = FRUSTUM_MARGIN * 0.5 * size / focal
+    rows[:, 0:9] = rotation.flatten(1)
+    rows[:, 9:12] = translation
+    rows[:, 12:14], rows[:, 14:16] = focal, principal
+    rows[:, 16:20:2], rows[:, 17:20:2] = (
+        -(principal / focal + margin),
+        (size - principal) / focal + margin,
+    )
+    rows[:, 20:23] = -(rotation.mT @ translation[:, :, None])[:, :, 0]
+    return rows.float().numpy()
+
+
+def band_rows(views: int, height: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the first tile row of each band and the end; a function of the sizes alone."""
+    tile_rows = -(-height // tiles.TILE)
+    number = max(1, min(tile_rows, _TASKS // max(views, 1)))
+    return np.linspace(0, tile_rows, number + 1).round().astype(np.int64)
+
+
+class _Projection(torch.autograd.Function):
+    """Parameters to centres [C, N, 2], shapes [C, N, 8] and radii [C, N]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        log_scales: Tensor,
+        quats: Tensor,
+        opacity_logits: Tensor,
+        sh: Tensor,
+        cameras: np.ndarray[Any, np.dtype[np.float32]],
+        sizes: tuple[int, int, int],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the projection kernel."""
+        views, count = len(cameras), len(means)
+        means2d, shapes = _zeros(views, count, 2), _zeros(views, count, 8)
+        radii = _zeros(views, count)
+        inputs = [
+            value.detach().numpy() for value in (means, log_scales, quats, opacity_logits, sh)
+        ]
+        outputs = [value.numpy() for value in (means2d, shapes, radii)]
+        tasks = -(-count // project.GAUSSIANS_PER_TASK)
+        run_tasks(project.project_forward, tasks, *inputs, cameras, sizes, *outputs)
+        ctx.save_for_backward(means, log_scales, quats, opacity_logits, sh, shapes, radii)
+        ctx.cameras, ctx.degree = cameras, sizes[2]
+        ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
+        return means2d, shapes, radii
+
+    @staticmethod
+    def backward(ctx: Any, d_means2d: Tensor | None, d_shapes: Tensor | None, _: Any) -> Any:
+        """Run the projection's derivative."""
+        *parameters, shapes, radii = ctx.saved_tensors
+        views, count = radii.shape
+        d_means2d = _zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
+        d_shapes = _zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
+        gradients = [_zeros(*value.shape) for value in parameters]
+        run_tasks(
+            project_backward.project_backward,
+            -(-count // project.GAUSSIANS_PER_TASK),
+            *(value.detach().numpy() for value in parameters),
+            ctx.cameras,
+            ctx.degree,
+            *(value.detach().numpy() for value in (shapes, radii, d_means2d, d_shapes)),
+            tuple(value.numpy() for value in gradients),
+        )
+        return *gradients, None, None
+
+
+class _Blending(torch.autograd.Function):
+    """Centres and shapes to colour [C, H, W, 3], alpha [C, H, W] and depth [C, H, W]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        shapes: Tensor,
+        radii: Tensor,
+        background: Tensor,
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sort, list and blend."""
+        (width, height), (views, count) = size, radii.shape
+        order, counts = np.empty((views, count), np.int32), np.zeros(views, np.int64)
+        packed = np.empty((views, count, tiles.PACKED_COLUMNS), np.float32)
+        inputs = [value.detach().numpy() for value in (means2d, shapes, radii)]
+        reach = np.empty((views, count, 2), np.int32)
+        run_tasks(tiles.order_views, views, *inputs, height, order, counts, packed, reach)
+
+        bands = band_rows(views, height)
+        tasks = views * (len(bands) - 1)
+        tile_count = -(-width // tiles.TILE) * -(-height // tiles.TILE)
+        cursors = np.zeros((views, tile_count), np.int64)
+        none = np.empty(0, np.int32)
+        lists = (packed, reach, counts, bands, width)
+        run_tasks(tiles.list_tiles, tasks, *lists, cursors, none)
+        ends = list_ends(cursors)
+        entries = np.empty(ends[-1, -1] if views else 0, np.int32)
+        cursors = ends[:, :-1].copy()
+        if len(entries) > 0:
+            run_tasks(tiles.list_tiles, tasks, *lists, cursors, entries)
+
+        color = torch.empty(views, height, width, 3)
+        alpha, depth = torch.empty(views, height, width), torch.empty(views, height, width)
+        run_tasks(
+            blend.blend_forward, tasks, packed, bands, ends, entries, background.numpy(),
+            color.numpy(), alpha.numpy(), depth.numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(color, alpha, depth, background)
+        ctx.lists = (packed, reach, order, counts, bands, ends, entries)
+        return color, alpha, depth
+
+    @staticmethod
+    def backward(ctx: Any, d_color: Tensor, d_alpha: Tensor, d_depth: Tensor) -> Any:
+        """Run the blending's derivative and add up the bands."""
+        color, alpha, depth, background = ctx.saved_tensors
+        packed, reach, order, counts, bands, ends, entries = ctx.lists
+        views, count = order.shape
+        number = len(bands) - 1
+        sums = np.zeros((views, number, count, blend_backward.GRADIENT_COLUMNS), np.float32)
+        pictures = tuple(value.detach().numpy() for value in (color, alpha, depth))
+        slopes = tuple(value.detach().contiguous().numpy() for value in (d_color, d_alpha, d_depth))
+        run_tasks(
+            blend_backward.blend_backward, views * number, packed, bands, ends, entries,
+            background.numpy(), pictures, slopes, sums,
+        )  # fmt: skip
+        d_means2d, d_shapes = _zeros(views, count, 2), _zeros(views, count, 8)
+        run_tasks(
+            blend_backward.reduce_bands,
+            views,
+            packed,
+            reach,
+            order,
+            counts,
+            bands,
+            sums,
+            d_means2d.numpy(),
+            d_shapes.numpy(),
+        )
+        return d_means2d, d_shapes, None, None, None
+
+
+def list_ends(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return [C, tiles + 1] positions where each tile's list begins and ends, from the lengths [C, tiles]."""
+    views, tiles = counts.shape
+    running = np.zeros(views * tiles + 1, np.int64)
+    np.cumsum(counts.reshape(-1), out=running[1:])
+    starts = np.arange(views)[:, None] * tiles + np.arange(tiles + 1)[None]
+    return np.ascontiguousarray(running[starts])
+
+
+def _zeros(*size: int) -> Tensor:
+    """Return float32 zeros without waking torch's thread team, whose waiting threads would take our cores."""
+    return torch.from_numpy(np.zeros(size, np.float32))

@@ -1,0 +1,244 @@
+"""The record of a run: folder, metrics, preview pictures, progress. Never decides anything.
+
+Files in the run folder: config.json (resolved settings, versions, seed, commit), metrics.jsonl (one
+object a step), previews/*.png, summary.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from torch import Tensor
+
+from vlm3d_gs import __version__
+from vlm3d_gs.config import Config, to_dict
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.core.images import save_png
+from vlm3d_gs.runs.progress import Progress
+
+Scalar = float | int | str | bool | Tensor | None
+
+OWN_FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "checkpoint.safetensors",
+    *(f"scene.{kind}" for kind in ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "usdc")),
+    "scene.html",
+    "mesh.glb",
+    *(f"turntable.{kind}" for kind in ("mp4", "gif", "webp")),
+    "sheet.png",
+)
+"""What a run writes into its folder, beside previews/*.png; --overwrite removes these and nothing
+else."""
+
+_GIT = ("git", "--no-optional-locks")
+VERSIONS_OF = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat")
+
+
+def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuse a folder that a run must not write into; touches nothing.
+
+    Args:
+        out: the folder; its parents are made too.
+        overwrite: an earlier run there will be removed (its own files only).
+        resume: an earlier run there will be kept, to be gone on with.
+
+    Raises:
+        ConfigError: something is there already and neither flag is given, both are given, or the
+            folder to overwrite was not written by a run.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume contradict each other. Give one of them.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} exists and is no folder. Choose another --out.")
+    occupied = out.is_dir() and any(out.iterdir())
+    if occupied and not (overwrite or resume):
+        raise ConfigError(
+            f"{out} exists and is not empty. Choose another --out, or add --overwrite to replace "
+            f"the run in it, or --resume to go on with it."
+        )
+    if occupied and not (out / "config.json").is_file():
+        raise ConfigError(
+            f"{out} is not the folder of a run (no config.json in it), so it is left alone. "
+            f"Choose another --out."
+        )
+
+
+def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Make the run's folder; arguments and errors as for `check_run_folder`."""
+    check_run_folder(out, overwrite=overwrite, resume=resume)
+    out.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for path in [*(out / name for name in OWN_FILES), *(out / "previews").glob("*.png")]:
+            path.unlink(missing_ok=True)
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a result must carry: versions of package and libraries, commit, machine."""
+    versions: dict[str, str | None] = {"vlm3d_gs": __version__, "python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "commit": git_commit(),
+        "platform": platform.platform(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, with `-dirty` when edited.
+
+    None for an installed package, or where git is not at hand.
+    """
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        described = subprocess.run(
+            [
+                *_GIT,
+                "-C",
+                str(root),
+                "describe",
+                "--always",
+                "--dirty",
+                "--exclude=*",
+                "--abbrev=40",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+        return described.stdout.strip() or None
+    return None
+
+
+def write_config(out: Path, config: Config) -> None:
+    """Write config.json, by which a folder is known as a run's."""
+    content = {"config": to_dict(config), "seed": config.train.seed, **provenance()}
+    write_json(out / "config.json", content)
+
+
+class RunLog:
+    """Writes the record of one run; a context manager.
+
+    Args:
+        out: the run's folder, as `prepare_run_folder` left it.
+        config: the resolved config.
+        quiet: nothing on the screen.
+        resume_step: when going on, the steps done at the checkpoint: rows after it (left by an
+            interrupted run) are dropped. None starts metrics.jsonl anew.
+    """
+
+    def __init__(
+        self, out: Path, config: Config, *, quiet: bool = False, resume_step: int | None = None
+    ) -> None:
+        self.out = out
+        self._progress = Progress(quiet=quiet)
+        kept = _rows_up_to(out / "metrics.jsonl", resume_step) if resume_step is not None else []
+        write_config(out, config)
+        with atomic_path(out / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(kept))
+        # Line-buffered: after a crash every finished line is on disk.
+        self._metrics: TextIO = (out / "metrics.jsonl").open("a", buffering=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.close()
+        self._metrics.close()
+
+    def scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
+        """Append one row to metrics.jsonl.
+
+        Args:
+            step: steps done, this one included.
+            values: name -> number, text, or one-element tensor (read here, which waits for its
+                device). A number that is not finite becomes null, since JSON has none.
+        """
+        row = {"step": step, **{name: _plain(value) for name, value in values.items()}}
+        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def progress(self, step: int, total: int, values: Mapping[str, Scalar]) -> None:
+        """Show where the run is: `step` of `total`, rate, time left, and these values.
+
+        A live line on a terminal; elsewhere a plain line at each tenth of the run.
+        """
+        self._progress.show(step, total, {name: _plain(value) for name, value in values.items()})
+
+    def message(self, text: str) -> None:
+        """Say one line to the user, above the progress line."""
+        self._progress.say(text)
+
+    def image(self, name: str, image: Tensor) -> Path:
+        """Write a preview picture, [H, W, 3] float in 0..1, and return its path.
+
+        Args:
+            name: file name ending in .png; lies in previews/.
+            image: the picture.
+        """
+        path = self.out / "previews" / name
+        path.parent.mkdir(exist_ok=True)
+        save_png(image, path)
+        return path
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Write summary.json: the outcome, with versions and commit."""
+        write_json(self.out / "summary.json", {**values, **provenance()})
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write indented JSON, whole or not at all; numbers that are not finite become null."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Tensor):
+        value = value.detach().item() if value.numel() == 1 else value.detach().tolist()
+        return _plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _rows_up_to(path: Path, step: int) -> list[str]:
+    """Return the whole rows up to a step; a row torn by a crash ends the record."""
+    rows: list[str] = []
+    if not path.is_file():
+        return rows
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            rows.append(line)
+    return rows

@@ -1,0 +1,190 @@
+"""One offline HTML file that shows a splat: data, viewer and words in a single page.
+
+The page asks nobody for anything: its policy forbids every request, and allows no script but the
+one written here, by its hash. Viewer and looks are own source files in `web/`. What comes from
+outside (prompt, names, numbers) goes in as escaped text or JSON and is only ever shown as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlm3d_gs import __version__
+from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.render import conventions
+from vlm3d_gs.runs.record import RunRecord, charts
+from vlm3d_gs.show.framing import DISTANCE, FOV_DEG, bounds
+
+SCRIPTS = ("splats.js", "renderer.js", "orbit.js", "curves.js", "page.js")
+"""Joined in this order into the page's one script."""
+ELEVATION_DEG = 15.0
+"""Height of the first view; it stands in front."""
+HALF_MAX = 60_000.0
+"""Colour coefficients are clipped to what a half float can hold."""
+
+
+def write_page(
+    gaussians: Gaussians, path: str | Path, *, name: str, record: RunRecord | None = None
+) -> None:
+    """Write the page, whole or not at all; same arguments, same bytes.
+
+    Args:
+        gaussians: N >= 1 finite Gaussians, any place and size.
+        path: the file; replaced if it exists.
+        name: what to call the splat where no prompt is known, and its pictures.
+        record: the run that made it: prompt, facts and curves.
+
+    Raises:
+        ExportError: no Gaussians, a NaN or an infinity, or the folder does not exist.
+    """
+    head, blob = pack(gaussians)
+    story = _story(gaussians, head, name, record)
+    style = _source("style.css")
+    script = '"use strict";\n(() => {\n' + "\n".join(map(_source, SCRIPTS)) + "})();\n"
+    prompt = story["prompt"] or name
+    parts = {
+        "policy": policy(script, style),
+        "title": html.escape(prompt),
+        "prompt": html.escape(prompt),
+        "style": style,
+        "script": script,
+        "story": _embedded_json(story),
+        "splats": base64.b64encode(blob).decode("ascii"),
+    }
+    # In one pass, so that a prompt which looks like a placeholder stays what it is.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+
+
+def pack(gaussians: Gaussians) -> tuple[dict[str, Any], bytes]:
+    """Return the splats as little-endian bytes, and what is needed to read them.
+
+    Centres float32 [N, 3]; natural logarithms of the scales uint16 [N, 3], linear between the two
+    numbers of `log_scale_range`; quaternions wxyz int16 [N, 4]; opacities uint16 [N], 65535 is 1;
+    harmonics float16 [N, K, 3]. So 28 + 6 K bytes a splat.
+
+    Raises:
+        ExportError: no Gaussians, a NaN or an infinity.
+    """
+    if len(gaussians) == 0:
+        raise ExportError("There are no Gaussians to show: the scene is empty.")
+    for label, tensor in gaussians.parameters().items():
+        bad = int((~tensor.isfinite()).sum())
+        if bad:
+            raise ExportError(f"Cannot show the scene: {bad} values of {label} are not finite.")
+    scene = gaussians.detach().to("cpu", torch.float64)
+    logs = scene.log_scales.numpy()
+    low, high = float(logs.min()), float(logs.max())
+    unit = (high - low) / 65535 or 1.0
+    quats = torch.nn.functional.normalize(scene.quats, dim=-1)
+    quats[quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=quats.dtype)
+    columns: list[NDArray[Any]] = [
+        scene.means.numpy().astype("<f4"),
+        np.rint((logs - low) / unit).astype("<u2"),
+        np.rint(quats.numpy() * 32767).astype("<i2"),
+        np.rint(scene.opacities.numpy() * 65535).astype("<u2"),
+        scene.sh.clamp(-HALF_MAX, HALF_MAX).numpy().astype("<f2"),
+    ]
+    head = {
+        "count": len(scene),
+        "coefficients": scene.sh.shape[1],
+        "log_scale_range": [low, low + 65535 * unit],
+    }
+    return head, b"".join(column.tobytes() for column in columns)
+
+
+def policy(script: str, style: str) -> str:
+    """Return the content security policy that allows exactly this script and style, and no request."""
+    allowed = {
+        name: "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+        for name, text in (("script-src", script), ("style-src", style))
+    }
+    rules = {"default-src": "'none'", **allowed, "worker-src": "blob:", "img-src": "data:"}
+    rules |= {"base-uri": "'none'", "form-action": "'none'"}
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _story(
+    gaussians: Gaussians, head: dict[str, Any], name: str, record: RunRecord | None
+) -> dict[str, Any]:
+    center, radius = bounds(gaussians)
+    degree = gaussians.sh_degree
+    return {
+        "name": re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "splat",
+        "prompt": record.prompt if record else "",
+        "counts": f"{len(gaussians):,} Gaussians",
+        "facts": [
+            ("Gaussians", f"{len(gaussians):,}"),
+            ("Colour", "the same from all sides" if degree == 0 else f"harmonics, degree {degree}"),
+            *(_facts(record) if record else ()),
+            ("Page by", f"vlm3d-gs {__version__}"),
+        ],
+        "charts": [asdict(chart) for chart in charts(record)] if record else [],
+        "splats": head,
+        "near": conventions.NEAR,
+        "constants": {
+            "alpha_cap": conventions.ALPHA_CAP,
+            "alpha_floor": conventions.ALPHA_FLOOR,
+            "dilation_px2": conventions.DILATION_PX2,
+            "frustum_margin": conventions.FRUSTUM_MARGIN,
+        },
+        "camera": {
+            "azimuth_deg": 0.0,
+            "elevation_deg": ELEVATION_DEG,
+            "distance": DISTANCE * radius,
+            "fov_deg": FOV_DEG,
+            "target": [float(value) for value in center],
+        },
+    }
+
+
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Return what a run says about itself, as words; what it does not say is left out."""
+    summary, config = record.summary, record.config
+    done = summary.get("steps", record.rows[-1]["step"] if record.rows else None)
+    steps = None if done is None else f"{done} of {record.planned_steps or done}"
+    seconds = summary.get("seconds")
+    versions = summary.get("versions", config.get("versions"))
+    version = versions.get("vlm3d_gs") if isinstance(versions, dict) else None
+    written = summary.get("written", config.get("written"))
+    said = (
+        ("Steps", steps),
+        ("Time", f"{seconds:.0f} s" if isinstance(seconds, int | float) else None),
+        ("Seed", config.get("seed")),
+        ("Preset", summary.get("preset")),
+        ("Written", str(written).replace("T", " ")[:16] if written else None),
+        ("Made by", None if version is None else f"vlm3d-gs {version}"),
+        ("Commit", _short(summary.get("commit"))),
+    )
+    return [(label, str(value)) for label, value in said if value is not None]
+
+
+def _short(commit: object) -> str | None:
+    """Return the start of a commit, and whether the checkout was edited."""
+    name, edited, _ = str(commit or "").partition("-dirty")
+    return name[:12] + edited or None
+
+
+def _embedded_json(data: dict[str, Any]) -> str:
+    """Return JSON that cannot end the script element it stands in, whatever it holds."""
+    text = json.dumps(data, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _source(name: str) -> str:
+    return (files("vlm3d_gs.show.page") / "web" / name).read_text(encoding="utf-8")

@@ -1,0 +1,117 @@
+"""The bench: its parts add up, the networks' operations are counted, and bad numbers are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from typer.testing import CliRunner
+
+from vlm3d_gs.app.bench import BenchReport, matrix_rate, measure_run, operation_counter
+from vlm3d_gs.cli import app
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+
+SMALL = {"scene.n_init": 300, "densify.enabled": False, "device": "cpu"}
+
+
+def report(steps: int = 6, **settings: object) -> BenchReport:
+    values = {**SMALL, "train.steps": steps, **settings}
+    return measure_run(apply_settings(preset("mini", "a red cube on top of a blue cone"), values))
+
+
+def test_parts_add_up_to_the_whole_and_cover_it() -> None:
+    told: list[tuple[int, int]] = []
+    config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 6})
+    result = measure_run(config, tell=lambda done, total: told.append((done, total)))
+    assert sum(result.parts_ms.values()) == pytest.approx(result.whole_ms)
+    named = {"render forward", "render backward", "prior denoise", "prior encode", "optimizer"}
+    assert named <= set(result.parts_ms)
+    assert result.parts_ms["other"] >= 0.0
+    assert told[-1] == (12, 12)
+    assert result.peak_mib > 100
+
+
+def test_the_critic_has_its_parts_and_operations() -> None:
+    asked = report(steps=8)
+    assert {"critic forward", "critic backward"} <= set(asked.parts_ms)
+    assert asked.floor_ms["critic forward"] > 0.0
+    alone = report(steps=5, **{"critic.enabled": False})
+    assert not any(name.startswith("critic") for name in alone.parts_ms)
+
+
+def test_two_branches_cost_twice_the_operations_of_one() -> None:
+    one, two = (
+        report(steps=5, **{"critic.enabled": False, "prior.guidance_scale": scale})
+        for scale in (1.0, 4.0)
+    )
+    operations = [r.floor_ms["prior denoise"] * r.peak_gflops for r in (one, two)]
+    assert operations[1] == pytest.approx(2.0 * operations[0], rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_counted_on_a_cpu_too(dtype: torch.dtype) -> None:
+    """Two products of 2 * 8 * 8 * 4 operations for each of six heads, and five of them backward."""
+    query, key, value = (torch.rand(2, 3, 8, 4, dtype=dtype).requires_grad_() for _ in range(3))
+    with operation_counter() as counter:
+        out = F.scaled_dot_product_attention(query, key, value)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    assert forward == 6 * 2 * (2 * 8 * 8 * 4)
+    assert counter.get_total_flops() == 6 * 7 * (2 * 8 * 8 * 4)
+
+
+def test_the_rate_of_matrix_products_is_plausible() -> None:
+    assert 1e9 < matrix_rate(torch.device("cpu")) < 1e15
+
+
+def test_what_pulls_can_be_changed_and_is_what_is_timed() -> None:
+    """A guidance in place of the config's: it is asked at each step of both passes, and in each to warm up."""
+    asked: list[float] = []
+
+    class Still:
+        name, azimuth_offset_deg = "still", None
+
+        def is_due(self, step: int) -> bool:
+            return True
+
+        def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+            asked.append(fraction)
+            return GuidanceOutput(views.color.sum(), {})
+
+        def state_tensors(self) -> dict[str, torch.Tensor]:
+            return {}
+
+        def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+            pass
+
+    config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 4})
+    result = measure_run(config, guidances=lambda objective: [Still()])
+    assert asked == [0.0, 0.25, 0.5, 0.0, 0.25, 0.5, 0.75] * 2
+    assert not any(name.startswith(("prior denoise", "critic")) for name in result.parts_ms)
+    assert result.floor_ms == {}
+    assert result.unwatched_ms == result.whole_ms
+
+
+def test_the_command_shows_a_table_and_writes_what_it_is_told(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", "a red cube", "--steps", "5", "--no-critic", "--json", str(tmp_path / "b.json")]
+        + [x for name, value in SMALL.items() for x in ("--set", f"{name}={value}")],
+    )
+    assert result.exit_code == 0, result.output
+    assert "prior denoise" in result.output
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written["preset"] == "mini"
+    assert written["steps"] == 5
+    assert "commit" in written
+
+
+def test_a_wrong_preset_is_one_line_and_exit_code_2() -> None:
+    result = CliRunner().invoke(app, ["bench", "--preset", "huge"])
+    assert result.exit_code == 2
+    assert "Unknown preset 'huge'" in result.output

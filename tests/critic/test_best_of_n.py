@@ -1,0 +1,230 @@
+"""Noises weighed by a critic without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from small_denoisers import untrained_mini
+from vlm3d_gs.config import CriticConfig, PriorConfig
+from vlm3d_gs.config.schedules import constant
+from vlm3d_gs.core.cameras import orbit
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.critic.best_of_n import (
+    ALONE_LOOK_AHEAD,
+    PAIR_GAP,
+    RankedPrior,
+    best_of_residual,
+    pairwise_residual,
+)
+from vlm3d_gs.optimize.guidance import Views
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, decode_pictures
+from vlm3d_gs.prior.distillation import rescale_clean
+from vlm3d_gs.prior.guidance import DiffusionPrior, Proposal
+from vlm3d_gs.prior.noise import add_noise
+
+
+class Brightness:
+    """Likes bright pictures; keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, tuple[str, ...]]] = []
+
+    def scores(self, images: torch.Tensor, names: Sequence[str]) -> list[float]:
+        means = [float(scene.mean()) for scene in images]
+        self.seen += [(mean, tuple(names)) for mean in means]
+        return [100.0 * mean for mean in means]
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    return untrained_mini()
+
+
+def prior_of(denoiser: Denoiser, **settings: object) -> DiffusionPrior:
+    texts = TextEmbedding(torch.randn(5, 16, 192, generator=torch.Generator().manual_seed(8)))
+    config = PriorConfig(t_max=constant(0.6), t_min=constant(0.5), **settings)  # type: ignore[arg-type]
+    return DiffusionPrior("prior", denoiser, texts, config, torch.Generator().manual_seed(5))
+
+
+def views() -> Views:
+    generator = torch.Generator().manual_seed(3)
+    color = torch.rand(8, 64, 64, 3, generator=generator).requires_grad_()
+    return Views(color, orbit([10.0, 100.0, 190.0, 280.0] * 2, 15.0, 3.0, 40.0, 64, 64), 4)
+
+
+def proposals(count: int) -> list[Proposal]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Proposal(*(torch.randn(4, 2, 3, 3, generator=generator) for _ in range(3)))
+        for _ in range(count)
+    ]
+
+
+def test_better_noises_weigh_more_in_each_group_by_itself() -> None:
+    tried = proposals(3)
+    scores = torch.tensor([[9.0, -5.0], [1.0, -5.0], [1.0, 500.0]])
+    residual = best_of_residual(tried, scores, 2)
+    weights = torch.softmax(2.0 * (scores - scores.mean(0)) / scores.std(0), 0).repeat_interleave(
+        2, 1
+    )
+    wanted = sum(w[:, None, None, None] * p.residual for w, p in zip(weights, tried, strict=True))
+    torch.testing.assert_close(residual, wanted)
+    assert weights[0, 0] > weights[1, 0]
+    same = best_of_residual(tried, torch.zeros(3, 2), 2)
+    torch.testing.assert_close(same, torch.stack([p.residual for p in tried]).mean(0))
+
+
+def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> None:
+    first, second = proposals(2)
+    scores = torch.tensor([[1.0, 0.0], [0.0, 0.5 * PAIR_GAP]])
+    residual = pairwise_residual([first, second], scores, 2)
+    torch.testing.assert_close(residual[:2], (first.residual - second.conditional_residual)[:2])
+    torch.testing.assert_close(residual[2:], second.residual[2:])
+
+
+@pytest.mark.parametrize("loss", ["recon", "sds"])
+def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
+    shown = views()
+    plain = prior_of(denoiser, loss=loss)(shown, 0.0)
+    prior = prior_of(denoiser, loss=loss)
+    latents, index = prior.begin(shown, 0.0)
+    (proposal,) = prior.propose(latents, index, shown, 0.0)
+    (wanted,) = torch.autograd.grad(plain.loss, shown.color, retain_graph=True)
+    (ours,) = torch.autograd.grad(
+        latents, shown.color, proposal.residual / len(latents), retain_graph=True
+    )
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["best-of-n", "pairwise"])
+def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
+    denoiser: Denoiser, mode: str
+) -> None:
+    scorer = Brightness()
+    config = CriticConfig(mode=mode, n_noises=3, every=2)  # type: ignore[arg-type]
+    ranked = RankedPrior(prior_of(denoiser), scorer, config)
+    assert ranked.is_due(0)
+    assert ranked.azimuth_offset_deg is not None
+    output = ranked(views(), 0.0)
+    assert len(scorer.seen) == 2 * (2 if mode == "pairwise" else 3)
+    assert scorer.seen[0][1] == ("Front view", "Right side view", "Back view", "Left side view")
+    assert {"loss", "score", "score_spread"} <= set(output.scalars)
+    assert ranked.is_due(1)
+    assert ranked.azimuth_offset_deg is None
+    assert "score" not in ranked(views(), 0.0).scalars
+
+
+def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None:
+    """Without cameras a noise says nothing about the other views: each view follows its own best noise."""
+    scorer, shown = Brightness(), views()
+    config = CriticConfig(mode="best-of-n", n_noises=2, every=1)
+    output = RankedPrior(prior_of(denoiser, use_cameras=False), scorer, config)(shown, 0.0)
+    sides = ("Front view", "Right side view", "Back view", "Left side view")
+    asked = [names for _, names in scorer.seen]
+    assert asked == [(name,) for name in 2 * sides for _ in range(2)]  # two noises of each view
+
+    prior = prior_of(denoiser, use_cameras=False)  # with the same noises
+    latents, index = prior.begin(shown, 0.0)
+    tried = prior.propose(latents, index, shown, 0.0, steps=ALONE_LOOK_AHEAD, count=2)
+    scores = torch.tensor([value for value, _ in scorer.seen]).reshape(8, 2).T * 100.0
+    residual = best_of_residual(tried, scores, 1)
+    (ours,) = torch.autograd.grad(output.loss, shown.color, retain_graph=True)
+    (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["recon", "sds"])
+def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> None:
+    shown = views()
+    prior = prior_of(denoiser, loss=loss)
+    latents, index = prior.begin(shown, 0.0)
+    once, thrice = (
+        prior_of(denoiser, loss=loss).propose(latents, index, shown, 0.0, steps=steps)[0]
+        for steps in (1, 3)
+    )
+
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    process, predictor = prior.denoiser.process, prior.predictor(shown.cameras, 0.0)
+    with torch.no_grad():
+        noisy = add_noise(process, latents.detach(), noise, index)
+        for level, after in ((index, index * 2 // 3), (index * 2 // 3, index // 3)):
+            said = predictor(noisy, level)
+            noisy = add_noise(process, said.clean, said.noise, after)
+        wanted = predictor(noisy, index // 3)
+    alike = rescale_clean(wanted.clean, wanted.conditional_clean, prior.config.rescale, 4)
+    if loss == "recon":
+        prior_draws = latents.detach() - thrice.residual
+        torch.testing.assert_close(prior_draws, alike, atol=1e-4, rtol=1e-3)
+        assert not torch.allclose(once.residual, thrice.residual, atol=1e-2)
+    else:
+        torch.testing.assert_close(once.residual, thrice.residual)
+    torch.testing.assert_close(thrice.clean, alike, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("use_cameras", [True, False])
+@pytest.mark.parametrize("loss", ["recon", "sds"])
+def test_noises_tried_in_one_batch_lead_where_each_would_alone(
+    denoiser: Denoiser, loss: str, use_cameras: bool
+) -> None:
+    shown = views()
+
+    def tried(plan: Plan, count: int) -> list[Proposal]:
+        settings = {"loss": loss, "use_cameras": use_cameras, "view_prompts": "interpolate"}
+        prior = prior_of(replace(denoiser, plan=plan), **settings)
+        latents, index = prior.begin(shown, 0.0)
+        parts = range(3 // count)
+        return [p for _ in parts for p in prior.propose(latents, index, shown, 0.0, count=count)]
+
+    together, alone, in_turn = tried("full", 3), tried("full", 1), tried("sequential", 3)
+    assert not torch.allclose(together[0].clean, together[1].clean, atol=1e-2)
+    for ours, theirs, frugal in zip(together, alone, in_turn, strict=True):
+        for name in ("residual", "conditional_residual", "clean"):
+            wanted = getattr(theirs, name)
+            torch.testing.assert_close(getattr(ours, name), wanted, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(getattr(frugal, name), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
+    """Latents that follow a critic of brightness get brighter than those that follow its opposite."""
+
+    class Darkness(Brightness):
+        def scores(self, images: torch.Tensor, names: Sequence[str]) -> list[float]:
+            return [-score for score in super().scores(images, names)]
+
+    liked = []
+    for scorer in (Brightness(), Darkness()):
+        prior = prior_of(denoiser)
+        latents, index = prior.begin(views(), 0.0)
+        tried = prior.propose(latents, index, views(), 0.0, count=6)
+        scores = torch.tensor([scorer.scores(torch.stack(decoded(prior, p)), ()) for p in tried])
+        residual = best_of_residual(tried, scores, 4)
+        target = Proposal(residual, residual, latents.detach() - residual)
+        liked.append(float(torch.cat(decoded(prior, target)).mean()))
+    assert liked[0] > liked[1]
+
+
+def decoded(prior: DiffusionPrior, proposal: Proposal) -> tuple[torch.Tensor, ...]:
+    """Pictures of the clean latents, in groups of four views."""
+    with torch.no_grad():
+        return decode_pictures(prior.denoiser, proposal.clean).split(4)
+
+
+def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:
+    scorer = Brightness()
+    config = CriticConfig(mode="best-of-n", every=1)
+    ranked = RankedPrior(prior_of(denoiser), scorer, config, until_step=3)
+    assert ranked.is_due(3)
+    late = ranked(views(), 0.5)
+    plain = prior_of(denoiser)(views(), 0.5)
+    assert not scorer.seen
+    assert torch.equal(late.loss, plain.loss)
+
+
+def test_losses_of_several_evaluations_are_refused(denoiser: Denoiser) -> None:
+    with pytest.raises(ConfigError, match="recon or sds"):
+        RankedPrior(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))

@@ -1,0 +1,104 @@
+"""export.spz beyond the round trip: old versions, axes records, degree 4, far and tiny scenes."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splat_files import random_splat
+from vlm3d_gs.core.errors import ExportError, InputFileError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.formats.registry import SplatOptions, read_splat, write_splat
+from vlm3d_gs.formats.spz.stream import load_spz
+
+
+def by_hand(
+    version: int, degree: int, columns: list[bytes], flags: int = 0, tail: bytes = b""
+) -> bytes:
+    """A gzip container of one Gaussian."""
+    header = struct.pack("<4sIIBBBB", b"NGSP", version, 1, degree, 12, flags, 0)
+    return gzip.compress(header + b"".join(columns) + tail)
+
+
+POSITION = struct.pack("<i", 4096)[:3] + struct.pack("<i", -2048)[:3] + struct.pack("<i", 1)[:3]
+REST = [bytes([255]), bytes([128, 0, 255]), bytes([160, 144, 0]), bytes([255, 128, 128])]
+
+
+def test_a_file_made_by_hand(tmp_path: Path) -> None:
+    """The layout of version 2, byte by byte."""
+    (tmp_path / "a.spz").write_bytes(by_hand(2, 0, [POSITION, *REST]))
+    got = load_spz(tmp_path / "a.spz")
+    np.testing.assert_allclose(got.means, [[1.0, -0.5, 1 / 4096]])
+    np.testing.assert_allclose(got.log_scales, [[0.0, -1.0, -10.0]])
+    np.testing.assert_allclose(got.quats, [[0.0, 1.0, 0.0039, 0.0039]], atol=1e-3)
+    np.testing.assert_allclose(got.sh[0, 0], np.array([0.5, -127.5, 127.5]) / 38.25, rtol=1e-6)
+    assert 6 < got.opacity_logits[0] < 8
+
+
+def test_version_1_has_half_floats(tmp_path: Path) -> None:
+    position = np.array([1.5, -2.25, 0.125], "<f2").tobytes()
+    (tmp_path / "a.spz").write_bytes(by_hand(1, 0, [position, *REST]))
+    assert load_spz(tmp_path / "a.spz").means.tolist() == [[1.5, -2.25, 0.125]]
+
+
+def test_of_degree_4_three_bands_are_kept(tmp_path: Path) -> None:
+    columns = [POSITION, *REST, b"\0", bytes(range(72))]
+    (tmp_path / "a.spz").write_bytes(by_hand(3, 4, columns))
+    got = load_spz(tmp_path / "a.spz")
+    assert got.sh.shape == (1, 16, 3)
+    np.testing.assert_allclose(got.sh[0, 1:].reshape(-1), (np.arange(45) - 128) / 128)
+
+
+@pytest.mark.parametrize(("code", "frame"), [(0, "rub"), (4, "rub"), (6, "rdf")])
+def test_a_record_of_the_axes_is_believed(tmp_path: Path, code: int, frame: str) -> None:
+    other = struct.pack("<II5s", 0xADBE0002, 5, b"other")
+    record = struct.pack("<III", 0xADBE0003, 4, code)
+    data = by_hand(2, 0, [POSITION, *REST], flags=2, tail=other + record)
+    (tmp_path / "a.spz").write_bytes(data)
+    for said in ("raw", "rub"):
+        assert load_spz(tmp_path / "a.spz", spz_frame=said).frame == frame
+
+
+def test_other_axes_are_told(tmp_path: Path) -> None:
+    record = struct.pack("<III", 0xADBE0003, 4, 7)
+    (tmp_path / "a.spz").write_bytes(by_hand(2, 0, [POSITION, *REST], 2, record))
+    with pytest.raises(InputFileError, match="code 7"):
+        load_spz(tmp_path / "a.spz")
+
+
+def test_version_4_says_its_axes_and_version_3_does_not(tmp_path: Path) -> None:
+    scene = random_splat(20, 0)
+    write_splat(scene, tmp_path / "4.spz", SplatOptions(spz_version=4, spz_frame="rub"))
+    torch.testing.assert_close(read_splat(tmp_path / "4.spz").means, scene.means, rtol=0, atol=2e-4)
+    write_splat(scene, tmp_path / "3.spz", SplatOptions(spz_version=3, spz_frame="rub"))
+    assert (read_splat(tmp_path / "3.spz").means - scene.means).abs().max() > 0.5
+
+
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
+    """200 MB of zeros in 200 kB: every claim is met, and no splat is like that."""
+    count = 10_000_000
+    header = struct.pack("<4sIIBBBB", b"NGSP", 3, count, 0, 12, 0, 0)
+    (tmp_path / "a.spz").write_bytes(gzip.compress(header + bytes(20 * count), 6))
+    with pytest.raises(InputFileError, match="exhaust memory"):
+        load_spz(tmp_path / "a.spz")
+
+
+@pytest.mark.parametrize("reach", [1e-3, 0.3, 1.0, 1000.0, 1e6])
+def test_positions_keep_their_digits_at_any_size(tmp_path: Path, reach: float) -> None:
+    scene = random_splat(100, 0)
+    grown = Gaussians.from_parameters({**scene.parameters(), "means": scene.means * reach})
+    write_splat(grown, tmp_path / "a.spz")
+    error = (read_splat(tmp_path / "a.spz").means - grown.means).abs().max()
+    assert error <= reach * 2**-12 + 1e-9
+
+
+def test_a_scene_too_large_is_told(tmp_path: Path) -> None:
+    scene = random_splat(3, 0)
+    scene.means[1, 1] = 2.0**23
+    with pytest.raises(ExportError, match=r"2\^22"):
+        write_splat(scene, tmp_path / "a.spz")

@@ -1,0 +1,287 @@
+"""The loop with a guidance that pulls to known pictures: it must get there, repeat itself, and resume exactly."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from vlm3d_gs.config import (
+    CameraConfig,
+    Config,
+    DensifyConfig,
+    DensifyMethod,
+    SceneConfig,
+    TrainConfig,
+)
+from vlm3d_gs.config.schedules import constant
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.initialize import ball
+from vlm3d_gs.core.seeding import generators
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.trainer import TrainState, image_gradients, restore_state, train
+from vlm3d_gs.render import render
+from vlm3d_gs.runs.checkpoint import load_checkpoint
+from vlm3d_gs.runs.log import RunLog
+
+STEPS = 30
+METHODS = get_args(DensifyMethod)
+
+
+class Picture:
+    """Pulls every view towards renders of a target scene."""
+
+    name = "picture"
+    azimuth_offset_deg = None
+
+    def __init__(self, target: Gaussians, stop_at: int | None = None) -> None:
+        self.target, self.stop_at, self.seen = target, stop_at, 0
+        self.cameras: list[Cameras] = []
+
+    def is_due(self, step: int) -> bool:
+        return True
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        return {"seen": torch.tensor(self.seen)}
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.seen = int(tensors["seen"])
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        self.seen += 1
+        if self.seen == self.stop_at:
+            signal.raise_signal(signal.SIGINT)
+        self.cameras.append(views.cameras)
+        wanted = render(self.target, views.cameras, background=(0.0, 0.0, 0.0), backend="cpu").color
+        loss = (views.color - wanted).square().sum()
+        return GuidanceOutput(loss, {"loss": float(loss.detach())})
+
+
+class Named(Picture):
+    """Due at every third step, for views near the front only."""
+
+    name = "named"
+    azimuth_offset_deg = (-20.0, 20.0)
+
+    def is_due(self, step: int) -> bool:
+        return step % 3 == 0
+
+
+def config(out: Path, steps: int = STEPS, method: DensifyMethod = "gradient") -> Config:
+    return Config(
+        prompt="a red cube",
+        out=out,
+        scene=SceneConfig(n_init=60, max_gaussians=80),
+        camera=CameraConfig(resolution_px=constant(24), background="black"),
+        train=TrainConfig(steps=steps, checkpoint_every=0.5, preview_every=0.0),
+        densify=DensifyConfig(method=method, start=0.3, every=0.3),
+    )
+
+
+def target() -> Gaussians:
+    start = ball(40, 0.4, torch.Generator().manual_seed(9), opacity=0.9, gray=0.2)
+    sh = start.sh.clone()
+    sh[:, 0, 0] = 1.5
+    return Gaussians(**{**start.parameters(), "sh": sh})
+
+
+def fresh(settings: Config) -> TrainState:
+    streams = generators(settings.train.seed, ("cameras", "backgrounds", "densify", "noise"))
+    first = ball(60, 0.5, torch.Generator().manual_seed(1), opacity=0.3)
+    return TrainState(SceneOptimizer(first, settings.optim), streams)
+
+
+def run(
+    settings: Config, state: TrainState, *guidances: Picture, checkpoint: Path | None = None
+) -> bool:
+    settings.out.mkdir(exist_ok=True)
+    with RunLog(settings.out, settings, quiet=True) as log:
+        return train(state, settings, guidances, log, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_scene_approaches_the_pictures_and_grows(tmp_path: Path, method: DensifyMethod) -> None:
+    settings = config(tmp_path / "run", method=method)
+    state = fresh(settings)
+    losses: list[float] = []
+
+    class Recording(Picture):
+        def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+            output = super().__call__(views, fraction)
+            losses.append(output.scalars["loss"])
+            return output
+
+    assert run(settings, state, Recording(target()))
+    assert len(losses) == STEPS
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert 60 < len(state.optimizer.gaussians) <= 80
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(
+    tmp_path: Path, method: DensifyMethod
+) -> None:
+    settings = config(tmp_path / "run", method=method)
+    whole, again, half = fresh(settings), fresh(settings), fresh(settings)
+    run(settings, whole, Picture(target()))
+    path = tmp_path / "state.safetensors"
+    run(settings, again, Picture(target(), stop_at=20), checkpoint=path)
+    assert load_checkpoint(path).step == 20
+    resumed = Picture(target())
+    restore_state(load_checkpoint(path), half, [resumed])
+    assert resumed.seen == 20
+    run(settings, half, resumed)
+    for name, value in whole.optimizer.gaussians.parameters().items():
+        assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
+
+
+def test_densification_that_is_off_moves_nothing_by_either_method(tmp_path: Path) -> None:
+    ends = []
+    for method in METHODS:
+        settings = config(tmp_path / method, steps=4, method=method)
+        settings = replace(settings, densify=replace(settings.densify, enabled=False))
+        state = fresh(settings)
+        run(settings, state, Picture(target()))
+        ends.append(state.optimizer.gaussians.parameters())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+
+
+def test_an_interrupt_ends_the_run_after_a_whole_step(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    state = fresh(settings)
+    assert not run(settings, state, Picture(target(), stop_at=7))
+    assert state.step == 7
+    assert len((settings.out / "metrics.jsonl").read_text().splitlines()) == 7
+
+
+def test_cameras_narrow_to_what_a_due_guidance_can_judge(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", steps=9)
+    anywhere, named = Picture(target()), Named(target())
+    run(settings, fresh(settings), anywhere, named)
+    assert len(named.cameras) == 3
+    for cameras in named.cameras:
+        off = (cameras.azimuths_deg + 45.0) % 90.0 - 45.0
+        assert off.abs().max() <= 20.0
+    free = torch.stack([cameras.azimuths_deg[0] for cameras in anywhere.cameras]) % 90.0
+    assert ((free > 20.0) & (free < 70.0)).any()
+
+
+def test_relative_guidance_is_scaled_to_the_others_norm(tmp_path: Path) -> None:
+    state = fresh(config(tmp_path))
+    color = torch.rand(2, 4, 4, 3, requires_grad=True)
+    for weight in (1e-6, 1e6):  # the size of a relative loss must not matter
+        plain = GuidanceOutput(3.0 * color[0].sum(), {})
+        state.reference_norm = 0.0
+        relative = GuidanceOutput(weight * color[1].sum(), {}, relative_strength=0.5)
+        gradient = image_gradients(color, [plain, relative], state)[0]
+        torch.testing.assert_close(gradient[0], torch.full((4, 4, 3), 3.0))
+        assert gradient[1].norm().item() == pytest.approx(0.5 * gradient[0].norm().item(), rel=1e-4)
+
+
+def test_a_critic_alone_still_pulls(tmp_path: Path) -> None:
+    state = fresh(config(tmp_path))
+    color = torch.rand(1, 2, 2, 3, requires_grad=True)
+    only = GuidanceOutput(color.sum(), {}, relative_strength=0.5)
+    assert image_gradients(color, [only], state)[0].norm().item() == pytest.approx(0.5 * 12**0.5)
+
+
+class Seldom(Picture):
+    """A guidance that is asked at every fourth step; lasting, or with four times the strength."""
+
+    name = "seldom"
+
+    def __init__(self, target: Gaussians, lasting: bool, stop_at: int | None = None) -> None:
+        super().__init__(target, stop_at=stop_at)
+        self.lasting = lasting
+
+    def is_due(self, step: int) -> bool:
+        return step % 4 == 0
+
+    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+        output = super().__call__(views, fraction)
+        factor = 1.0 if self.lasting else 4.0
+        return GuidanceOutput(factor * output.loss, output.scalars, lasting=self.lasting)
+
+
+def test_a_lasting_gradient_goes_on_until_the_next_question(tmp_path: Path) -> None:
+    settings = replace(config(tmp_path / "run", steps=4), densify=DensifyConfig(enabled=False))
+    state = fresh(settings)
+    seen: list[dict[str, torch.Tensor]] = []
+    step = state.optimizer.step
+
+    def recording(fraction: float) -> None:
+        seen.append(
+            {
+                name: leaf.grad.clone()
+                for name, leaf in state.optimizer.leaves.items()
+                if leaf.grad is not None
+            }
+        )
+        step(fraction)
+
+    state.optimizer.step = recording  # type: ignore[method-assign]
+    run(settings, state, Seldom(target(), lasting=True))
+    assert len(seen) == 4
+    assert seen[0]["means"].abs().max() > 0
+    for later in seen[1:]:
+        torch.testing.assert_close(later["means"], seen[0]["means"])
+
+
+def test_lasting_gradients_follow_densification_and_checkpoints(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    whole, again, half = fresh(settings), fresh(settings), fresh(settings)
+    run(settings, whole, Picture(target()), Seldom(target(), lasting=True))
+    path = tmp_path / "state.safetensors"
+    stopping = Picture(target(), stop_at=22)
+    run(settings, again, stopping, Seldom(target(), lasting=True), checkpoint=path)
+    resumed = Picture(target())
+    lasting = Seldom(target(), lasting=True)
+    restore_state(load_checkpoint(path), half, [resumed, lasting])
+    run(settings, half, resumed, lasting)
+    for name, value in whole.optimizer.gaussians.parameters().items():
+        assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
+
+
+def test_a_run_can_pause_and_is_watched_at_its_marks(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    settings.out.mkdir()
+    state, marks = fresh(settings), []
+
+    def watch(gaussians: Gaussians, step: int) -> dict[str, float]:
+        marks.append(step)
+        return {"watch/held_out": float(len(gaussians))}
+
+    path = tmp_path / "state.safetensors"
+    with RunLog(settings.out, settings, quiet=True) as log:
+        done = train(
+            state, settings, [Picture(target())], log, checkpoint=path, watch=watch, until=25
+        )
+    assert not done
+    assert load_checkpoint(path).step == state.step == 25
+    every = settings.critic.watch.every * STEPS
+    assert marks == [round(every * k) for k in range(1, int(25 / every) + 1)]
+    assert (settings.out / "metrics.jsonl").read_text().count("watch/held_out") == len(marks)
+
+
+def test_background_choices(tmp_path: Path) -> None:
+    from vlm3d_gs.optimize.trainer import draw_backgrounds
+
+    base = config(tmp_path).camera
+    random = draw_backgrounds(
+        replace(base, background="random", n_groups=50), 0.0, torch.Generator()
+    )
+    assert random.shape == (200, 3)
+    assert torch.equal(random[0], random[3])
+    assert random.unflatten(0, (50, 4))[:, 0].std(0).min() > 0.1
+    white = draw_backgrounds(replace(base, background="white"), 0.0, torch.Generator())
+    assert (white == 1).all()
+    late = replace(base, background="random", random_from=0.3)
+    assert (draw_backgrounds(late, 0.29, torch.Generator()) == 0.5).all()
+    assert (draw_backgrounds(late, 0.3, torch.Generator()) != 0.5).any()

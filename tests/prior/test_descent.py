@@ -1,0 +1,157 @@
+"""Where each distillation loss leads, on a denoiser that is known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gaussian_denoiser import (
+    PROCESSES,
+    SHAPE,
+    GaussianModel,
+    at,
+    carried,
+    levels,
+    model_of,
+    noise_by_hand,
+    spread_at,
+)
+from vlm3d_gs.prior.distillation import (
+    csd_residual,
+    reconstruction_loss,
+    residual_loss,
+    sds_loss,
+    timestep_weight,
+    vsd_residual,
+)
+from vlm3d_gs.prior.inversion import ism_residual, sdi_residual
+from vlm3d_gs.prior.noise import NoiseProcess, add_noise
+
+
+@pytest.fixture(params=list(PROCESSES))
+def process(request: pytest.FixtureRequest) -> NoiseProcess:
+    return PROCESSES[request.param]
+
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def descend(start: Tensor, loss: Loss, generator: torch.Generator, steps: int = 400) -> Tensor:
+    """Gradient descent from one latent under noise in opposite pairs, which cancels in a linear model."""
+    latent = start.clone().requires_grad_()
+    index = at(*[500] * 4)
+    for _ in range(steps):
+        half = torch.randn(2, *start.shape, generator=generator, dtype=torch.float64)
+        value = loss(latent.expand(4, *start.shape), torch.cat([half, -half]), index)
+        (gradient,) = torch.autograd.grad(value, latent)
+        latent.data -= 0.3 * gradient
+    return latent.detach()
+
+
+@pytest.mark.parametrize("method", ["sds", "reconstruction", "vsd", "sdi"])
+def test_descent_ends_at_the_conditional_mean(
+    method: str, process: NoiseProcess, generator: torch.Generator
+) -> None:
+    model = model_of(process, generator, 1.0)
+
+    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        clean = latents.detach()
+        noisy = add_noise(process, clean, noise, index)
+        prediction = model(noisy, index)
+        if method == "sds":
+            return sds_loss(latents, prediction.noise, noise)
+        if method == "reconstruction":
+            return reconstruction_loss(latents, prediction.clean)
+        if method == "vsd":
+            # What a LoRA fitted to scenes spread around this one would say.
+            lora = noise_by_hand(process, noisy, int(index[0]), clean)
+            return residual_loss(latents, vsd_residual(prediction.noise, lora))
+        residual = sdi_residual(process, model, clean, noise, index, inversion_scale=1.0)
+        return residual_loss(latents, residual)
+
+    start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64) * 2.0
+    end = descend(start, loss, generator)
+    assert (start - model.conditional).abs().max() > 0.5
+    torch.testing.assert_close(end, model.conditional)
+
+
+def test_guided_sds_goes_beyond_the_conditional_mean(generator: torch.Generator) -> None:
+    process = PROCESSES["diffusion"]
+    model = model_of(process, generator, 3.0)
+
+    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        noisy = add_noise(process, latents.detach(), noise, index)
+        return sds_loss(latents, model(noisy, index).noise, noise)
+
+    end = descend(torch.zeros(SHAPE[1:], dtype=torch.float64), loss, generator)
+    torch.testing.assert_close(end, 3.0 * model.conditional - 2.0 * model.unconditional)
+
+
+def test_csd_moves_from_the_unconditional_to_the_conditional_mean(
+    process: NoiseProcess, generator: torch.Generator
+) -> None:
+    """Both branches have one spread, so the implicit classifier's slope is the same everywhere."""
+    model = model_of(process, generator, 1.0)
+
+    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        prediction = model(add_noise(process, latents.detach(), noise, index), index)
+        residual = csd_residual(prediction.conditional_noise, prediction.unconditional_noise)
+        return residual_loss(latents, residual)
+
+    start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64)
+    end = descend(start, loss, generator, steps=10)
+    signal, sigma = levels(process, 500)
+    rate = 10 * 0.3 * signal * sigma / spread_at(process, 500) ** 2
+    torch.testing.assert_close(end - start, rate * (model.conditional - model.unconditional))
+
+
+def ism_equilibrium(process: NoiseProcess, model: GaussianModel, lower: int, upper: int) -> float:
+    """Where ISM rests, as a multiple of the way from the unconditional to the conditional mean.
+
+    With x_s = a_0 z and one step up, both noise predictions are linear in the distance to the unconditional mean.
+    """
+    signal, sigma = levels(process, upper)
+    zero = torch.zeros(1, dtype=torch.float64)
+    reach = [
+        float(carried(process, zero + levels(process, 0)[0], stops, zero))
+        for stops in ([0, lower], [0, lower, upper])
+    ]
+    low = levels(process, lower)[1] * reach[0] / spread_at(process, lower) ** 2
+    high = sigma * reach[1] / spread_at(process, upper) ** 2
+    return sigma * signal / spread_at(process, upper) ** 2 / (high - low)
+
+
+def test_ism_over_the_whole_interval_ends_near_the_conditional_mean(
+    process: NoiseProcess, generator: torch.Generator
+) -> None:
+    model = model_of(process, generator, 1.0)
+
+    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        residual = ism_residual(process, model, latents, noise, index, interval=1000)
+        return residual_loss(latents, residual, timestep_weight("ism", process, index))
+
+    start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64) * 2.0
+    end = descend(start, loss, generator)
+    reach = ism_equilibrium(process, model, 0, 500)
+    assert reach == pytest.approx(1.0, abs=0.05)
+    torch.testing.assert_close(end, model.mean_at(reach))
+
+
+def test_ism_over_a_short_interval_goes_further_the_same_way(
+    process: NoiseProcess, generator: torch.Generator
+) -> None:
+    model = model_of(process, generator, 1.0)
+    reach = ism_equilibrium(process, model, 450, 500)
+    rest = model.mean_at(reach).expand(4, *SHAPE[1:])
+    silence, index = torch.zeros_like(rest), at(*[500] * 4)
+
+    def residual(latents: Tensor) -> Tensor:
+        return ism_residual(process, model, latents, silence, index, interval=50, stride=1000)
+
+    assert reach > 2.0
+    torch.testing.assert_close(residual(rest), silence)
+    aside = torch.randn(rest.shape, generator=generator, dtype=torch.float64)
+    assert (residual(rest + aside) * aside > 0.0).all()

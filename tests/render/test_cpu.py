@@ -1,0 +1,195 @@
+"""The compiled CPU renderer against the definition, in value and gradient."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gradients import assert_grad_close
+from oracles import KINDS, decided_pixels, draw_scene, ring
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.render import Rendering, render
+from vlm3d_gs.render.cpu.blend import BUFFER, open_rows
+from vlm3d_gs.render.cpu.math import exp2_negative
+from vlm3d_gs.render.cpu.rasterize import band_rows
+from vlm3d_gs.render.cpu.tiles import TILE
+
+RTOL, ATOL = 1e-4, 5e-5
+
+
+def differentiate(
+    gaussians: Gaussians, cameras: Cameras, backend: str, weights: list[Tensor], background: Tensor
+) -> tuple[Rendering, dict[str, Tensor]]:
+    """Render, weigh the pictures, and return the gradients of all parameters and centres."""
+    leaves = {
+        name: value.clone().requires_grad_() for name, value in gaussians.parameters().items()
+    }
+    rendering = render(Gaussians(**leaves), cameras, backend=backend, background=background)
+    pictures = (rendering.color, rendering.alpha, rendering.depth)
+    loss = sum(
+        (image.double() * weight).sum() for image, weight in zip(pictures, weights, strict=True)
+    )
+    loss.backward()
+    gradients = {name: value.grad for name, value in leaves.items()}
+    return rendering, {**gradients, "means2d": rendering.means2d.grad}
+
+
+def check_against_reference(gaussians: Gaussians, cameras: Cameras, seed: int) -> float:
+    """Compare pictures and gradients at decided pixels; return the share of pixels that are decided."""
+    generator = torch.Generator().manual_seed(seed)
+    decided = decided_pixels(gaussians, cameras)[..., None]
+    size = (len(cameras), cameras.height, cameras.width)
+    weights = [
+        torch.randn(*size, c, generator=generator, dtype=torch.float64) * decided for c in (3, 1, 1)
+    ]
+    background = torch.rand(len(cameras), 3, generator=generator)
+    drawn, gradients = differentiate(gaussians, cameras, "cpu", weights, background)
+    expected, witnesses = differentiate(gaussians, cameras, "reference", weights, background)
+    for name in ("color", "alpha", "depth"):
+        torch.testing.assert_close(
+            getattr(drawn, name) * decided,
+            getattr(expected, name) * decided,
+            rtol=RTOL,
+            atol=ATOL,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    seen = (drawn.radii > 0) & (expected.radii > 0)
+    torch.testing.assert_close(drawn.radii * seen, expected.radii * seen, rtol=1e-3, atol=1e-3)
+    scale = max(float(value.norm()) for value in witnesses.values())
+    for name, witness in witnesses.items():
+        assert_grad_close(name, gradients[name], witness, scale)
+    return float(decided.float().mean()) if decided.numel() else 1.0
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    n=st.sampled_from([0, 1, 2, 7, 60]),
+    seed=st.integers(0, 10_000),
+    sh_degree=st.integers(0, 3),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4, unique=True),
+    views=st.integers(1, 3),
+    size=st.sampled_from([(50, 37), (16, 16), (33, 5), (1, 1)]),
+)
+@example(n=60, seed=1, sh_degree=3, kinds=list(KINDS), views=2, size=(50, 37))
+@example(n=300, seed=2, sh_degree=0, kinds=["plain", "opaque"], views=2, size=(50, 37))
+def test_agrees_with_the_definition(n, seed, sh_degree, kinds, views, size):
+    gaussians = draw_scene(n, seed, sh_degree, tuple(kinds))
+    check_against_reference(gaussians, ring(views, *size), seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_for_each_kind_at_nearly_all_pixels(kind):
+    share = check_against_reference(draw_scene(80, 3, 1, (kind,)), ring(2), 5)
+    assert share > 0.9
+
+
+def test_stored_images_of_gsplat(shared_fixtures, stored_case):
+    gaussians, cameras, image = stored_case
+    drawn = render(gaussians, cameras, backend="cpu")
+    torch.testing.assert_close(drawn.color[0], image[..., :3], rtol=0, atol=1e-5)
+    torch.testing.assert_close(drawn.alpha[0], image[..., 3:], rtol=0, atol=1e-5)
+
+
+def test_same_bytes_with_any_number_of_threads():
+    gaussians, cameras = draw_scene(400, 7, 2, KINDS), ring(3)
+    weights = [torch.ones(1, dtype=torch.float64)] * 3
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            drawn, gradients = differentiate(
+                gaussians, cameras, "cpu", weights, torch.rand(3, 3).mul(0)
+            )
+            results.append([*drawn, *gradients.values()])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other():
+    cameras = ring(2)
+    scenes = [draw_scene(100, seed) for seed in range(4)]
+    alone = [render(scene, cameras, backend="cpu").color for scene in scenes]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(
+            pool.map(lambda scene: render(scene, cameras, backend="cpu").color, scenes * 3)
+        )
+    assert all(torch.equal(a, b) for a, b in zip(alone * 3, together, strict=True))
+
+
+def test_float64_scenes_come_back_as_float64():
+    scene = draw_scene(20, 0).to(dtype=torch.float64).requires_grad_()
+    drawn = render(scene, ring(1), backend="cpu")
+    drawn.color.sum().backward()
+    assert drawn.color.dtype == drawn.radii.dtype == torch.float64
+    assert scene.means.grad is not None
+    assert scene.means.grad.dtype == torch.float64
+
+
+def test_frozen_scenes_render_without_a_graph():
+    drawn = render(draw_scene(20, 0), ring(1), backend="cpu")
+    assert not drawn.color.requires_grad
+    assert not drawn.means2d.requires_grad
+
+
+def test_only_some_parameters_may_want_gradients():
+    scene = draw_scene(30, 0)
+    scene.sh.requires_grad_()
+    render(scene, ring(1), backend="cpu").alpha.sum().backward()
+    assert scene.means.grad is None
+    assert float(scene.sh.grad.abs().max()) == 0.0
+
+
+def test_a_zero_quaternion_gets_a_zero_gradient():
+    scene = draw_scene(10, 0, kinds=("zero_quat",)).requires_grad_()
+    render(scene, ring(1), backend="cpu").color.square().sum().backward()
+    assert float(scene.quats.grad.abs().max()) == 0.0
+    assert float(scene.log_scales.grad.abs().max()) > 0.0
+
+
+def test_extreme_sizes_stay_finite():
+    scene = draw_scene(12, 4)
+    for log_scale in (-40.0, 15.0, 60.0):
+        stretched = Gaussians(
+            **{**scene.parameters(), "log_scales": torch.full((12, 3), log_scale)}
+        )
+        drawn, gradients = differentiate(
+            stretched, ring(1), "cpu", [torch.ones(1, dtype=torch.float64)] * 3, torch.zeros(3)
+        )
+        assert all(bool(torch.isfinite(value).all()) for value in [*drawn[:4], *gradients.values()])
+
+
+def test_power_of_two_is_as_exact_as_promised():
+    x = np.linspace(-126.0, 0.0, 200_001, dtype=np.float32)
+    ours = np.array([exp2_negative(value) for value in x[::50]], np.float64)
+    assert np.abs(ours / np.exp2(x[::50].astype(np.float64)) - 1.0).max() < 4e-7
+
+
+@pytest.mark.parametrize(("views", "height"), [(1, 512), (4, 64), (4, 256), (40, 64), (1, 1)])
+def test_bands_cover_all_tile_rows_once(views, height):
+    bands = band_rows(views, height)
+    assert bands[0] == 0
+    assert bands[-1] == -(-height // 16)
+    assert (np.diff(bands) > 0).all()
+
+
+@given(st.sets(st.integers(0, TILE - 1)), st.integers(0, TILE - 1), st.integers(0, TILE - 1))
+def test_no_row_that_lets_light_through_is_left_out(lit, low, high):
+    buffer = np.zeros(BUFFER, np.float32)
+    for row in lit:
+        buffer[row * TILE + (5 * row) % TILE] = 1e-4
+    inside = [row for row in sorted(lit) if low <= row <= high]
+    first, last = open_rows(buffer, low, high)
+    if inside:
+        assert (first, last) == (inside[0], inside[-1])
+    else:
+        assert first > last

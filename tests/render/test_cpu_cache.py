@@ -1,0 +1,45 @@
+"""The compiled code kept between runs computes what the process that compiled it computed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import hashlib, torch
+from oracles import draw_scene, ring
+from vlm3d_gs.render import render
+from vlm3d_gs.core.gaussians import Gaussians
+
+scene = draw_scene(300, 3, 0, ("plain",))
+leaves = {name: value.clone().requires_grad_() for name, value in scene.parameters().items()}
+drawn = render(Gaussians(**leaves), ring(2), backend="cpu")
+(drawn.color.square().sum() + drawn.alpha.sum() + drawn.depth.sum()).backward()
+for value in (drawn.color, drawn.means2d.grad, *(leaf.grad for leaf in leaves.values())):
+    print(hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_first_run_gives_the_same_bytes_as_all_later_ones(
+    tmp_path: Path, repo_root: Path
+) -> None:
+    paths = os.pathsep.join([str(repo_root / "src"), str(repo_root / "tests")])
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
+    cold, warm = (
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    )
+    assert len(cold.splitlines()) == 7
+    assert cold == warm
+    assert any(tmp_path.rglob("*.nbc")), "the cache was used"

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from vlm3d_gs.runs.progress import Progress, clock
+
+
+def shown(*, terminal: bool, steps: int = 100, quiet: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=120, color_system=None)
+    progress = Progress(quiet=quiet, console=console)
+    for step in range(steps + 1):
+        progress.show(step, steps, {"loss": 0.123456, "gaussians": step})
+    progress.say("[done] with brackets")
+    progress.close()
+    return stream.getvalue()
+
+
+def test_without_a_terminal_there_is_a_plain_line_at_each_tenth() -> None:
+    lines = shown(terminal=False).splitlines()
+    assert len(lines) == 12
+    assert lines[5].startswith("step 50/100  ")
+    assert "it/s" in lines[5]
+    assert "left" in lines[5]
+    assert "loss 0.1235" in lines[5]
+    assert lines[-1] == "[done] with brackets"
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_terminal_gets_a_live_line_that_ends_complete() -> None:
+    text = shown(terminal=True)
+    assert "100/100" in text
+    assert "gaussians 100" in text
+
+
+def test_a_short_run_shows_every_step() -> None:
+    assert len(shown(terminal=False, steps=3).splitlines()) == 5
+
+
+def test_quiet_says_nothing() -> None:
+    assert shown(terminal=True, quiet=True) == shown(terminal=False, quiet=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (75.2, "1:15"), (59.6, "1:00"), (3661, "1:01:01"), (-1, "0:00")],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text

@@ -1,0 +1,158 @@
+"""export.turntable, export.sheet, export.framing: videos, grids, labelled sheets, any scene in view."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scenes import splats_for
+from vlm3d_gs.assembly.export import export
+from vlm3d_gs.core.cameras import turntable_cameras
+from vlm3d_gs.core.errors import ConfigError, ExportError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.images import WHITE, load_png
+from vlm3d_gs.show import framing
+from vlm3d_gs.show.framing import framed, render_frames
+from vlm3d_gs.show.sheet import write_preview, write_sheet
+from vlm3d_gs.show.turntable import GRID_COLUMNS, GRID_FRAMES, render_turntable
+
+
+@pytest.fixture(scope="module")
+def scene() -> Gaussians:
+    """The cyan sphere covers part of the red cube only from the front."""
+    return splats_for("a red cube behind a cyan sphere")
+
+
+def red_share(picture: np.ndarray) -> float:
+    """Share of the pixels that are plainly red."""
+    pixels = picture.astype(np.float32)
+    return float(((pixels[..., 0] > 100) & (pixels[..., 2] < 90)).mean())
+
+
+def test_mp4_plays_with_the_asked_length_size_and_turn(scene: Gaussians, tmp_path: Path) -> None:
+    path = tmp_path / "turn.mp4"
+    render_turntable(scene, path, seconds=1.5, fps=8, size_px=65)
+    assert list(tmp_path.iterdir()) == [path]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [ffmpeg, "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    decoded = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    described = decoded.stderr.decode()
+    for property_ in ("h264", "yuv420p", "66x66", "8 fps"):  # the size is rounded up to even
+        assert property_ in described
+    frames = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 66, 66, 3)
+    assert len(frames) == 12
+    front, back = red_share(frames[0]), red_share(frames[6])
+    assert back > 1.5 * front  # frame 0 is the front view, frame 6 the back view
+    np.testing.assert_allclose(frames[0][2, 2] / 255, framing.BACKGROUND, atol=0.02)
+
+
+def test_gif_loops_through_all_frames(scene: Gaussians, tmp_path: Path) -> None:
+    render_turntable(scene, tmp_path / "turn.GIF", seconds=0.5, fps=10, size_px=48)
+    with Image.open(tmp_path / "turn.GIF") as picture:
+        assert picture.n_frames == 5
+        assert picture.info["loop"] == 0
+        assert picture.info["duration"] == 100
+        assert picture.size == (48, 48)
+
+
+def test_png_is_a_grid_of_stills(scene: Gaussians, tmp_path: Path) -> None:
+    render_turntable(scene, tmp_path / "turn.png", size_px=40, background=(0.0, 0.0, 0.0))
+    rows = GRID_FRAMES // GRID_COLUMNS
+    picture = load_png(tmp_path / "turn.png")
+    assert picture.shape == (rows * 42 - 2, GRID_COLUMNS * 42 - 2, 3)
+    assert picture[0, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["turn.webm", "turn", "turn.ply"])
+def test_unknown_suffix_is_refused_before_rendering(
+    scene: Gaussians, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ExportError, match=r"\.mp4, \.gif, \.webp, \.png"):
+        render_turntable(scene, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0.0}, {"fps": 0}, {"size_px": 2}])
+def test_settings_out_of_range_are_refused(
+    scene: Gaussians, tmp_path: Path, wrong: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigError, match="turntable needs"):
+        render_turntable(scene, tmp_path / "turn.gif", **wrong)
+
+
+def test_an_empty_scene_is_refused(scene: Gaussians, tmp_path: Path) -> None:
+    nothing = scene.select(torch.zeros(len(scene), dtype=torch.bool))
+    for write in (render_turntable, write_sheet, write_preview):
+        with pytest.raises(ExportError, match="no Gaussians"):
+            write(nothing, tmp_path / "a.png")
+
+
+def test_sheet_shows_front_and_back_where_the_labels_say(scene: Gaussians, tmp_path: Path) -> None:
+    write_sheet(scene, tmp_path / "sheet.png", size_px=64)
+    picture = (load_png(tmp_path / "sheet.png").numpy() * 255).round()
+    assert picture.shape == (2 * 66 - 2, 4 * 66 - 2, 3)
+    front, right, back, left = (picture[:64, k * 66 : k * 66 + 64] for k in range(4))
+    assert red_share(back) > 1.5 * red_share(front)
+    # The red cube stands at smaller x: on the right half of what the camera at +y sees.
+    columns = np.arange(64)
+    for view, side in ((right, 1), (left, -1)):
+        red = (view[..., 0] > 100) & (view[..., 2] < 90)
+        assert side * (float((red * columns).sum() / red.sum()) - 31.5) > 3
+    write_sheet(scene, tmp_path / "again.png", size_px=64)
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
+
+
+def test_preview_is_the_sheets_first_row(scene: Gaussians, tmp_path: Path) -> None:
+    write_preview(scene, tmp_path / "preview.png", size_px=64)
+    write_sheet(scene, tmp_path / "sheet.png", size_px=64)
+    first_row = load_png(tmp_path / "sheet.png")[:64]
+    assert torch.equal(load_png(tmp_path / "preview.png"), first_row)
+
+
+def test_a_large_scene_far_away_is_brought_into_view(scene: Gaussians) -> None:
+    away = {
+        **scene.parameters(),
+        "means": scene.means * 40 + 100,
+        "log_scales": scene.log_scales + np.log(40),
+    }
+    far = Gaussians.from_parameters(away)
+    close = framed(far)
+    assert float(close.means.norm(dim=-1).quantile(0.98)) <= 1.0
+    ratio = close.log_scales - far.log_scales
+    spread = close.means.std(dim=0) / far.means.std(dim=0)
+    torch.testing.assert_close(ratio, spread.log().expand_as(ratio), rtol=1e-4, atol=1e-4)
+    assert framed(scene) is scene
+
+
+def test_frames_do_not_depend_on_the_chunks(
+    scene: Gaussians, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cameras = turntable_cameras(5, 10.0, 3.0, 40.0, 32, 32)
+    whole = torch.stack(list(render_frames(scene, cameras, WHITE, "cpu")))
+    monkeypatch.setattr(framing, "CHUNK_PIXELS", 2 * 32 * 32)
+    chunked = torch.stack(list(render_frames(scene, cameras, WHITE, "cpu")))
+    torch.testing.assert_close(chunked, whole)
+
+
+def test_export_chooses_by_suffix(scene: Gaussians, tmp_path: Path) -> None:
+    export(scene, tmp_path / "sheet.png")
+    assert load_png(tmp_path / "sheet.png").shape[1] == 4 * 258 - 2
+    with pytest.raises(ExportError, match="unknown suffix"):
+        export(scene, tmp_path / "scene.obj")
+
+
+def test_ply_round_trip_renders_the_same(scene: Gaussians, tmp_path: Path) -> None:
+    from vlm3d_gs.formats.ply.splat import read_ply
+
+    export(scene, tmp_path / "scene.ply")
+    cameras = turntable_cameras(3, 10.0, 3.0, 40.0, 48, 48)
+    before = torch.stack(list(render_frames(scene, cameras, WHITE, "cpu")))
+    back = read_ply(tmp_path / "scene.ply")
+    after = torch.stack(list(render_frames(back, cameras, WHITE, "cpu")))
+    torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
