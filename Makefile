@@ -44,9 +44,9 @@ golden: setup
 bench: setup
 	@set -e; export GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-10000}; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
-# Own kernels are optional: without nvcc nothing is built and that is fine.
+# The CUDA kernels are optional: without nvcc nothing is built, and that is fine.
 cuda:
-	@command -v nvcc >/dev/null || { echo "cuda: nvcc is not on the path, nothing built; the torch twins are used"; exit 0; }; $(MAKE) -C cuda
+	@command -v nvcc >/dev/null || { echo "cuda: nvcc is not on the path, nothing built; the references in torch are used"; exit 0; }; $(MAKE) -C cuda
 
 # Needs a CUDA device; exit code 2 says that there is none. See benchmarks/gpu_check.py.
 gpu-check: setup

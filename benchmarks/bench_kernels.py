@@ -1,4 +1,4 @@
-"""Time the own CUDA kernels against their torch twins, eager, compiled and as a CUDA graph.
+"""Time the project's CUDA kernels against their references in torch, eager, compiled and as a CUDA graph.
 
     make cuda
     python benchmarks/bench_kernels.py [--out DIR] [--quick] [--compile] [--only NAME]
@@ -131,7 +131,7 @@ def time_case(case: Case, clock: Clock, rate: float) -> list[dict[str, Any]]:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = harness.arguments("Time the own CUDA kernels against their torch twins.")
+    parser = harness.arguments("Time the project's CUDA kernels against their references in torch.")
     parser.add_argument("--quick", action="store_true", help="few repeats")
     parser.add_argument(
         "--compile", action="store_true", help="time torch.compile too (slow to start)"

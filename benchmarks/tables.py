@@ -30,13 +30,15 @@ numbers mean. `vlm3d-gs bench` times the parts of a step on your machine; `make 
 | asset | `bench_asset.py` | after how long a scene is right, and clean, for good, by the checker |
 | composition | `bench_composition.py` | how often scenes are right; its tables are in docs/LOG.md |
 | critic | `bench_critic.py` | what a look with its gradient costs; `ratio` is to the first row |
-| kernels | `bench_kernels.py` | own CUDA kernels; "as now" is what a run does, `copy_share` is of a plain copy's rate |
+| kernels | `bench_kernels.py` | the CUDA kernels; `copy_share` is of a plain copy's rate |
 | large | `bench_large.py` | a step with models of real sizes and random weights, ours and other people's |
 | render | `bench_render.py` | the renderers; `pairs` are those of a Gaussian and a pixel that it covers |
 | reward | `bench_reward.py` | what the critic is worth; `binding`: colours on the right objects, `content`: all right |
 | scaling | `bench_scaling.py` | a step against Gaussians, pixels, views, and how often the critic is asked |
 
 A floor is the time that the counted operations need at the rate of arithmetic measured on that machine in that run.
+The kernels `reconstruction` and `critic_patches` were removed after they had been timed, since no run used them; what
+that table calls a twin is the reference in torch.
 """
 SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
 """Beginnings of fields that stay in the files."""

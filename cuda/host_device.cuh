@@ -1,5 +1,5 @@
-// What every kernel shares. The arithmetic of the .cuh files compiles for the device and, with any C++ compiler, for the
-// host, where the tests check it.
+// Shared by all kernels. The arithmetic in the .cuh files compiles for the device and, with any C++ compiler, for the host,
+// where the tests check it.
 #pragma once
 
 #ifdef __CUDACC__
@@ -15,6 +15,6 @@
 #ifdef __CUDACC__
 constexpr int THREADS = 256;
 
-// Blocks of `THREADS` for `count` threads.
+// Returns how many blocks of `THREADS` hold `count` threads.
 inline unsigned blocks_for(int64_t count) { return static_cast<unsigned>((count + THREADS - 1) / THREADS); }
 #endif

@@ -1,6 +1,6 @@
-// What the whole library says of itself.
+// What concerns the library as a whole.
 
 #include "host_device.cuh"
 
-// Says what a number means that a launcher returned.
+// Returns CUDA's message for an error code of a launcher.
 extern "C" const char* vlm3d_gs_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

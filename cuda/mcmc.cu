@@ -1,4 +1,4 @@
-// The kernels of mcmc.cuh: a thread a Gaussian.
+// The kernels of mcmc.cuh: one thread for each Gaussian.
 
 #include "mcmc.cuh"
 

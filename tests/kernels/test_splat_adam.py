@@ -1,4 +1,4 @@
-"""The fused optimiser: its arithmetic on the host against the twin, the twin against torch, and its place in a run."""
+"""The fused optimiser: arithmetic against the reference, reference against torch, a fused run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kernel_cases import assert_same_step, copied, scene_step
 from vlm3d_gs.config import OptimConfig
 from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.kernels import AdamRule, adam_step
-from vlm3d_gs.kernels.splat_adam import as_c, splat_adam, twin
+from vlm3d_gs.kernels.splat_adam import adam_step_reference, as_c, splat_adam
 from vlm3d_gs.optimize.densify import ScreenGradients
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.render.result import Rendering
@@ -27,16 +27,16 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return build(tmp_path_factory.mktemp("kernels"))
 
 
-@pytest.mark.parametrize("only_seen", [False, True])
+@pytest.mark.parametrize("visible_only", [False, True])
 @pytest.mark.parametrize("rest", [0, 15])
-def test_the_arithmetic_is_the_twins(
-    host: ctypes.CDLL, generator: torch.Generator, rest: int, only_seen: bool
+def test_the_arithmetic_matches_the_reference(
+    host: ctypes.CDLL, generator: torch.Generator, rest: int, visible_only: bool
 ) -> None:
-    rule = replace(RULE, only_seen=only_seen)
+    rule = replace(RULE, visible_only=visible_only)
     ours = scene_step(37, rest, 4, generator)
     expected = copied(*ours)
     host.splat_adam(*as_c(ours[0], rule, ours[1]))
-    twin(expected[0], rule, expected[1])
+    adam_step_reference(expected[0], rule, expected[1])
     assert_same_step(ours, expected)
 
 
@@ -46,35 +46,35 @@ def test_without_a_screen_only_the_tensors_move(
     ours = scene_step(5, 3, 2, generator)
     expected = copied(*ours)
     host.splat_adam(*as_c(ours[0], RULE, None))
-    twin(expected[0], RULE, None)
+    adam_step_reference(expected[0], RULE, None)
     assert_same_step(ours, expected)
 
 
 def test_what_no_view_sees_keeps_value_and_moments(generator: torch.Generator) -> None:
     moved, screen = scene_step(30, 3, 2, generator)
     before = copied(moved, screen)[0]
-    adam_step(moved, replace(RULE, only_seen=True), screen)
+    adam_step(moved, replace(RULE, visible_only=True), screen)
     hidden = (screen.radii == 0).all(0)
     assert 0 < int(hidden.sum()) < 30
     for new, old in zip(moved, before, strict=True):
         assert torch.equal(new.value[hidden], old.value[hidden])
-        assert torch.equal(new.square[hidden], old.square[hidden])
+        assert torch.equal(new.exp_avg_sq[hidden], old.exp_avg_sq[hidden])
         assert not torch.equal(new.value[~hidden], old.value[~hidden])
 
 
 def test_the_operator_declares_what_it_changes(generator: torch.Generator) -> None:
     moved, screen = scene_step(6, 3, 2, generator)
     columns = (
-        [getattr(m, name) for m in moved] for name in ("value", "gradient", "mean", "square")
+        [getattr(m, name) for m in moved] for name in ("value", "gradient", "exp_avg", "exp_avg_sq")
     )
     torch.library.opcheck(
         splat_adam,
         (*columns, [screen.gradient, screen.radii], [screen.total, screen.count]),
         {
-            "rates": [0.1] * len(moved),
+            "lrs": [0.1] * len(moved),
             "steps": [3] * len(moved),
             "rule": [0.9, 0.99, 1e-15],
-            "only_seen": False,
+            "visible_only": False,
         },
         test_utils=("test_schema", "test_faketensor"),
     )

@@ -12,7 +12,7 @@ from vlm3d_gs.config import DensifyConfig
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball
-from vlm3d_gs.kernels.mcmc import MOST_COPIES
+from vlm3d_gs.kernels.mcmc import MAX_COPIES
 from vlm3d_gs.optimize.densify import kept
 from vlm3d_gs.optimize.mcmc import draw, perturb, relocate
 from vlm3d_gs.render import render
@@ -111,9 +111,9 @@ def test_a_scene_of_air_goes_on(generator: torch.Generator) -> None:
 def test_one_place_takes_no_crowd(generator: torch.Generator) -> None:
     start = scene(generator, n=200, dead=199)
     result = relocate(start, replace(CONFIG, grow_share=0.0), 1000, generator)
-    assert result.source.tolist() == [199] * MOST_COPIES
+    assert result.source.tolist() == [199] * MAX_COPIES
     clear = (1.0 - result.gaussians.opacities).prod()
-    least = (1.0 - 1.01 * CONFIG.prune_opacity) ** MOST_COPIES
+    least = (1.0 - 1.01 * CONFIG.prune_opacity) ** MAX_COPIES
     torch.testing.assert_close(clear, torch.tensor(least), rtol=1e-3, atol=0.0)
 
 
@@ -140,7 +140,7 @@ def test_what_is_too_large_or_too_far_moves_too_and_all_of_a_gaussian_follows(
         assert torch.equal(getattr(result.gaussians, name), wanted), name
 
 
-def test_the_operators_do_what_their_twins_do_in_a_round(generator: torch.Generator) -> None:
+def test_the_operators_do_what_their_references_do_in_a_round(generator: torch.Generator) -> None:
     start = scene(generator)
     ours, theirs = (
         relocate(start, CONFIG, 1000, torch.Generator().manual_seed(2), fused=fused)

@@ -1,4 +1,4 @@
-"""The compiled library: found once, and where it is not, the reasons why."""
+"""The compiled library: loaded once, with the reasons where it cannot be."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ LIBRARY = Path(__file__).with_name("libvlm3d_gs_kernels.so")
 
 @cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """Return the library, or None and why there is none; asked once a process, a failure too."""
+    """Return the library and "", or None and the reason; cached for the process, failures included."""
     if not LIBRARY.is_file():
         return None, f"{LIBRARY} is not there (run: make cuda, on a machine with nvcc)"
+
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.vlm3d_gs_error_text.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return None, f"{LIBRARY} cannot be loaded ({error}); run: make cuda"
+
     return library, ""
 
 
 def obstacles() -> list[str]:
-    """Say what keeps the kernels from running here; empty where they can."""
+    """Return the reasons why the kernels cannot run here; empty where they can."""
     found = []
     if not torch.cuda.is_available():
         found.append("torch sees no CUDA device")
@@ -39,7 +41,7 @@ def obstacles() -> list[str]:
 
 
 def available() -> bool:
-    """Tell whether the kernels can run here."""
+    """Return whether the kernels can run here."""
     return not obstacles()
 
 
@@ -51,11 +53,11 @@ def require() -> None:
     """
     reasons = obstacles()
     if reasons:
-        raise DeviceError(f"The own CUDA kernels cannot run here: {'; and '.join(reasons)}.")
+        raise DeviceError(f"The project's CUDA kernels cannot run here: {'; and '.join(reasons)}.")
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Tell whether the kernels take these: all contiguous float32 on one CUDA device, and the library there."""
+def accepts(*tensors: Tensor) -> bool:
+    """Return whether a kernel can run on these: all contiguous float32 on one CUDA device, and the library loaded."""
     return (
         all(t.is_cuda and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
         and len({tensor.device for tensor in tensors}) == 1
@@ -64,25 +66,27 @@ def takes(*tensors: Tensor) -> bool:
 
 
 def launch(name: str, device: torch.device, *arguments: object) -> None:
-    """Call a launcher with these arguments and torch's current stream of the device.
+    """Call a launcher with these arguments and torch's current stream on the device.
 
     Raises:
-        DeviceError: CUDA refused the launch.
+        DeviceError: the library is not loaded, or CUDA refused the launch.
     """
     library, reason = load()
     if library is None:
-        raise DeviceError(f"The own CUDA kernels cannot run here: {reason}.")
+        raise DeviceError(f"The project's CUDA kernels cannot run here: {reason}.")
+
     with torch.cuda.device(device):
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         error = getattr(library, f"vlm3d_gs_{name}")(*arguments, stream)
+
     if error:
         text = library.vlm3d_gs_error_text(error).decode()
         raise DeviceError(
             f"The kernel {name} did not start on {device}: {text}. "
-            "If it was built for other cards, build it anew: make cuda."
+            "If it was built for other cards, rebuild it: make cuda."
         )
 
 
 def address(tensor: Tensor) -> int:
-    """Return where a tensor's values begin."""
+    """Return the address of a tensor's first value."""
     return tensor.data_ptr()

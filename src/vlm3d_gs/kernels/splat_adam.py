@@ -13,25 +13,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlm3d_gs.kernels.library import address, launch, takes
+from vlm3d_gs.kernels.library import accepts, address, launch
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
-    """One parameter tensor and its Adam state; `value`, `mean` and `square` are changed in place."""
+class ParameterState:
+    """One parameter tensor with its Adam state; `value`, `exp_avg` and `exp_avg_sq` are changed in place."""
 
     value: Tensor
     """[N, ...] contiguous."""
     gradient: Tensor
-    """The same shape."""
-    mean: Tensor
+    """Of the same shape."""
+    exp_avg: Tensor
     """Running mean of the gradient."""
-    square: Tensor
+    exp_avg_sq: Tensor
     """Running mean of its square."""
-    rate: float
+    lr: float
     """Learning rate."""
     step: int
     """Steps of this tensor, this one included."""
+
+    def step_size(self, beta1: float) -> float:
+        """Return the learning rate, corrected for the bias of the first moment."""
+        return self.lr / (1.0 - beta1**self.step)
+
+    def bias_correction2_sqrt(self, beta2: float) -> float:
+        """Return what the root of the second moment is divided by."""
+        return math.sqrt(1.0 - beta2**self.step)
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,16 @@ class AdamRule:
     beta1: float
     beta2: float
     eps: float
-    only_seen: bool = False
-    """Leave the Gaussians alone that no view sees, their moments too; needs a `Screen`."""
+    visible_only: bool = False
+    """Leave Gaussians that no view sees as they are, their moments too; needs `ScreenStats`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Screen:
-    """How the Gaussians were seen in this step; `total` and `count` are changed in place."""
+class ScreenStats:
+    """How the views of this step see each Gaussian; `total` and `count` are changed in place."""
 
     gradient: Tensor
-    """[C, N, 2] of the loss, by the screen positions."""
+    """[C, N, 2] of the loss, with respect to the screen positions."""
     radii: Tensor
     """[C, N] pixels, 0 where a Gaussian is not seen."""
     total: Tensor
@@ -59,78 +67,89 @@ class Screen:
     """[N] number of those views."""
 
 
-def adam_step(tensors: Sequence[Moved], rule: AdamRule, screen: Screen | None = None) -> None:
+def adam_step(
+    states: Sequence[ParameterState], rule: AdamRule, screen: ScreenStats | None = None
+) -> None:
     """Move all tensors, at most eight, by one step of Adam and add to the statistics. Not differentiable.
 
     Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1.
     """
     with torch.no_grad():
         splat_adam(
-            [moved.value for moved in tensors],
-            [moved.gradient.contiguous() for moved in tensors],
-            [moved.mean for moved in tensors],
-            [moved.square for moved in tensors],
+            [state.value for state in states],
+            [state.gradient.contiguous() for state in states],
+            [state.exp_avg for state in states],
+            [state.exp_avg_sq for state in states],
             [] if screen is None else [screen.gradient.contiguous(), screen.radii.contiguous()],
             [] if screen is None else [screen.total, screen.count],
-            rates=[moved.rate for moved in tensors],
-            steps=[moved.step for moved in tensors],
+            lrs=[state.lr for state in states],
+            steps=[state.step for state in states],
             rule=[rule.beta1, rule.beta2, rule.eps],
-            only_seen=rule.only_seen,
+            visible_only=rule.visible_only,
         )
 
 
 @torch.library.custom_op(
-    "vlm3d_gs::splat_adam", mutates_args=("values", "means", "squares", "sums")
+    "vlm3d_gs::splat_adam", mutates_args=("values", "exp_avgs", "exp_avg_sqs", "sums")
 )
 def splat_adam(
     values: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    means: Sequence[Tensor],
-    squares: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
     screen: Sequence[Tensor],
     sums: Sequence[Tensor],
     *,
-    rates: Sequence[float],
+    lrs: Sequence[float],
     steps: Sequence[int],
     rule: Sequence[float],
-    only_seen: bool,
+    visible_only: bool,
 ) -> None:
-    """Do what `adam_step` says; `screen` and `sums` are empty, or gradient and radii, total and count."""
-    moved = [
-        Moved(*fields)
-        for fields in zip(values, gradients, means, squares, rates, steps, strict=True)
+    """Do one `adam_step`; `screen` and `sums` are empty, or gradient and radii, total and count."""
+    states = [
+        ParameterState(*fields)
+        for fields in zip(values, gradients, exp_avgs, exp_avg_sqs, lrs, steps, strict=True)
     ]
-    settings = AdamRule(rule[0], rule[1], rule[2], only_seen)
-    shown = Screen(*screen, *sums) if screen else None
-    if takes(*values, *gradients, *means, *squares, *screen, *sums):
-        _launch(moved, settings, shown)
+    adam_rule = AdamRule(rule[0], rule[1], rule[2], visible_only)
+    stats = ScreenStats(*screen, *sums) if screen else None
+
+    if accepts(*values, *gradients, *exp_avgs, *exp_avg_sqs, *screen, *sums):
+        launch("splat_adam", values[0].device, *as_c(states, adam_rule, stats))
     else:
-        twin(moved, settings, shown)
+        adam_step_reference(states, adam_rule, stats)
 
 
 @splat_adam.register_fake
-def _fake(*_: object, **__: object) -> None:
-    """Only changes its arguments."""
+def _fake_splat_adam(*_: object, **__: object) -> None:
+    """Nothing to return: the operator only changes its arguments."""
 
 
-def twin(tensors: Sequence[Moved], rule: AdamRule, screen: Screen | None = None) -> None:
-    """Do what the kernel does, in plain torch on any device."""
-    seen = None if screen is None else screen.radii > 0
-    for moved in tensors:
-        mean = moved.mean.lerp(moved.gradient, 1.0 - rule.beta1)
-        square = rule.beta2 * moved.square + (1.0 - rule.beta2) * moved.gradient.square()
-        rate = moved.rate / (1.0 - rule.beta1**moved.step)
-        root = math.sqrt(1.0 - rule.beta2**moved.step)
-        value = moved.value - rate * mean / (square.sqrt() / root + rule.eps)
-        for place, new in ((moved.value, value), (moved.mean, mean), (moved.square, square)):
-            if rule.only_seen and seen is not None:
-                row = seen.any(0).reshape(-1, *[1] * (new.ndim - 1))
-                place.copy_(torch.where(row, new, place))
+def adam_step_reference(
+    states: Sequence[ParameterState], rule: AdamRule, screen: ScreenStats | None = None
+) -> None:
+    """Do the work of the kernel in plain torch, on any device."""
+    visible = None if screen is None else screen.radii > 0
+
+    for state in states:
+        exp_avg = state.exp_avg.lerp(state.gradient, 1.0 - rule.beta1)
+        exp_avg_sq = rule.beta2 * state.exp_avg_sq + (1.0 - rule.beta2) * state.gradient.square()
+        denominator = exp_avg_sq.sqrt() / state.bias_correction2_sqrt(rule.beta2) + rule.eps
+        value = state.value - state.step_size(rule.beta1) * exp_avg / denominator
+
+        for target, new in (
+            (state.value, value),
+            (state.exp_avg, exp_avg),
+            (state.exp_avg_sq, exp_avg_sq),
+        ):
+            if rule.visible_only and visible is not None:
+                row = visible.any(0).reshape(-1, *[1] * (new.ndim - 1))
+                target.copy_(torch.where(row, new, target))
             else:
-                place.copy_(new)
-    if screen is not None and seen is not None:
-        screen.total.add_((screen.gradient.norm(dim=-1) * seen).sum(0))
-        screen.count.add_(seen.sum(0))
+                target.copy_(new)
+
+    if screen is not None and visible is not None:
+        screen.total.add_((screen.gradient.norm(dim=-1) * visible).sum(0))
+        screen.count.add_(visible.sum(0))
 
 
 class CTensor(ctypes.Structure):
@@ -139,13 +158,25 @@ class CTensor(ctypes.Structure):
     _fields_ = (
         ("value", ctypes.c_void_p),
         ("gradient", ctypes.c_void_p),
-        ("mean", ctypes.c_void_p),
-        ("square", ctypes.c_void_p),
+        ("exp_avg", ctypes.c_void_p),
+        ("exp_avg_sq", ctypes.c_void_p),
         ("size", ctypes.c_int64),
         ("width", ctypes.c_int32),
-        ("rate", ctypes.c_float),
-        ("root", ctypes.c_float),
+        ("step_size", ctypes.c_float),
+        ("bias_correction2_sqrt", ctypes.c_float),
     )
+
+    @classmethod
+    def of(cls, state: ParameterState, rule: AdamRule) -> CTensor:
+        """Point to a parameter's tensors, with the bias corrections of its step."""
+        tensors = (state.value, state.gradient, state.exp_avg, state.exp_avg_sq)
+        return cls(
+            *map(address, tensors),
+            state.value.numel(),
+            max(1, math.prod(state.value.shape[1:])),
+            state.step_size(rule.beta1),
+            state.bias_correction2_sqrt(rule.beta2),
+        )
 
 
 class CRule(ctypes.Structure):
@@ -155,7 +186,7 @@ class CRule(ctypes.Structure):
 
 
 class CScreen(ctypes.Structure):
-    """`Screen` of `cuda/splat_adam.cuh`."""
+    """`ScreenStats` of `cuda/splat_adam.cuh`; all zero where there are no statistics."""
 
     _fields_ = (
         ("gradient", ctypes.c_void_p),
@@ -166,32 +197,20 @@ class CScreen(ctypes.Structure):
         ("views", ctypes.c_int32),
     )
 
+    @classmethod
+    def of(cls, screen: ScreenStats | None) -> CScreen:
+        """Point to the statistics, or to nothing."""
+        if screen is None:
+            return cls()
+        tensors = (screen.gradient, screen.radii, screen.total, screen.count)
+        return cls(*map(address, tensors), screen.radii.shape[1], screen.radii.shape[0])
+
 
 def as_c(
-    tensors: Sequence[Moved], rule: AdamRule, screen: Screen | None
+    states: Sequence[ParameterState], rule: AdamRule, screen: ScreenStats | None
 ) -> tuple[ctypes.Array[CTensor], int, CRule, CScreen, int]:
-    """Return the launcher's arguments, but for the stream."""
-    rows = [
-        CTensor(
-            address(moved.value),
-            address(moved.gradient),
-            address(moved.mean),
-            address(moved.square),
-            moved.value.numel(),
-            max(1, math.prod(moved.value.shape[1:])),
-            moved.rate / (1.0 - rule.beta1**moved.step),
-            math.sqrt(1.0 - rule.beta2**moved.step),
-        )
-        for moved in tensors
-    ]
-    shown = CScreen()
-    if screen is not None:
-        places = map(address, (screen.gradient, screen.radii, screen.total, screen.count))
-        shown = CScreen(*places, screen.radii.shape[1], screen.radii.shape[0])
-    settings = CRule(rule.beta1, rule.beta2, rule.eps)
-    return (CTensor * len(rows))(*rows), len(rows), settings, shown, int(rule.only_seen)
-
-
-def _launch(tensors: Sequence[Moved], rule: AdamRule, screen: Screen | None) -> None:
-    device = tensors[0].value.device
-    launch("splat_adam", device, *as_c(tensors, rule, screen))
+    """Return the launcher's arguments, all but the stream."""
+    rows = [CTensor.of(state, rule) for state in states]
+    c_rule = CRule(rule.beta1, rule.beta2, rule.eps)
+    array = (CTensor * len(rows))(*rows)
+    return array, len(rows), c_rule, CScreen.of(screen), int(rule.visible_only)

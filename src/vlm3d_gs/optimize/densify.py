@@ -44,12 +44,12 @@ class ScreenGradients:
         self.total += (gradient.norm(dim=-1) * seen).sum(0)
         self.count += seen.sum(0)
 
-    def pending(self, rendering: Rendering) -> kernels.Screen | None:
+    def pending(self, rendering: Rendering) -> kernels.ScreenStats | None:
         """Return the work of `add`, for a kernel that does it on the way."""
         gradient = rendering.means2d.grad
         if gradient is None:
             return None
-        return kernels.Screen(gradient, rendering.radii, self.total, self.count)
+        return kernels.ScreenStats(gradient, rendering.radii, self.total, self.count)
 
     @property
     def mean(self) -> Tensor:

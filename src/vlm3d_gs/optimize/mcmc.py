@@ -16,7 +16,7 @@ from torch import Tensor
 from vlm3d_gs import kernels
 from vlm3d_gs.config import DensifyConfig
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.kernels.mcmc import MOST_COPIES, perturb_twin, relocated_twin
+from vlm3d_gs.kernels.mcmc import MAX_COPIES, perturb_means_reference, relocate_reference
 from vlm3d_gs.optimize.densify import Densified, kept
 
 FAINTEST = 1e-12
@@ -44,7 +44,7 @@ def relocate(
 
     Returns:
         The scene after the round; those whose opacity and scale changed count as fresh. Dead Gaussians that find no
-        place, since none takes more than `MOST_COPIES`, are removed. Not differentiable.
+        place, since none takes more than `MAX_COPIES`, are removed. Not differentiable.
     """
     scene = gaussians.detach()
     alive = kept(scene, config)
@@ -55,7 +55,7 @@ def relocate(
     places = standing[drawn.to(home)]
     copies = 1 + torch.bincount(places, minlength=n)
     rows = (copies > 1).nonzero()[:, 0]
-    change = kernels.relocated if fused else relocated_twin
+    change = kernels.relocate if fused else relocate_reference
     logits, log_scales = change(
         scene.opacity_logits[rows], scene.log_scales[rows], copies[rows].int()
     )
@@ -70,7 +70,7 @@ def relocate(
 
 
 def draw(opacities: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw places in proportion to opacity, each at most `MOST_COPIES` - 1 times; what is over that is left out.
+    """Draw places in proportion to opacity, each at most `MAX_COPIES` - 1 times; what is over that is left out.
 
     Args:
         opacities: [M] on the CPU.
@@ -87,7 +87,7 @@ def draw(opacities: Tensor, count: int, generator: torch.Generator) -> Tensor:
     found = torch.searchsorted(edges, draws * edges[-1], right=True).clamp_max(len(edges) - 1)
     found = found.sort().values
     before = torch.arange(count) - torch.searchsorted(found, found)  # draws of the same place
-    return found[before < MOST_COPIES - 1]
+    return found[before < MAX_COPIES - 1]
 
 
 def perturb(
@@ -117,5 +117,13 @@ def perturb(
         leaves[name].detach() for name in ("means", "log_scales", "quats", "opacity_logits")
     )
     drawn = torch.randn(means.shape, generator=generator).to(means.device, non_blocking=True)
-    move = kernels.perturb_means if fused else perturb_twin
-    move(means, log_scales, quats, logits, drawn, amount=amount, dead=config.prune_opacity)
+    move = kernels.perturb_means if fused else perturb_means_reference
+    move(
+        means,
+        log_scales,
+        quats,
+        logits,
+        drawn,
+        noise_scale=amount,
+        min_opacity=config.prune_opacity,
+    )

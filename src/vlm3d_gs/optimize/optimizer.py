@@ -49,7 +49,7 @@ class SceneOptimizer:
         """Forget the gradients."""
         self._adam.zero_grad(set_to_none=True)
 
-    def step(self, fraction: float, screen: kernels.Screen | None = None) -> None:
+    def step(self, fraction: float, screen: kernels.ScreenStats | None = None) -> None:
         """Move the parameters by one Adam step with the learning rates of this fraction of the run.
 
         Args:
@@ -72,7 +72,7 @@ class SceneOptimizer:
         else:
             self._adam.step()
 
-    def _fused_step(self, screen: kernels.Screen | None) -> None:
+    def _fused_step(self, screen: kernels.ScreenStats | None) -> None:
         """Do what torch's Adam does, on its own state, so that a checkpoint fits either way."""
         moved = []
         for group in self._adam.param_groups:
@@ -86,7 +86,7 @@ class SceneOptimizer:
             state["step"] += 1.0
             mean, square = (state[moment] for moment in MOMENTS)
             step = int(state["step"])  # on the CPU: nothing waits
-            moved.append(kernels.Moved(leaf, leaf.grad, mean, square, group["lr"], step))
+            moved.append(kernels.ParameterState(leaf, leaf.grad, mean, square, group["lr"], step))
         rule = kernels.AdamRule(self.config.beta1, self.config.beta2, self.config.eps)
         kernels.adam_step(moved, rule, screen)
 
