@@ -11,16 +11,16 @@ from huggingface_hub import constants
 from fake_hub import WEIGHTS, FakeHub, Repository, fake_hub, pipeline_files, write
 from vlm3d_gs import models
 from vlm3d_gs.core.errors import MissingDependencyError, ModelError
-from vlm3d_gs.models import CATALOGUE, embedded_weights, entry, locate
+from vlm3d_gs.models import CATALOGUE, catalogue_entry, embedded_weights, locate
 from vlm3d_gs.models.catalogue import ENTRIES, entry_with_id
 from vlm3d_gs.models.layout import local_files, needed_files, problems
 from vlm3d_gs.models.listing import check, listing, pull
 
-FIRST, SECOND = entry("sd").ids
-FORMER = entry("sd").former_ids[0]
+FIRST, SECOND = catalogue_entry("sd").ids
+FORMER = catalogue_entry("sd").former_ids[0]
 
 
-WANTED = {
+EXPECTED = {
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
@@ -36,23 +36,32 @@ WANTED = {
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and the hub's library allowed to ask the hub on this machine."""
+    """An empty cache, and the hub's library allowed to contact the hub on this machine."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
+def set_endpoint(patch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Set the hub's address, as the environment variable HF_ENDPOINT does for a new process."""
+    patch.setattr(constants, "ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with fake_hub({}) as running:
+        set_endpoint(monkeypatch, running.endpoint)
         yield running
 
 
-def test_one_set_of_weights_a_part_is_fetched_and_no_pickle_and_no_code() -> None:
-    assert set(needed_files(pipeline_files(), entry("sd").parts)) == WANTED
+def test_one_set_of_weights_per_component_is_fetched_and_no_pickle_and_no_code() -> None:
+    assert set(needed_files(pipeline_files(), catalogue_entry("sd").components)) == EXPECTED
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "index"),
     [
         (
             ["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"],
@@ -64,18 +73,18 @@ def test_one_set_of_weights_a_part_is_fetched_and_no_pickle_and_no_code() -> Non
         ),
     ],
 )
-def test_the_chosen_shards_come_with_their_own_index(names: list[str], wanted: str) -> None:
+def test_the_chosen_shards_come_with_their_own_index(names: list[str], index: str) -> None:
     plain = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    there = [*plain, *names, "model.safetensors.index.json", wanted, "config.json"]
-    assert needed_files(there, ("",)) == sorted([*names, wanted, "config.json"])
+    there = [*plain, *names, "model.safetensors.index.json", index, "config.json"]
+    assert needed_files(there, ("",)) == sorted([*names, index, "config.json"])
 
 
-def test_what_lacks_is_named() -> None:
+def test_what_is_missing_is_named() -> None:
     names = set(pipeline_files())
-    assert problems(names, entry("sd").parts) == []
+    assert problems(names, catalogue_entry("sd").components) == []
     lost = names - {"unet/config.json", "vae/diffusion_pytorch_model.safetensors"}
     lost -= {"tokenizer/vocab.json", "tokenizer/merges.txt"}
-    assert problems(lost, entry("sd").parts) == [
+    assert problems(lost, catalogue_entry("sd").components) == [
         "unet: config.json is absent",
         "vae: only pickles (diffusion_pytorch_model.bin)",
         "tokenizer: absent",
@@ -84,39 +93,43 @@ def test_what_lacks_is_named() -> None:
     assert problems(shard, ("",)) == ["the folder: 1 of 3 shards"]
 
 
-def test_a_part_that_the_pipeline_leaves_out_is_not_missed(hub: FakeHub, cache: Path) -> None:
+def test_a_component_that_the_pipeline_does_without_is_not_missed(
+    hub: FakeHub, cache: Path
+) -> None:
     files = {n.replace("unet/", "transformer/"): c for n, c in pipeline_files().items()}
     files |= {n.replace("oder/", "oder_2/"): c for n, c in files.items() if "encoder/" in n}
     files |= {n.replace("izer/", "izer_2/"): c for n, c in files.items() if "izer/" in n}
     index = json.loads(files["model_index.json"])
-    for known, left_out in zip(entry("sd3").ids, ([None, None], ["library", "T5"]), strict=True):
+    for model_id, left_out in zip(
+        catalogue_entry("sd3").ids, ([None, None], ["library", "T5"]), strict=True
+    ):
         index |= dict.fromkeys(("text_encoder_3", "tokenizer_3"), left_out)
-        hub.repositories[known] = Repository(
+        hub.repositories[model_id] = Repository(
             files | {"model_index.json": json.dumps(index).encode()}
         )
-    without, lost = entry("sd3").ids
-    assert locate(without, "sd3", cache=cache, endpoint=hub.endpoint).is_dir()
+    complete, incomplete = catalogue_entry("sd3").ids
+    assert locate(complete, "sd3").is_dir()
     with pytest.raises(ModelError, match="text_encoder_3: absent; tokenizer_3: absent"):
-        locate(lost, "sd3", cache=cache, endpoint=hub.endpoint)
+        locate(incomplete, "sd3")
 
 
 def test_every_entry_is_complete() -> None:
-    for known in ENTRIES:
-        assert known.licence
-        assert known.note.endswith(".")
-        assert 0 < known.size_mb <= known.full_mb
-        assert all(model_id.count("/") == 1 for model_id in known.ids + known.former_ids)
-        assert known.marker == ("config.json" if known.role == "critic" else "model_index.json")
-    ids = [model_id for known in ENTRIES for model_id in known.ids + known.former_ids]
+    for entry in ENTRIES:
+        assert entry.licence
+        assert entry.note.endswith(".")
+        assert 0 < entry.size_mb
+        assert all(model_id.count("/") == 1 for model_id in entry.ids + entry.former_ids)
+        assert entry.marker == ("config.json" if entry.role == "critic" else "model_index.json")
+    ids = [model_id for entry in ENTRIES for model_id in entry.ids + entry.former_ids]
     assert len(ids) == len(set(ids))
     assert all(entry_with_id(model_id) is not None for model_id in ids)
 
 
 def test_the_embedded_sizes_are_those_of_the_catalogue() -> None:
     for name in ("mini", "mini-critic"):
-        folder = embedded_weights(entry(name).role)
+        folder = embedded_weights(catalogue_entry(name).role)
         n_bytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-        assert n_bytes / 1e6 == pytest.approx(entry(name).size_mb, rel=0.2)
+        assert n_bytes / 1e6 == pytest.approx(catalogue_entry(name).size_mb, rel=0.2)
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
@@ -126,7 +139,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 
 def test_a_local_folder_wins(tmp_path: Path, hub: FakeHub, cache: Path) -> None:
     folder = write(tmp_path / "mine", pipeline_files())
-    assert locate(str(folder), "sd", cache=cache, endpoint=hub.endpoint) == folder
+    assert locate(str(folder), "sd") == folder
     assert hub.requests == []
 
 
@@ -161,12 +174,12 @@ def test_embedded_weights_that_are_lost_are_missed(
 
 def test_ids_are_tried_in_order_and_the_second_is_fetched(hub: FakeHub, cache: Path) -> None:
     hub.repositories[SECOND] = Repository(pipeline_files())
-    said: list[str] = []
-    folder = locate(None, "sd", cache=cache, endpoint=hub.endpoint, say=said.append)
-    assert set(local_files(folder)) == WANTED
+    announced: list[str] = []
+    folder = locate(None, "sd", announce=announced.append)
+    assert set(local_files(folder)) == EXPECTED
     assert folder.is_relative_to(cache)
     assert (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").read_bytes() == WEIGHTS
-    assert said == [f"fetching {SECOND}: {len(WANTED)} files, 0 MB"]
+    assert announced == [f"fetching {SECOND}: {len(EXPECTED)} files, 0 MB"]
     first = next(i for i, request in enumerate(hub.requests) if FIRST in request)
     assert first < next(i for i, request in enumerate(hub.requests) if SECOND in request)
     assert not hub.asked(FORMER)
@@ -174,35 +187,35 @@ def test_ids_are_tried_in_order_and_the_second_is_fetched(hub: FakeHub, cache: P
 
 def test_what_is_cached_is_used_without_asking(hub: FakeHub, cache: Path) -> None:
     hub.repositories[SECOND] = Repository(pipeline_files())
-    fetched = locate(None, "sd", cache=cache, endpoint=hub.endpoint)
+    fetched = locate(None, "sd")
     hub.requests.clear()
-    assert locate(None, "sd", cache=cache, endpoint=hub.endpoint) == fetched
-    assert locate(None, "sd", cache=cache, endpoint=hub.endpoint, offline=True) == fetched
-    assert locate(SECOND, "sd", cache=cache, endpoint=hub.endpoint) == fetched
+    assert locate(None, "sd") == fetched
+    assert locate(None, "sd", offline=True) == fetched
+    assert locate(SECOND, "sd") == fetched
     assert hub.requests == []
 
 
 def test_a_removed_id_is_still_used_from_the_cache(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FORMER] = Repository(pipeline_files())
-    fetched = locate(FORMER, "sd", cache=cache, endpoint=hub.endpoint)
+    fetched = locate(FORMER, "sd")
     del hub.repositories[FORMER]
-    assert locate(None, "sd", cache=cache, endpoint=hub.endpoint) == fetched
+    assert locate(None, "sd") == fetched
 
 
 def test_an_incomplete_copy_in_the_cache_is_completed(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(pipeline_files())
-    folder = locate(None, "sd", cache=cache, endpoint=hub.endpoint)
+    folder = locate(None, "sd")
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"incomplete in the cache \(vae: no .safetensors"):
-        locate(None, "sd", cache=cache, endpoint=hub.endpoint, offline=True)
-    assert locate(None, "sd", cache=cache, endpoint=hub.endpoint) == folder
-    assert set(local_files(folder)) == WANTED
+        locate(None, "sd", offline=True)
+    assert locate(None, "sd") == folder
+    assert set(local_files(folder)) == EXPECTED
 
 
 def test_offline_asks_nobody_and_says_how_to_prepare(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(pipeline_files())
     with pytest.raises(ModelError) as caught:
-        locate(None, "sd", cache=cache, endpoint=hub.endpoint, offline=True)
+        locate(None, "sd", offline=True)
     assert hub.requests == []
     message = str(caught.value)
     assert "Offline" in message
@@ -214,7 +227,7 @@ def test_offline_asks_nobody_and_says_how_to_prepare(hub: FakeHub, cache: Path) 
 def test_when_all_fail_each_id_has_its_reason(hub: FakeHub, cache: Path) -> None:
     hub.repositories |= {FIRST: Repository(status=401), SECOND: Repository(status=404)}
     with pytest.raises(ModelError) as caught:
-        locate(None, "sd", cache=cache, endpoint=hub.endpoint)
+        locate(None, "sd")
     message = str(caught.value)
     assert f"{FIRST} (HTTP 401: removed, renamed or private)" in message
     assert f"{SECOND} (HTTP 404: removed, renamed or private)" in message
@@ -228,20 +241,20 @@ def test_a_users_own_id_is_not_swapped_but_its_copies_are_named(hub: FakeHub, ca
     with pytest.raises(
         ModelError, match=f"{FORMER}; no folder has that name.*401.*also at: {FIRST}, {SECOND}"
     ):
-        locate(FORMER, "sd", cache=cache, endpoint=hub.endpoint)
+        locate(FORMER, "sd")
     assert not hub.asked(FIRST)
 
 
 def test_a_gated_model_says_to_accept_and_log_in(hub: FakeHub, cache: Path) -> None:
     files = pipeline_files()
     files |= {n.replace("unet/", "transformer/"): c for n, c in files.items() if "unet/" in n}
-    for known in entry("sd3").ids:
-        hub.repositories[known] = Repository(files, gated=True)
+    for model_id in catalogue_entry("sd3").ids:
+        hub.repositories[model_id] = Repository(files, gated=True)
     with pytest.raises(ModelError) as caught:
-        locate(None, "sd3", cache=cache, endpoint=hub.endpoint)
+        locate(None, "sd3")
     message = str(caught.value)
-    assert f"{entry('sd3').ids[0]} (HTTP 403: gated)" in message
-    assert f"https://huggingface.co/{entry('sd3').ids[1]}" in message
+    assert f"{catalogue_entry('sd3').ids[0]} (HTTP 403: gated)" in message
+    assert f"https://huggingface.co/{catalogue_entry('sd3').ids[1]}" in message
     assert "hf auth login" in message
     assert "a token does not help" not in message
 
@@ -252,18 +265,18 @@ def test_a_repository_of_pickles_is_refused_before_anything_is_fetched(
     files = {n: c for n, c in pipeline_files().items() if not n.endswith(".safetensors")}
     hub.repositories["someone/pickles"] = Repository(files)
     with pytest.raises(ModelError, match=r"unet: only pickles \(diffusion_pytorch_model.bin\)"):
-        locate("someone/pickles", "sd", cache=cache, endpoint=hub.endpoint)
+        locate("someone/pickles", "sd")
     assert not hub.asked("/resolve/")
 
 
 def test_another_layout_is_refused(hub: FakeHub, cache: Path) -> None:
     hub.repositories["MVDream/MVDream"] = Repository({"sd-v2.1-base-4view.pt": b"pickle"})
     with pytest.raises(ModelError, match=r"holds no model_index.json"):
-        locate("MVDream/MVDream", "mvdream", cache=cache, endpoint=hub.endpoint)
+        locate("MVDream/MVDream", "mvdream")
 
 
 def test_a_critic_is_fetched_from_the_root(hub: FakeHub, cache: Path) -> None:
-    known = entry("qwen2.5-vl-7b")
+    entry = catalogue_entry("qwen2.5-vl-7b")
     files = {
         "config.json": b"{}",
         "tokenizer.json": b"{}",
@@ -271,8 +284,8 @@ def test_a_critic_is_fetched_from_the_root(hub: FakeHub, cache: Path) -> None:
         "model-00002-of-00002.safetensors": WEIGHTS,
         "model.safetensors.index.json": b"{}",
     }
-    hub.repositories[known.ids[0]] = Repository(files | {"figures/a.json": b"{}", "x.py": b""})
-    folder = locate(None, known.name, cache=cache, endpoint=hub.endpoint)
+    hub.repositories[entry.ids[0]] = Repository(files | {"figures/a.json": b"{}", "x.py": b""})
+    folder = locate(None, entry.name)
     assert set(local_files(folder)) == set(files)
 
 
@@ -280,22 +293,24 @@ def test_a_full_disk_is_noticed_before_the_download(hub: FakeHub, cache: Path) -
     large = {"unet/diffusion_pytorch_model.fp16.safetensors": 10**18}
     hub.repositories[FIRST] = Repository(pipeline_files(), announced=large)
     with pytest.raises(ModelError, match=rf"{FIRST} needs 1000000000.0 GB.*GB free.*HF_HOME"):
-        locate(None, "sd", cache=cache, endpoint=hub.endpoint)
+        locate(None, "sd")
     assert not hub.asked("/resolve/")
 
 
 def test_sizes_of_files_that_are_not_fetched_do_not_count(hub: FakeHub, cache: Path) -> None:
     large = {"unet/diffusion_pytorch_model.safetensors": 10**18}
     hub.repositories[FIRST] = Repository(pipeline_files(), announced=large)
-    assert locate(None, "sd", cache=cache, endpoint=hub.endpoint).is_dir()
+    assert locate(None, "sd").is_dir()
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(cache: Path) -> None:
+def test_a_hub_that_does_not_answer_is_asked_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        set_endpoint(monkeypatch, f"http://127.0.0.1:{closed.getsockname()[1]}")
     with pytest.raises(ModelError) as caught:
-        locate(None, "sd", cache=cache, endpoint=endpoint)
+        locate(None, "sd")
     message = str(caught.value)
     assert f"{FIRST} (no answer from the hub: ConnectError" in message
     assert f"{SECOND} (not in the cache)" in message
@@ -305,7 +320,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache: Path) -> None:
 def test_a_hub_that_is_out_of_order_is_said_so(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(status=503)
     with pytest.raises(ModelError, match="HTTP 503: the hub is out of order"):
-        locate(None, "sd", cache=cache, endpoint=hub.endpoint)
+        locate(None, "sd")
 
 
 def test_the_hubs_own_offline_switch_is_named(
@@ -313,18 +328,18 @@ def test_the_hubs_own_offline_switch_is_named(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE forbids"):
-        locate(None, "sd", cache=cache, endpoint=hub.endpoint)
+        locate(None, "sd")
 
 
 @pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "one", "a/b/c", "a b/c"])
 def test_what_is_neither_folder_nor_id_is_refused(model: str, cache: Path) -> None:
     with pytest.raises(ModelError, match="neither a folder that exists, nor a hub id"):
-        locate(model, "sd", cache=cache)
+        locate(model, "sd")
 
 
 def test_a_catalogue_name_may_stand_for_the_model(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(pipeline_files())
-    assert locate("sd", "sd15", cache=cache, endpoint=hub.endpoint).is_relative_to(cache)
+    assert locate("sd", "sd15").is_relative_to(cache)
     assert hub.asked(FIRST)
 
 
@@ -333,35 +348,35 @@ def test_pull_takes_names_known_ids_and_others_with_a_family(hub: FakeHub, cache
         FIRST: Repository(pipeline_files()),
         "me/tuned": Repository(pipeline_files()),
     }
-    by_name = pull("sd", cache=cache, endpoint=hub.endpoint)
-    assert pull(FIRST, cache=cache, endpoint=hub.endpoint) == by_name
-    assert pull("me/tuned", "sd", cache=cache, endpoint=hub.endpoint) != by_name
+    by_name = pull("sd")
+    assert pull(FIRST) == by_name
+    assert pull("me/tuned", "sd") != by_name
     with pytest.raises(ModelError, match="'me/tuned' is not in the catalogue.*--family"):
-        pull("me/tuned", cache=cache, endpoint=hub.endpoint)
+        pull("me/tuned")
 
 
 def test_the_listing_says_what_is_here(hub: FakeHub, cache: Path) -> None:
-    before = listing(cache)
+    before = listing()
     for name in CATALOGUE:
         assert f"\n{name} " in before
     assert before.count("-> not on this machine") == len(CATALOGUE) - 2
     hub.repositories[SECOND] = Repository(pipeline_files())
-    folder = pull("sd", cache=cache, endpoint=hub.endpoint)
-    assert f"-> {folder}" in listing(cache)
+    folder = pull("sd")
+    assert f"-> {folder}" in listing()
     assert f"{FORMER} (removed; used if cached)" in before
     assert "Stability AI Community, login needed" in before
 
 
 def test_the_embedded_weights_pass_the_check(cache: Path) -> None:
-    lines = list(check(None, cache))
+    lines = list(check(None))
     assert [line.split(":")[0] for line in lines] == ["ok  mini", "ok  mini-critic"]
 
 
 def test_all_are_checked_before_the_first_broken_one_is_reported(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(pipeline_files())
-    folder = pull("sd", cache=cache, endpoint=hub.endpoint)
+    folder = pull("sd")
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(WEIGHTS[:-1])
-    lines = check(None, cache)
+    lines = check(None)
     assert [next(lines)[:8], next(lines)[:8]] == ["ok  mini", "ok  mini"]
     with pytest.raises(ModelError, match="^sd: Weights in .* are damaged"):
         next(lines)

@@ -32,8 +32,8 @@ def pull(
     """
     from vlm3d_gs.models.listing import pull as fetch
 
-    said = None if quiet else lambda line: typer.echo(line, err=True)
-    typer.echo(fetch(model, family, offline=offline, say=said))
+    announce = None if quiet else lambda line: typer.echo(line, err=True)
+    typer.echo(fetch(model, family, offline=offline, announce=announce))
 
 
 @app.command("check")

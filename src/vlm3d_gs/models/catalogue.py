@@ -1,8 +1,8 @@
-"""The models that vlm3d-gs knows: ids, licences, sizes, and the parts that are needed of each.
+"""The models that vlm3d-gs knows: hub ids, licences, sizes and the components that a run needs.
 
-What stands here was read in threads and model cards, up to November 2026; docs/MODELS.md says where, and what nobody
-has verified. Sizes follow from parameter counts at two bytes a parameter, so they are right to a few per cent. The
-download itself goes by the sizes that the hub announces.
+Collected from threads and model cards up to November 2026; docs/MODELS.md gives the sources and says what nobody has
+verified. Sizes follow from parameter counts at two bytes per parameter and are right to within a few per cent.
+Downloads use the exact sizes that the hub reports.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from vlm3d_gs.core.errors import ModelError
 Role = Literal["prior", "critic"]
 
 PIPELINE = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-"""Sub-folders of a diffusers pipeline with one text encoder."""
-WHOLE = ("",)
-"""A transformers model lies in the folder itself."""
+"""Components of a diffusers pipeline with one text encoder; each is a sub-folder."""
+ROOT = ("",)
+"""The only component of a transformers model: the folder itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,36 +25,34 @@ class ModelEntry:
     """One model of the catalogue."""
 
     name: str
-    """What `--set prior.family=`, `critic.family=` and `vlm3d-gs models` call it; the settings call both embedded ones
-    `mini`."""
+    """Its name in `--set prior.family=`, `critic.family=` and `vlm3d-gs models`. In the settings both embedded models
+    are called `mini`."""
     role: Role
     """`prior` is a diffusion or flow pipeline, `critic` a vision-language model."""
     ids: tuple[str, ...] = ()
     """Hub ids, best first; empty for embedded models."""
     former_ids: tuple[str, ...] = ()
-    """Ids that left the hub: looked up in the cache, never on the network."""
+    """Ids that were removed from the hub: looked up in the cache, never on the network."""
     licence: str
     """As the model card names it."""
     size_mb: int
-    """About how many MB (10^6 bytes) the half-precision weights take; `pull` fetches these where they are kept."""
-    full_mb: int
-    """The same for the copy without variant: twice as much where a repository keeps float32."""
-    parts: tuple[str, ...] = PIPELINE
+    """Approximate download in MB (10^6 bytes), in half precision where the repository has it."""
+    components: tuple[str, ...] = PIPELINE
     """Sub-folders needed; the empty name is the folder itself."""
     gated: bool = False
-    """The hub asks for a login and an accepted licence."""
+    """Whether the hub requires a login and an accepted licence."""
     note: str = ""
     """What a user should know."""
 
     @property
     def embedded(self) -> bool:
-        """Whether the weights travel inside the package."""
+        """Whether the weights ship inside the package."""
         return not self.ids
 
     @property
     def marker(self) -> str:
-        """The file that tells this kind of folder from others."""
-        return "config.json" if self.parts == WHOLE else "model_index.json"
+        """The file that identifies this kind of folder."""
+        return "config.json" if self.components == ROOT else "model_index.json"
 
 
 ENTRIES = (
@@ -63,7 +61,6 @@ ENTRIES = (
         role="prior",
         licence="Apache-2.0",
         size_mb=20,
-        full_mb=20,
         note="Embedded; knows cameras and a small vocabulary.",
     ),
     ModelEntry(
@@ -71,8 +68,7 @@ ENTRIES = (
         role="critic",
         licence="Apache-2.0",
         size_mb=9,
-        full_mb=9,
-        parts=WHOLE,
+        components=ROOT,
         note="Embedded; knows a small vocabulary.",
     ),
     ModelEntry(
@@ -81,8 +77,7 @@ ENTRIES = (
         ids=("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
         licence="OpenRAIL",
         size_mb=2590,
-        full_mb=2590,
-        note="Four views at once, so the safest against a face on every side. Stored in fp16.",
+        note="Draws four views at once, so the least likely to put a face on every side. Stored in fp16.",
     ),
     ModelEntry(
         name="sd15",
@@ -91,7 +86,6 @@ ENTRIES = (
         former_ids=("runwayml/stable-diffusion-v1-5",),
         licence="CreativeML OpenRAIL-M",
         size_mb=2130,
-        full_mb=4270,
         note="Stable Diffusion 1.5; the second id is version 1.4.",
     ),
     ModelEntry(
@@ -101,8 +95,7 @@ ENTRIES = (
         former_ids=("stabilityai/stable-diffusion-2-1-base",),
         licence="CreativeML OpenRAIL++-M",
         size_mb=2580,
-        full_mb=5160,
-        note="Stable Diffusion 2.1 base from copies of the removed repository, byte identity unverified.",
+        note="Stable Diffusion 2.1 base from copies of the removed repository, not verified byte for byte.",
     ),
     ModelEntry(
         name="sdxl",
@@ -110,8 +103,7 @@ ENTRIES = (
         ids=("stabilityai/stable-diffusion-xl-base-1.0",),
         licence="CreativeML OpenRAIL++-M",
         size_mb=6940,
-        full_mb=13880,
-        parts=(*PIPELINE, "text_encoder_2", "tokenizer_2"),
+        components=(*PIPELINE, "text_encoder_2", "tokenizer_2"),
         note="Two text encoders; its autoencoder overflows in fp16 and runs in fp32.",
     ),
     ModelEntry(
@@ -123,8 +115,7 @@ ENTRIES = (
         ),
         licence="Stability AI Community",
         size_mb=16300,
-        full_mb=16300,
-        parts=(
+        components=(
             *("transformer", "vae", "scheduler", "text_encoder", "tokenizer"),
             *("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"),
         ),
@@ -137,8 +128,7 @@ ENTRIES = (
         ids=("Qwen/Qwen2.5-VL-3B-Instruct",),
         licence="Qwen Research (non-commercial)",
         size_mb=7510,
-        full_mb=7510,
-        parts=WHOLE,
+        components=ROOT,
         note="Not for commercial use. Stored in bf16.",
     ),
     ModelEntry(
@@ -147,8 +137,7 @@ ENTRIES = (
         ids=("Qwen/Qwen2.5-VL-7B-Instruct",),
         licence="Apache-2.0",
         size_mb=16600,
-        full_mb=16600,
-        parts=WHOLE,
+        components=ROOT,
         note="The critic of the VLM3D paper. Stored in bf16.",
     ),
     ModelEntry(
@@ -157,9 +146,8 @@ ENTRIES = (
         ids=("Qwen/Qwen2-VL-2B-Instruct",),
         licence="Apache-2.0",
         size_mb=4420,
-        full_mb=4420,
-        parts=WHOLE,
-        note="Another architecture than Qwen2.5-VL. Stored in bf16.",
+        components=ROOT,
+        note="A different architecture from Qwen2.5-VL. Stored in bf16.",
     ),
     ModelEntry(
         name="qwen3-vl-2b",
@@ -167,9 +155,8 @@ ENTRIES = (
         ids=("Qwen/Qwen3-VL-2B-Instruct",),
         licence="Apache-2.0",
         size_mb=4300,
-        full_mb=4300,
-        parts=WHOLE,
-        note="Another architecture than Qwen2.5-VL; size from the name alone.",
+        components=ROOT,
+        note="A different architecture from Qwen2.5-VL; size estimated from its name.",
     ),
     ModelEntry(
         name="qwen3-vl-4b",
@@ -177,18 +164,17 @@ ENTRIES = (
         ids=("Qwen/Qwen3-VL-4B-Instruct",),
         licence="Apache-2.0",
         size_mb=8900,
-        full_mb=8900,
-        parts=WHOLE,
-        note="Another architecture than Qwen2.5-VL; size from the name alone.",
+        components=ROOT,
+        note="A different architecture from Qwen2.5-VL; size estimated from its name.",
     ),
 )
 
-CATALOGUE: dict[str, ModelEntry] = {known.name: known for known in ENTRIES}
-"""Name -> model, in the order of the list."""
+CATALOGUE: dict[str, ModelEntry] = {entry.name: entry for entry in ENTRIES}
+"""Name -> entry, in the order of `ENTRIES`."""
 
 
-def entry(name: str) -> ModelEntry:
-    """Return a model of the catalogue.
+def catalogue_entry(name: str) -> ModelEntry:
+    """Return the catalogue's entry for a name.
 
     Raises:
         ModelError: unknown name; the message lists the known ones.
@@ -199,8 +185,8 @@ def entry(name: str) -> ModelEntry:
 
 
 def entry_with_id(model_id: str) -> ModelEntry | None:
-    """Return the model that has this hub id, present or former; None for ids that the catalogue does not know."""
-    for known in ENTRIES:
-        if model_id in (*known.ids, *known.former_ids):
-            return known
+    """Return the entry with this present or former hub id, or None."""
+    for entry in ENTRIES:
+        if model_id in (*entry.ids, *entry.former_ids):
+            return entry
     return None

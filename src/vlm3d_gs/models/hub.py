@@ -1,18 +1,19 @@
 """Weights from a model hub: the cache first, then the network, and an error that says what to do.
 
-Owns huggingface_hub. Repositories vanish, are renamed and put behind a login, so a model has several ids, and when all
-fail the message holds the reason of each.
+Owns huggingface_hub, whose `snapshot_download` checks etags, resumes partial files and keeps the cache. What it does
+not do stands here: repositories vanish, are renamed or move behind a login, so a model has several ids, and when all
+of them fail the message gives the reason of each. Nothing is fetched from a repository without usable weights, or onto
+a disk that cannot hold it.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (  # type: ignore[attr-defined] # HTTPError is its client's
@@ -24,20 +25,22 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined] # HTTPError i
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
+from huggingface_hub.utils.tqdm import tqdm
 
 from vlm3d_gs.core.errors import ModelError
 from vlm3d_gs.models.catalogue import CATALOGUE, ModelEntry, entry_with_id
 from vlm3d_gs.models.layout import local_problems, needed_files, problems
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-ANSWER_S = 20.0
-"""Seconds after which a hub that says nothing counts as unreachable."""
+TIMEOUT_S = 20.0
+"""Seconds after which a silent hub counts as unreachable."""
 Kind = Literal["absent", "removed", "gated", "unreachable", "unusable"]
+
+STATUSES: dict[int, tuple[Kind, str]] = {
+    **dict.fromkeys((401, 404, 410), ("removed", "removed, renamed or private")),
+    403: ("gated", "access refused"),
+}
+"""What an HTTP status says about a repository; any other status is the hub's own trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,237 +50,201 @@ class Failure:
     kind: Kind
     """`absent` from the cache, `removed` or `gated` on the hub, hub `unreachable`, contents `unusable`."""
     reason: str
-    """The same for people, without the id."""
+    """The same in words, without the id."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hub:
-    """Which hub, and where its files go."""
-
-    cache: Path
-    """Folder of the cache."""
-    endpoint: str | None = None
-    """Address; None is the user's own."""
-    say: Callable[[str], None] | None = None
-    """Told what is fetched."""
-    progress: bool = True
-    """Show bars while fetching."""
-
-
-def default_cache() -> Path:
-    """Return the folder in which the hub's library keeps what it has fetched."""
+def cache_folder() -> Path:
+    """Return the folder in which huggingface_hub keeps what it has fetched."""
     return Path(constants.HF_HUB_CACHE)
 
 
 def find(
     model: str | None,
-    wanted: ModelEntry,
+    entry: ModelEntry,
     *,
-    offline: bool = False,
-    cache: Path | None = None,
-    endpoint: str | None = None,
-    say: Callable[[str], None] | None = None,
-    progress: bool = True,
+    offline: bool,
+    announce: Callable[[str], None] | None,
+    progress: bool,
 ) -> Path:
-    """Return the folder of a model's files in the hub's cache, fetched if need be.
-
-    Args:
-        model: hub id; None takes those of the catalogue, in order.
-        wanted: what files such a model has.
-        offline: look in the cache only.
-        cache: the cache; None is the user's own.
-        endpoint: address of the hub; None is the user's own.
-        say: told in one line what is fetched before it is.
-        progress: show bars while fetching.
-
-    Raises:
-        ModelError: no id has the model, or the disk is too full.
-    """
+    """Return the folder of a model in the hub's cache, fetched if necessary; arguments and errors as for `locate`."""
     if model is not None and not HUB_ID.fullmatch(model):
         raise ModelError(
             f"{model!r} is neither a folder that exists, nor a hub id of the form owner/name, nor one of "
             f"{', '.join(CATALOGUE)}."
         )
-    hub = Hub(cache=cache or default_cache(), endpoint=endpoint, say=say, progress=progress)
-    ids = wanted.ids if model is None else (model,)
-    former = wanted.former_ids if model is None else ()
+    ids = entry.ids if model is None else (model,)
+    former_ids = entry.former_ids if model is None else ()
     failures: dict[str, Failure] = {}
-    for model_id in (*ids, *former):
-        found = cached_folder(model_id, wanted, hub.cache)
-        if isinstance(found, Path):
-            return found
-        failures[model_id] = found
-    for model_id in former:
-        failures[model_id] = Failure("absent", f"removed from the hub; {failures[model_id].reason}")
-    if not offline:
-        for model_id in ids:
-            fetched = fetch(model_id, wanted, hub)
-            if isinstance(fetched, Path):
-                return fetched
-            failures[model_id] = fetched
-            if fetched.kind == "unreachable":
-                break
-    raise ModelError(_report(model, wanted, failures, offline))
+
+    for model_id in (*ids, *former_ids):
+        cached = cached_folder(model_id, entry)
+        if isinstance(cached, Path):
+            return cached
+        removed = "removed from the hub; " if model_id in former_ids else ""
+        failures[model_id] = Failure("absent", f"{removed}{cached}")
+
+    for model_id in () if offline else ids:
+        fetched = fetch(model_id, entry, announce=announce, progress=progress)
+        if isinstance(fetched, Path):
+            return fetched
+        failures[model_id] = fetched
+        if fetched.kind == "unreachable":
+            break  # the other ids are on the same hub
+
+    raise ModelError(_report(model, entry, failures, offline))
 
 
-def cached_folder(model_id: str, wanted: ModelEntry, cache: Path) -> Path | Failure:
-    """Return the folder of a model in the cache, or what is wrong with it; never touches the network."""
+def cached_folder(model_id: str, entry: ModelEntry) -> Path | str:
+    """Return the folder of a model in the cache, or why it cannot be used; never touches the network."""
     try:
         folder = Path(
-            snapshot_download(
-                model_id, cache_dir=cache, local_files_only=True, allow_patterns=[wanted.marker]
-            )
+            snapshot_download(model_id, local_files_only=True, allow_patterns=[entry.marker])
         )
     except (LocalEntryNotFoundError, ValueError):
-        return Failure("absent", "not in the cache")
-    lacks = local_problems(folder, wanted)
-    if lacks:
-        return Failure("absent", f"incomplete in the cache ({'; '.join(lacks)})")
-    return folder
+        return "not in the cache"
+    found = local_problems(folder, entry)
+    return f"incomplete in the cache ({'; '.join(found)})" if found else folder
 
 
-def fetch(model_id: str, wanted: ModelEntry, hub: Hub) -> Path | Failure:
+def fetch(
+    model_id: str,
+    entry: ModelEntry,
+    *,
+    announce: Callable[[str], None] | None,
+    progress: bool,
+) -> Path | Failure:
     """Fetch the needed files of one id into the cache; return their folder, or why there is none.
-
-    Names and sizes are asked for first, so that nothing is fetched from a repository without usable weights, and
-    nothing that the disk cannot hold.
 
     Raises:
         ModelError: the disk is too full.
     """
     try:
-        info = HfApi(endpoint=hub.endpoint).model_info(
-            model_id, files_metadata=True, timeout=ANSWER_S
-        )
+        # One request for all names and sizes; snapshot_download's dry run would make one per file.
+        info = HfApi().model_info(model_id, files_metadata=True, timeout=TIMEOUT_S)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        lacks = _remote_problems(sizes, wanted)
-        if lacks:
-            return Failure("unusable", "; ".join(lacks))
-        names = needed_files(sizes, wanted.parts)
+        found = _remote_problems(sizes, entry)
+        if found:
+            return Failure("unusable", "; ".join(found))
+
+        names = needed_files(sizes, entry.components)
         n_bytes = sum(
             sizes[name]
             for name in names
-            if not isinstance(
-                try_to_load_from_cache(model_id, name, hub.cache, revision=info.sha), str
-            )
+            if not isinstance(try_to_load_from_cache(model_id, name, revision=info.sha), str)
         )
-        require_room(hub.cache, n_bytes, model_id)
-        if hub.say is not None:
-            hub.say(f"fetching {model_id}: {len(names)} files, {n_bytes / 1e6:.0f} MB")
-        with _bars(hub.progress):
-            folder = Path(
-                snapshot_download(
-                    model_id, cache_dir=hub.cache, endpoint=hub.endpoint, allow_patterns=names
-                )
-            )
+        require_disk_space(n_bytes, model_id)
+        if announce is not None:
+            announce(f"fetching {model_id}: {len(names)} files, {n_bytes / 1e6:.0f} MB")
+
+        bars = tqdm if progress else _NoBars
+        folder = Path(snapshot_download(model_id, allow_patterns=names, tqdm_class=bars))
     except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
-        return _failure(error, model_id)
-    lacks = local_problems(folder, wanted)
-    return Failure("unusable", "; ".join(lacks)) if lacks else folder
+        return _failure(error)
+
+    # Only now, with its model_index.json here, is it known which components the pipeline has.
+    found = local_problems(folder, entry)
+    return Failure("unusable", "; ".join(found)) if found else folder
 
 
-def require_room(cache: Path, n_bytes: int, what: str) -> None:
+def require_disk_space(n_bytes: int, model_id: str) -> None:
     """Refuse a download that the cache's disk cannot hold.
 
     Raises:
         ModelError: fewer than `n_bytes` are free.
     """
-    place = cache
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    cache = cache_folder()
+    existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     if n_bytes > free:
         raise ModelError(
-            f"{what} needs {n_bytes / 1e9:.1f} GB more, and the disk of {cache} has {free / 1e9:.1f} GB free. Make "
+            f"{model_id} needs {n_bytes / 1e9:.1f} GB more, and the disk of {cache} has {free / 1e9:.1f} GB free. Make "
             f"room, or set the environment variable HF_HOME to a folder on a larger disk."
         )
 
 
-def _remote_problems(names: Collection[str], wanted: ModelEntry) -> list[str]:
-    """Return why a repository cannot be used, by the names of its files.
+class _NoBars(tqdm):
+    """Progress bars that are never shown."""
 
-    A part that is wholly absent may be one that the pipeline leaves out; its model_index.json tells after the download.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+def _remote_problems(names: Collection[str], entry: ModelEntry) -> list[str]:
+    """Return why a repository cannot be used, judged by the names of its files.
+
+    A component that is wholly absent may be one that the pipeline does without, as its model_index.json will show.
     """
-    if wanted.marker not in names:
-        return [f"holds no {wanted.marker}, so it is not in the layout of save_pretrained"]
-    held = [
-        part for part in wanted.parts if not part or any(n.startswith(f"{part}/") for n in names)
+    if entry.marker not in names:
+        return [f"holds no {entry.marker}, so it is not in the layout of save_pretrained"]
+    present = [
+        component
+        for component in entry.components
+        if not component or any(name.startswith(f"{component}/") for name in names)
     ]
-    return problems(names, held)
+    return problems(names, present)
 
 
-def _failure(error: Exception, model_id: str) -> Failure:
-    """Say what an error of the hub's library means."""
+def _failure(error: Exception) -> Failure:
+    """Return what an error of the hub's library means."""
+    # snapshot_download wraps the cause when it finds nothing in the cache to fall back on.
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-    seen = cause if isinstance(cause, Exception) else error
-    status = seen.response.status_code if isinstance(seen, HfHubHTTPError) else 0
-    if isinstance(seen, GatedRepoError):
-        return Failure("gated", f"HTTP {status}: gated")
-    if isinstance(seen, RevisionNotFoundError | EntryNotFoundError):
-        return Failure(
-            "removed", f"HTTP {status}: the repository is there, but not what is asked of it"
-        )
-    if status == 401 and "Invalid credentials" in str(seen):
-        return Failure("removed", "HTTP 401: the hub refuses the stored token (hf auth logout)")
-    if status in (401, 404, 410):
-        return Failure("removed", f"HTTP {status}: removed, renamed or private")
-    if status == 403:
-        return Failure("gated", "HTTP 403: access refused")
-    if status:
-        return Failure("unreachable", f"HTTP {status}: the hub is out of order")
-    if isinstance(seen, OfflineModeIsEnabled):
-        return Failure("unreachable", "HF_HUB_OFFLINE forbids asking the hub")
-    if isinstance(seen, ValueError):
-        return Failure("unusable", f"not a valid id: {_first_line(seen)}")
-    return Failure("unreachable", f"no answer from the hub: {_first_line(seen)}")
+    if isinstance(cause, Exception):
+        error = cause
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return Failure("unreachable", "HF_HUB_OFFLINE forbids contacting the hub")
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        kind, reason = STATUSES.get(status, ("unreachable", "the hub is out of order"))
+        if isinstance(error, GatedRepoError):
+            kind, reason = "gated", "gated"
+        elif isinstance(error, RevisionNotFoundError | EntryNotFoundError):
+            kind, reason = "removed", "the repository exists, but not the file"
+        elif status == 401 and "Invalid credentials" in str(error):
+            reason = "the hub rejects the stored token (hf auth logout)"
+        return Failure(kind, f"HTTP {status}: {reason}")
+    if isinstance(error, ValueError):
+        return Failure("unusable", f"not a valid id: {_first_line(error)}")
+    return Failure("unreachable", f"no answer from the hub: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def _report(
-    model: str | None, wanted: ModelEntry, failures: dict[str, Failure], offline: bool
+    model: str | None, entry: ModelEntry, failures: dict[str, Failure], offline: bool
 ) -> str:
     """Return the message for a model that no id had: each id with its reason, then what to do."""
-    tried = ", ".join(f"{name} ({failure.reason})" for name, failure in failures.items())
-    no_folder = "; no folder has that name" if model else ""
-    parts = [f"No weights of {model or wanted.name}{no_folder}. Tried: {tried}."]
     kinds = {failure.kind for failure in failures.values()}
+    reasons = ", ".join(f"{name} ({failure.reason})" for name, failure in failures.items())
+    no_folder = "; no folder has that name" if model else ""
+    sentences = [f"No weights of {model or entry.name}{no_folder}. Tried: {reasons}."]
+
     if "removed" in kinds:
-        parts.append(
+        sentences.append(
             "A hub answers 401 for a repository that was removed; a token does not help then."
         )
-    for name in [name for name, failure in failures.items() if failure.kind == "gated"]:
-        parts.append(
-            f"For {name}, accept the licence on its page https://huggingface.co/{name} and log in: hf auth login."
-        )
+    sentences += [
+        f"For {name}, accept the licence on its page https://huggingface.co/{name} and log in: hf auth login."
+        for name, failure in failures.items()
+        if failure.kind == "gated"
+    ]
     if offline or "unreachable" in kinds:
-        parts.append(
-            f"{'Offline, only' if offline else 'Without the hub, only'} the cache was of use: beforehand, with "
-            f"network, run: vlm3d-gs models pull {model or wanted.name}."
+        sentences.append(
+            f"{'Offline' if offline else 'Without the hub'}, only the cache can be used; fill it on a machine with "
+            f"network access: vlm3d-gs models pull {model or entry.name}."
         )
+
     known = entry_with_id(model) if model else None
-    others = [other for other in known.ids if other != model] if known else []
-    if others:
-        parts.append(f"The same model is also at: {', '.join(others)}.")
-    similar = [e.name for e in CATALOGUE.values() if e.role == wanted.role and e is not wanted]
-    parts.append(
-        f"Or give a folder or another id with --set {wanted.role}.model=FOLDER (as save_pretrained writes it), or take "
-        f"another family: {', '.join(similar)}."
+    copies = [other for other in known.ids if other != model] if known else []
+    if copies:
+        sentences.append(f"The same model is also at: {', '.join(copies)}.")
+
+    similar = [e.name for e in CATALOGUE.values() if e.role == entry.role and e is not entry]
+    sentences.append(
+        f"Or give a folder (as save_pretrained writes it) or another id with --set {entry.role}.model=FOLDER, or "
+        f"choose another family: {', '.join(similar)}."
     )
-    return " ".join(parts)
-
-
-@contextmanager
-def _bars(shown: bool) -> Iterator[None]:
-    """Hide the hub library's progress bars inside the block, unless they are to be shown."""
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+    return " ".join(sentences)

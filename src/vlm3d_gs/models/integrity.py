@@ -1,43 +1,30 @@
-"""Whether the weight files of a folder are whole, told from their headers without loading a tensor.
+"""Whether the weight files of a folder are whole, judged by their headers without loading a tensor.
 
-A safetensors file is: 8 bytes, the header's length as a little-endian integer; a JSON header that gives each tensor's
-dtype, shape and byte range; the bytes. Source: the format's description in github.com/huggingface/safetensors.
+The safetensors library checks a header against its file when it opens it: dtypes, shapes, byte ranges, length.
 """
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from vlm3d_gs.core.errors import ModelError
-from vlm3d_gs.models.catalogue import PIPELINE, WHOLE, ModelEntry
+from vlm3d_gs.models.catalogue import ENTRIES, ROOT, ModelEntry
 from vlm3d_gs.models.layout import (
     NETWORKS,
     PICKLE_SUFFIXES,
-    chosen_index,
-    chosen_weights,
+    VARIANTS_TO_LOAD,
+    files_in,
+    local_components,
     local_files,
-    local_parts,
+    local_problems,
     problems,
+    weight_files,
 )
-
-MAX_HEADER = 100_000_000
-"""Bytes; the library refuses longer ones too."""
-N_BYTES = {
-    **dict.fromkeys(("F64", "I64", "U64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
-}
-"""Dtype -> bytes of one element; the sizes of other dtypes are not checked."""
-EVERY_PART = (
-    *PIPELINE,
-    *("transformer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"),
-)
-"""Sub-folders that a pipeline may have and a run may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,123 +32,109 @@ class Integrity:
     """What was found in a folder whose weights are whole."""
 
     n_files: int
-    """Weight files that are used."""
+    """Weight files in use."""
     n_tensors: int
     """Tensors in them."""
     n_bytes: int
     """Their size."""
     ignored: tuple[str, ...]
-    """Pickles that lie beside them and are never loaded."""
+    """Pickles beside them, which are never loaded."""
 
 
-def check_folder(folder: Path, wanted: ModelEntry | None = None) -> Integrity:
-    """Check a model's folder: every needed file there, every weight file whole, every shard as the index says.
+def check_folder(folder: Path, entry: ModelEntry | None = None) -> Integrity:
+    """Check a model's folder: every needed file is there, every weight file whole, every shard as the index says.
 
     Args:
         folder: as save_pretrained writes it.
-        wanted: what must be there; None goes by the folder's own model_index.json or config.json.
+        entry: what must be there; None goes by the folder's own model_index.json or config.json.
 
     Raises:
         ModelError: something is absent or damaged; the message names each file and what is wrong with it.
     """
     names = local_files(folder)
-    parts = local_parts(folder, wanted.parts) if wanted else _own_parts(folder, names)
-    found = problems(names, parts)
-    if wanted is not None and wanted.marker not in names:
-        found.append(f"{wanted.marker}: absent")
+    if entry is None:
+        components = _own_components(folder, names)
+        found = problems(names, components)
+    else:
+        components = local_components(folder, entry.components)
+        found = local_problems(folder, entry)
     if found:
-        raise ModelError(f"The folder {folder} is not complete. {_listed(found)}")
-    weights = [path for part in parts if part in NETWORKS for path in chosen_weights(folder, part)]
-    headers = {path: read_header(path) for path in weights}
-    found = [
-        f"{path.relative_to(folder)}: {h}" for path, h in headers.items() if isinstance(h, str)
+        raise ModelError(f"The folder {folder} is not complete. {'; '.join(found)}.")
+
+    files = [
+        folder / component / name
+        for component in components
+        if component in NETWORKS
+        for name in weight_files(files_in(names, component), VARIANTS_TO_LOAD)
     ]
-    for part in parts:
-        index = chosen_index(folder, part)
-        found += _broken_index(index, headers) if index is not None else []
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    tensors, found = _read_headers(weights, folder)
+    for path in files:
+        if path.suffix == ".json":
+            found += _index_problems(path, tensors)
     if found:
         raise ModelError(
-            f"Weights in {folder} are damaged; fetch or copy them again. {_listed(found)}"
+            f"Weights in {folder} are damaged; fetch or copy them again. {'; '.join(found)}."
         )
+
     return Integrity(
         n_files=len(weights),
-        n_tensors=sum(len(header) for header in headers.values()),
+        n_tensors=sum(len(names) for names in tensors.values()),
         n_bytes=sum(path.stat().st_size for path in weights),
         ignored=tuple(name for name in names if name.endswith(PICKLE_SUFFIXES)),
     )
 
 
-def read_header(path: Path) -> dict[str, Any] | str:
-    """Return a safetensors file's tensors by name, or what is wrong with the file.
-
-    Each tensor must have the length that its dtype and shape ask for, and the byte ranges must cover what follows the
-    header exactly.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER):
-            return f"{size} bytes, too short for its header"
-        raw = file.read(length)
-    try:
-        tensors: dict[str, Any] = json.loads(raw)
-        tensors.pop("__metadata__", None)
-        ranges = sorted((*tensor["data_offsets"], name) for name, tensor in tensors.items())
-        lengths = {name: _n_bytes(tensor) for name, tensor in tensors.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return "the header is not that of a safetensors file"
-    place = 0
-    for begin, end, name in ranges:
-        if begin != place or end < begin or lengths[name] not in (None, end - begin):
-            return (
-                f"tensor {name!r} has bytes {begin} to {end}, which do not fit its place or shape"
-            )
-        place = end
-    if place != size - 8 - length:
-        return f"{size - 8 - length} bytes of tensors, the header says {place}"
-    return tensors
-
-
-def _n_bytes(tensor: dict[str, Any]) -> int | None:
-    unit = N_BYTES.get(tensor["dtype"])
-    return None if unit is None else unit * math.prod(tensor["shape"])
-
-
-def _own_parts(folder: Path, names: list[str]) -> tuple[str, ...]:
-    """Return the parts that a folder says it has.
+def _own_components(folder: Path, names: list[str]) -> tuple[str, ...]:
+    """Return the components that a folder declares.
 
     Raises:
-        ModelError: it says nothing.
+        ModelError: it declares none.
     """
     if "model_index.json" in names:
         try:
             index = json.loads((folder / "model_index.json").read_text())
         except ValueError as error:
             raise ModelError(f"{folder / 'model_index.json'} is not JSON: {error}.") from error
-        return local_parts(folder, [part for part in EVERY_PART if part in index])
+        known = dict.fromkeys(name for entry in ENTRIES for name in entry.components)
+        return local_components(folder, [name for name in known if name in index])
     if "config.json" in names:
-        return WHOLE
+        return ROOT
     raise ModelError(
         f"{folder} holds neither model_index.json (a diffusers pipeline) nor config.json (a transformers model)."
     )
 
 
-def _broken_index(index: Path, headers: dict[Path, dict[str, Any] | str]) -> list[str]:
-    """Return the shards that an index names and that do not hold the tensors it puts there."""
+def _read_headers(weights: list[Path], folder: Path) -> tuple[dict[Path, set[str]], list[str]]:
+    """Return the names of the tensors in each whole file, and what is wrong with the others."""
+    tensors, damaged = {}, []
+    for path in weights:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tensors[path] = set(file.keys())
+        except (SafetensorError, OSError) as error:
+            damaged.append(f"{path.relative_to(folder)}: {error}")
+    return tensors, damaged
+
+
+def _index_problems(index: Path, tensors: Mapping[Path, set[str]]) -> list[str]:
+    """Return which shards of an index are absent, or lack tensors that it assigns to them.
+
+    Args:
+        index: maps tensor names to shards.
+        tensors: names of the tensors in each shard that could be read.
+    """
     try:
-        places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        shard_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         return [f"{index.name}: cannot be read ({error})"]
+
     found = []
-    for shard in sorted(set(places.values())):
-        header = headers.get(index.parent / shard)
-        wanted = {name for name, place in places.items() if place == shard}
-        if header is None:
+    for shard in sorted(set(shard_of.values())):
+        path = index.parent / shard
+        expected = {name for name, place in shard_of.items() if place == shard}
+        if not path.is_file():
             found.append(f"{shard}: absent, though {index.name} names it")
-        elif not isinstance(header, str) and not wanted <= set(header):
-            found.append(f"{shard}: lacks {len(wanted - set(header))} tensors of {index.name}")
+        elif path in tensors and not expected <= tensors[path]:
+            found.append(f"{shard}: lacks {len(expected - tensors[path])} tensors of {index.name}")
     return found
-
-
-def _listed(found: list[str]) -> str:
-    return f"{'; '.join(found)}."
