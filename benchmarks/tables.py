@@ -22,13 +22,13 @@ HEAD = """# Benchmarks
 
 How fast it is and how good. This page is made by `python benchmarks/tables.py` from the files in `results/`; each
 names its machine, versions, commit and command (whose `--out` is where the file lay first), and holds the spread of
-repeated timings. [rivals.md](rivals.md) says how others were measured; [../docs/LOG.md](../docs/LOG.md) says what the
+repeated timings. [rivals.md](rivals.md) says how others were measured; [../docs/log](../docs/log/README.md) says what the
 numbers mean. `vlm3d-gs bench` times the parts of a step on your machine; `make gpu-check` runs what needs a GPU.
 
 | theme | script | asks |
 |---|---|---|
 | asset | `bench_asset.py` | after how long a scene is right, and clean, for good, by the checker |
-| composition | `bench_composition.py` | how often scenes are right; its tables are in docs/LOG.md |
+| composition | `bench_composition.py` | how often scenes are right; its tables are in docs/log/composition.md |
 | critic | `bench_critic.py` | what a look with its gradient costs; `ratio` is to the first row |
 | kernels | `bench_kernels.py` | the CUDA kernels; `copy_share` is of a plain copy's rate |
 | large | `bench_large.py` | a step with models of real sizes and random weights, ours and other people's |

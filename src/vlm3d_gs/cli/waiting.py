@@ -7,7 +7,7 @@ import os
 SPINS = 10_000
 """Looks that a thread of GNU OpenMP takes for new work before it sleeps, a tenth of a millisecond; it takes 300,000 by
 itself. So long it keeps a core busy on which our renderer could work: 1.7 times the time of rendering at 64 px, on two
-cores (docs/LOG.md). With none at all the many short operations of the networks wait for it to wake."""
+cores (docs/log/renderer.md). With none at all the many short operations of the networks wait for it to wake."""
 
 
 def shorten_waits() -> None:

@@ -1,7 +1,7 @@
 """Presets: functions that return a complete config.
 
 Every number that differs from a field's default stands here with its reason or its experiment in
-docs/LOG.md.
+docs/log/.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
 
 FIRST_HALF = Schedule("linear", ((0.0, 0.3), (0.5, 0.15), (0.5001, 0.0), (1.0, 0.0)))
 """Weight of a critic beside a prior that draws the views together: the layout is decided by then, and later answers
-change little (docs/LOG.md); the released VLM3D asks in the first half only, too."""
+change little (docs/log/large-models.md); the released VLM3D asks in the first half only, too."""
 
 
 def preset(name: str, prompt: str) -> Config:
@@ -96,7 +96,7 @@ def mini(prompt: str) -> Config:
     """Return the default: the embedded models, any machine, well under a minute on two cores.
 
     Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
-    in docs/LOG.md. The guidance scale is 1, since the prior follows the prompt by itself; more hollows the sides of
+    in docs/log/distillation.md. The guidance scale is 1, since the prior follows the prompt by itself; more hollows the sides of
     cubes and costs twice the time. Backgrounds stay grey while the noise hides them, else grey Gaussians imitate them;
     coverage, entropy and pruning take away what is left of the haze. The critic is asked at every second step of the
     first half, while the layout is decided: at every fourth it did not always mirror a wrong pair, and later its
@@ -126,7 +126,7 @@ def single_views(config: Config) -> Config:
 
     Such a prior knows no space, as Stable Diffusion does not: what the sentence says about it is the critic's to hold,
     to the end of the run, or the prior takes the second of two objects away again. Numbers from experiments on prompts
-    that are in no table (docs/LOG.md).
+    that are in no table (docs/log/critic.md).
     """
     prior = replace(config.prior, use_cameras=False, guidance_scale=constant(2.0), rescale=0.5)
     critic = replace(config.critic, select_until=0.6, weight=linear(0.5, 0.3))
@@ -140,7 +140,7 @@ def mvdream(prompt: str) -> Config:
     to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px) and DreamGaussian's learning rates for a ball of
     Gaussians. Users found MVDream on Gaussians poor with a few thousand points, so it starts with 20,000. The
     critic is off until one is named (`--critic qwen2.5-vl-7b`), and asked as in `mini`, whose prior draws the views
-    together, too. Run on a GPU with random weights only (docs/LOG.md).
+    together, too. Run on a GPU with random weights only (docs/log/large-models.md).
     """
     return Config(
         prompt=prompt,
@@ -170,7 +170,7 @@ def single_image(prompt: str) -> Config:
     From LucidDreamer's configuration (ISM, guidance 7.5, noise levels up to 0.5 after a wide start, intervals of about
     a twentieth of the timesteps, weight sqrt((1 - a) / a)) and DreamGaussian's growing resolution. View prompts with
     Perp-Neg work against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures
-    of 1024 px would fill most cards. Run on a GPU with random weights only (docs/LOG.md).
+    of 1024 px would fill most cards. Run on a GPU with random weights only (docs/log/large-models.md).
     """
     return Config(
         prompt=prompt,
@@ -206,7 +206,7 @@ def large_critic() -> CriticConfig:
     """Return the settings for `--critic qwen2.5-vl-7b` and its like; off until one is asked for, since it is large.
 
     252 px are 81 tokens a view, as in the released VLM3D. Augmentation is on, since a large critic is the easier to
-    please by patterns. Run on a GPU with random weights only (docs/LOG.md).
+    please by patterns. Run on a GPU with random weights only (docs/log/large-models.md).
     """
     return CriticConfig(
         enabled=False,

@@ -127,7 +127,7 @@ def start_evenly(language_model: Any) -> None:
 
     With small embeddings the first layers' sums drown the words, and later layers can hardly find them again; with
     weights that grow unchecked (little weight decay) it gets worse. An earlier version of the embedded critic was lost
-    that way (docs/LOG.md).
+    that way (docs/log/embedded-critic.md).
     """
     language_model.embed_tokens.weight.data.normal_(0.0, 0.1)
     for layer in language_model.layers:
