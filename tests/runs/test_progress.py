@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
-from vlm3d_gs.runs.progress import Progress, clock
+from vlm3d_gs.runs.progress import ProgressDisplay
 
 
 def shown(*, terminal: bool, steps: int = 100, quiet: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=120, color_system=None)
-    progress = Progress(quiet=quiet, console=console)
+    progress = ProgressDisplay(quiet=quiet, console=console)
     for step in range(steps + 1):
         progress.show(step, steps, {"loss": 0.123456, "gaussians": step})
-    progress.say("[done] with brackets")
+    progress.print("[done] with brackets")
     progress.close()
     return stream.getvalue()
 
@@ -40,13 +39,18 @@ def test_a_short_run_shows_every_step() -> None:
     assert len(shown(terminal=False, steps=3).splitlines()) == 5
 
 
+def test_the_rate_of_a_resumed_run_counts_its_own_steps_only() -> None:
+    stream = io.StringIO()
+    now_s = 0.0
+    console = Console(file=stream, width=120, color_system=None, get_time=lambda: now_s)
+    progress = ProgressDisplay(console=console)
+    for step in range(501, 701):
+        now_s += 0.5
+        progress.show(step, 1000, {})
+    first, *later = stream.getvalue().splitlines()
+    assert first.split("  ") == ["step 501/1000", ""]
+    assert later[-1].split("  ") == ["step 700/1000", "2.0 it/s", "0:02:30 left"]
+
+
 def test_quiet_says_nothing() -> None:
     assert shown(terminal=True, quiet=True) == shown(terminal=False, quiet=True) == ""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (75.2, "1:15"), (59.6, "1:00"), (3661, "1:01:01"), (-1, "0:00")],
-)
-def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text

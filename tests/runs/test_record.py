@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.runs.record import MOST_POINTS, charts, find_splat, read_record
+from vlm3d_gs.runs.record import MAX_POINTS, charts, find_splat, read_record
 
 
 def folder(tmp_path: Path, rows: str = "", config: str | None = None) -> Path:
@@ -31,7 +31,7 @@ def test_long_curves_are_thinned_to_means(tmp_path: Path) -> None:
     record = read_record(folder(tmp_path, "\n".join(map(json.dumps, rows))))
     (chart,) = charts(record)
     (series,) = chart.series
-    assert len(series.steps) == 250 <= MOST_POINTS
+    assert len(series.steps) == 250 <= MAX_POINTS
     assert series.steps[-1] == 1000
     assert set(series.values) == {0.5}
 

@@ -1,1 +1,1 @@
-"""A run's folder: its log, its record, its checkpoint, and how far it is."""
+"""A run's folder: its log, its record, its checkpoint, and its progress."""

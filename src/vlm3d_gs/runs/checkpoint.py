@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, whole or absent, that a run can go on from exactly.
+"""Checkpoints: one safetensors file, whole or absent, from which a run resumes exactly.
 
 Tensors by name (parameters, Adam moments, states of the random streams as uint8) and a JSON header
 with the step and whatever else the caller must remember. No pickle. Knows nothing of what the
@@ -26,33 +26,34 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     step: int
     """Steps done when it was written."""
     tensors: dict[str, Tensor]
     """Name -> tensor on the CPU, exactly as saved."""
     meta: dict[str, Any]
-    """Plain JSON data of the writer."""
+    """Plain JSON data from the caller that saved it."""
 
 
 def save_checkpoint(
     path: str | Path, *, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint, replacing an older one only when the new one is complete.
+    """Write a checkpoint; an older one is replaced only when the new one is complete.
 
     Args:
         path: the file; its folder must exist.
         step: steps done.
         tensors: name -> tensor, any dtype, shape and device; detached and copied to the CPU.
-        meta: plain data that JSON can hold, e.g. the config.
+        meta: JSON-compatible data, e.g. the config.
 
     Raises:
         ExportError: the folder does not exist.
 
     Synchronises the device that the tensors are on.
     """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that share storage, hence the clone.
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -60,18 +61,18 @@ def save_checkpoint(
         "meta": json.dumps(dict(meta), allow_nan=False),
     }
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata=header)
+        save_file(copies, temporary, metadata=header)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint into CPU memory.
 
     Raises:
         CheckpointError: no such file, truncated or otherwise unreadable, not one of ours, or
             written by another format version.
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"No checkpoint at {path}. Start anew with --overwrite.")
+        raise CheckpointError(f"No checkpoint at {path}. Start over with --overwrite.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header: dict[str, str] = file.metadata() or {}
@@ -80,7 +81,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(int(header["step"]), tensors, json.loads(header["meta"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"Cannot read the checkpoint {path}: {error}. It is truncated or damaged; start anew "
+            f"Cannot read the checkpoint {path}: {error}. It is truncated or damaged; start over "
             f"with --overwrite."
         ) from error
 
@@ -90,6 +91,6 @@ def _expect_ours(path: str | Path, header: Mapping[str, str]) -> None:
         raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of vlm3d-gs.")
     if header.get("version") != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{path} has checkpoint format {header.get('version')}, this version reads "
-            f"{FORMAT_VERSION}. Use the version that wrote it, or start anew with --overwrite."
+            f"{path} has checkpoint format {header.get('version')}, but this version reads "
+            f"{FORMAT_VERSION}. Use the version that wrote it, or start over with --overwrite."
         )

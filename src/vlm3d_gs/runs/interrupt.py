@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish: the loop that asks finishes its step first. A second Ctrl-C interrupts at once."""
+"""Ctrl-C as a request: the loop finishes its step before it stops. A second Ctrl-C interrupts at once."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Take SIGINT inside the block; yield a function that tells whether it has come.
+    """Catch SIGINT inside the block; yield a function that returns whether it has arrived.
 
-    Outside the main thread, where signals cannot be taken, the function always says no.
+    Outside the main thread, where Python allows no signal handlers, the function always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked = threading.Event()
+    requested = threading.Event()
 
-    def take(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    def handle(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    before = signal.signal(signal.SIGINT, take)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

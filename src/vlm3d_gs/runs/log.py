@@ -1,7 +1,7 @@
-"""The record of a run: folder, metrics, preview pictures, progress. Never decides anything.
+"""The record of a run: its folder, metrics and progress. Never decides anything.
 
 Files in the run folder: config.json (resolved settings, versions, seed, commit), metrics.jsonl (one
-object a step), previews/*.png, summary.json.
+object per step), summary.json; other code adds checkpoints, previews/*.png and the products.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from vlm3d_gs import __version__
 from vlm3d_gs.config import Config, to_dict
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.core.images import save_png
-from vlm3d_gs.runs.progress import Progress
+from vlm3d_gs.runs.progress import ProgressDisplay
 
 Scalar = float | int | str | bool | Tensor | None
 
@@ -40,34 +39,33 @@ OWN_FILES = (
     *(f"turntable.{kind}" for kind in ("mp4", "gif", "webp")),
     "sheet.png",
 )
-"""What a run writes into its folder, beside previews/*.png; --overwrite removes these and nothing
-else."""
+"""What a run writes into its folder, besides previews/*.png; --overwrite removes these and nothing else."""
 
 _GIT = ("git", "--no-optional-locks")
 VERSIONS_OF = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat")
 
 
 def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Refuse a folder that a run must not write into; touches nothing.
+    """Refuse a folder that a run must not write into, without changing it.
 
     Args:
-        out: the folder; its parents are made too.
-        overwrite: an earlier run there will be removed (its own files only).
-        resume: an earlier run there will be kept, to be gone on with.
+        out: the folder; its parents are created too.
+        overwrite: an earlier run there will be removed (only files that it wrote).
+        resume: an earlier run there will be continued.
 
     Raises:
-        ConfigError: something is there already and neither flag is given, both are given, or the
-            folder to overwrite was not written by a run.
+        ConfigError: the folder is not empty and neither flag is set, both are set, or a run did not write the folder
+            to overwrite or resume.
     """
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume contradict each other. Give one of them.")
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} exists and is no folder. Choose another --out.")
+        raise ConfigError(f"{out} exists and is not a folder. Choose another --out.")
     occupied = out.is_dir() and any(out.iterdir())
     if occupied and not (overwrite or resume):
         raise ConfigError(
             f"{out} exists and is not empty. Choose another --out, or add --overwrite to replace "
-            f"the run in it, or --resume to go on with it."
+            f"the run in it, or --resume to continue it."
         )
     if occupied and not (out / "config.json").is_file():
         raise ConfigError(
@@ -77,7 +75,7 @@ def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False
 
 
 def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Make the run's folder; arguments and errors as for `check_run_folder`."""
+    """Create the run's folder; arguments and errors as for `check_run_folder`."""
     check_run_folder(out, overwrite=overwrite, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     if overwrite:
@@ -86,7 +84,7 @@ def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = Fal
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a result must carry: versions of package and libraries, commit, machine."""
+    """Return what is stored beside every result: versions of package and libraries, commit, platform, time."""
     versions: dict[str, str | None] = {"vlm3d_gs": __version__, "python": platform.python_version()}
     for name in VERSIONS_OF:
         try:
@@ -102,25 +100,17 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, with `-dirty` when edited.
+    """Return the commit of the checkout that this package runs from, with `-dirty` if it has changes.
 
-    None for an installed package, or where git is not at hand.
+    None for an installed package, or where git is not available.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     with suppress(OSError, subprocess.SubprocessError):
+        arguments = ("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
         described = subprocess.run(
-            [
-                *_GIT,
-                "-C",
-                str(root),
-                "describe",
-                "--always",
-                "--dirty",
-                "--exclude=*",
-                "--abbrev=40",
-            ],
+            [*_GIT, "-C", str(root), *arguments],
             capture_output=True,
             text=True,
             timeout=5,
@@ -131,7 +121,7 @@ def git_commit() -> str | None:
 
 
 def write_config(out: Path, config: Config) -> None:
-    """Write config.json, by which a folder is known as a run's."""
+    """Write config.json, which marks a folder as a run's."""
     content = {"config": to_dict(config), "seed": config.train.seed, **provenance()}
     write_json(out / "config.json", content)
 
@@ -142,20 +132,21 @@ class RunLog:
     Args:
         out: the run's folder, as `prepare_run_folder` left it.
         config: the resolved config.
-        quiet: nothing on the screen.
-        resume_step: when going on, the steps done at the checkpoint: rows after it (left by an
-            interrupted run) are dropped. None starts metrics.jsonl anew.
+        quiet: print nothing.
+        resume_step: steps done at the checkpoint of a resumed run: later rows, left by the interruption, are dropped.
+            None starts a new metrics.jsonl.
     """
 
     def __init__(
         self, out: Path, config: Config, *, quiet: bool = False, resume_step: int | None = None
     ) -> None:
         self.out = out
-        self._progress = Progress(quiet=quiet)
-        kept = _rows_up_to(out / "metrics.jsonl", resume_step) if resume_step is not None else []
+        self._progress = ProgressDisplay(quiet=quiet)
+        rows = _rows_up_to(out / "metrics.jsonl", resume_step) if resume_step is not None else []
+
         write_config(out, config)
         with atomic_path(out / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(rows))
         # Line-buffered: after a crash every finished line is on disk.
         self._metrics: TextIO = (out / "metrics.jsonl").open("a", buffering=1)
 
@@ -176,34 +167,22 @@ class RunLog:
 
         Args:
             step: steps done, this one included.
-            values: name -> number, text, or one-element tensor (read here, which waits for its
+            values: name -> number, text, or one-element tensor (read here, which synchronises its
                 device). A number that is not finite becomes null, since JSON has none.
         """
         row = {"step": step, **{name: _plain(value) for name, value in values.items()}}
         self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
 
     def progress(self, step: int, total: int, values: Mapping[str, Scalar]) -> None:
-        """Show where the run is: `step` of `total`, rate, time left, and these values.
+        """Show how far the run is: `step` of `total`, rate, time left, and any further values.
 
-        A live line on a terminal; elsewhere a plain line at each tenth of the run.
+        A live bar on a terminal; elsewhere a plain line at each tenth of the run.
         """
         self._progress.show(step, total, {name: _plain(value) for name, value in values.items()})
 
     def message(self, text: str) -> None:
-        """Say one line to the user, above the progress line."""
-        self._progress.say(text)
-
-    def image(self, name: str, image: Tensor) -> Path:
-        """Write a preview picture, [H, W, 3] float in 0..1, and return its path.
-
-        Args:
-            name: file name ending in .png; lies in previews/.
-            image: the picture.
-        """
-        path = self.out / "previews" / name
-        path.parent.mkdir(exist_ok=True)
-        save_png(image, path)
-        return path
+        """Print one line for the user, above the progress bar."""
+        self._progress.print(text)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Write summary.json: the outcome, with versions and commit."""

@@ -1,22 +1,23 @@
-"""Where a run is, for a person: a live line on a terminal, now and then a plain line elsewhere."""
+"""How far a run is, for a person: a live bar on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn
+from rich.table import Column
 
-LINES_WITHOUT_TERMINAL = 10
-REDRAWS_PER_S = 8
+PLAIN_LINES = 10
+"""Lines per run where there is no terminal."""
+REDRAWS_PER_S = 4
 
 
-class Progress:
-    """Shows step, rate, time left and values, on standard error.
+class ProgressDisplay:
+    """Shows steps done, rate, time left and any further values on standard error.
 
     Args:
         quiet: show nothing.
@@ -26,73 +27,62 @@ class Progress:
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self._quiet = quiet
         self._console = console or Console(stderr=True, highlight=False)
-        self._live: Live | None = None
-        self._first: tuple[int, float] | None = None
-        self._drawn_s = -1.0
+        self._bar = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}", markup=False, table_column=Column()),
+            console=self._console,
+            refresh_per_second=REDRAWS_PER_S,
+            # Steps may take minutes, and rich forgets the older ones; it keeps at most a thousand.
+            speed_estimate_period=math.inf,
+            # It still keeps the time where it draws nothing, and the plain lines read it there.
+            disable=quiet or not self._console.is_interactive,
+        )
+        self._task: TaskID | None = None
         self._tenth = -1
 
     def show(self, step: int, total: int, values: Mapping[str, Any]) -> None:
-        """Show that `step` of `total` steps are done; drawn at most a few times a second."""
+        """Show that `step` of `total` steps are done.
+
+        Args:
+            step: steps done.
+            total: steps of the whole run.
+            values: further columns, name -> value; they may change from step to step.
+        """
         if self._quiet:
             return
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (step, now)
-        if self._console.is_terminal:
-            if step < total and now - self._drawn_s < 1.0 / REDRAWS_PER_S:
-                return
-            self._drawn_s = now
-            self._draw(step, total, self._words(step, total, values, now))
-            return
-        tenth = step * LINES_WITHOUT_TERMINAL // max(total, 1)
-        if tenth != self._tenth:
-            self._tenth = tenth
-            self._console.print(
-                f"step {step}/{total}  {self._words(step, total, values, now)}", soft_wrap=True
-            )
+        if self._task is None:
+            self._bar.start()
+            # One step behind, so that the update below starts the clock; a resumed run's earlier steps do not count.
+            self._task = self._bar.add_task("", total=total, completed=max(step - 1, 0), status="")
 
-    def say(self, text: str) -> None:
-        """Print one line above the live line."""
+        self._bar.update(self._task, total=total, completed=step)
+        status = _status(self._bar.tasks[0], values)
+        self._bar.update(self._task, status=status)
+
+        tenth = step * PLAIN_LINES // max(total, 1)
+        if self._bar.disable and tenth != self._tenth:
+            self._tenth = tenth
+            self.print(f"step {step}/{total}  {status}")
+
+    def print(self, text: str) -> None:
+        """Print one line, above the bar."""
         if not self._quiet:
             self._console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the last state on the screen and give the terminal back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def _draw(self, step: int, total: int, words: str) -> None:
-        row = Table.grid(padding=(0, 1))
-        row.add_row(f"{step}/{total}", ProgressBar(total=total, completed=step, width=24), words)
-        if self._live is None:
-            self._live = Live(console=self._console, auto_refresh=False)
-            self._live.start()
-        self._live.update(row, refresh=True)
-
-    def _words(self, step: int, total: int, values: Mapping[str, Any], now: float) -> str:
-        assert self._first is not None
-        done, seconds = step - self._first[0], now - self._first[1]
-        parts = []
-        if done > 0 and seconds > 0:
-            parts = [f"{done / seconds:.1f} it/s", f"{clock((total - step) * seconds / done)} left"]
-        parts += [f"{name} {_short(value)}" for name, value in values.items()]
-        return "  ".join(parts)
+        """Leave the last state on the screen and release the terminal."""
+        if self._task is not None:
+            self._bar.stop()
 
 
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss from an hour on.
-
-    Example:
-        >>> clock(75.2)
-        '1:15'
-    """
-    whole = round(max(seconds, 0.0))
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours}:{minutes:02d}:{whole % 60:02d}"
-    return f"{minutes}:{whole % 60:02d}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _status(task: Task, values: Mapping[str, Any]) -> str:
+    """Return the rate, the time left and the values as one line of text."""
+    columns = []
+    if task.speed and task.time_remaining is not None:
+        left = timedelta(seconds=task.time_remaining)
+        columns = [f"{task.speed:.1f} it/s", f"{left} left"]
+    for name, value in values.items():
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        columns.append(f"{name} {text}")
+    return "  ".join(columns)

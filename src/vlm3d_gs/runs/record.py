@@ -1,7 +1,7 @@
-"""What a run's folder tells about the run: the prompt, how it went, and its curves.
+"""What a run's folder records: the prompt, the outcome and the curves.
 
-Reads config.json, metrics.jsonl and summary.json as `runlog` writes them. Only config.json must be
-there: an interrupted run has no summary, and a crash may tear the last row of the metrics.
+Reads config.json, metrics.jsonl and summary.json as `runs.log` writes them. Only config.json is
+required: an interrupted run has no summary, and a crash may tear the last row of the metrics.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from vlm3d_gs.core.errors import InputFileError
 
 SPLAT = "scene.ply"
-MOST_POINTS = 300
-"""Points a curve is thinned to; each is the mean of the steps it stands for."""
+MAX_POINTS = 300
+"""Longer curves are thinned to this many points; each is the mean of the steps it stands for."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Series:
     name: str
     """Short name."""
     steps: tuple[int, ...]
-    """Steps done, growing."""
+    """Steps done, increasing."""
     values: tuple[float | None, ...]
-    """One a step; None where the run logged no finite number."""
+    """One per step; None where the run logged no finite number."""
 
 
 @dataclass(frozen=True)
@@ -36,47 +36,48 @@ class Chart:
     """Curves that share an axis."""
 
     title: str
-    """What is shown."""
+    """What it shows."""
     series: tuple[Series, ...]
     """At least one."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder tells."""
+    """The contents of a run's folder."""
 
     prompt: str
-    """The sentence; empty if the config names none."""
+    """The sentence; empty if the config has none."""
     planned_steps: int | None
-    """Steps asked for."""
+    """Steps in the config; None if it has no such number."""
     config: dict[str, Any] = field(repr=False)
-    """config.json with seed, versions and commit, as plain data."""
+    """config.json, with seed, versions and commit."""
     summary: dict[str, Any] = field(repr=False)
-    """summary.json, or empty."""
+    """summary.json; empty for an unfinished run."""
     rows: tuple[dict[str, Any], ...] = field(repr=False)
-    """metrics.jsonl, one object a step."""
+    """metrics.jsonl, one object per step."""
 
 
-def find_splat(given: Path) -> tuple[Path, RunRecord | None]:
-    """Return the splat file that a path means, and the record when the path is a run's folder.
+def find_splat(path: Path) -> tuple[Path, RunRecord | None]:
+    """Return the splat file that a path stands for, and the record if the path is a run's folder.
 
     Args:
-        given: a splat file, or the folder of a run.
+        path: a splat file, or the folder of a run.
 
     Raises:
         InputFileError: nothing is there, or the folder is not that of a finished run.
     """
-    if not given.is_dir():
-        if not given.is_file():
-            raise InputFileError(f"There is no file or run folder {given}.")
-        return given, None
-    record = read_record(given)
-    if not (given / SPLAT).is_file():
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputFileError(f"There is no file or run folder {path}.")
+        return path, None
+
+    record = read_record(path)
+    if not (path / SPLAT).is_file():
         raise InputFileError(
-            f"The run in {given} has no {SPLAT} yet. Let it finish, go on with it by --resume, or add "
+            f"The run in {path} has no {SPLAT} yet. Let it finish, continue it with --resume, or add "
             "ply to --export."
         )
-    return given / SPLAT, record
+    return path / SPLAT, record
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -90,11 +91,14 @@ def read_record(folder: Path) -> RunRecord:
             f"{folder} is not the folder of a run: it has no config.json. "
             "Make one with `vlm3d-gs generate PROMPT --out DIR`."
         )
+
+    # The file may come from another version: take what is there and has the expected type.
     config = _object(folder / "config.json")
     settings = config.get("config", config)
     settings = settings if isinstance(settings, dict) else {}
     train = settings.get("train")
     steps = train.get("steps") if isinstance(train, dict) else None
+
     summary = folder / "summary.json"
     return RunRecord(
         prompt=str(settings.get("prompt") or ""),
@@ -106,34 +110,36 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def charts(record: RunRecord) -> tuple[Chart, ...]:
-    """Return the curves worth showing: rewards, losses, and how many Gaussians there were."""
+    """Return the curves worth showing: rewards, losses and the number of Gaussians."""
     names = {name: None for row in record.rows for name in row if name != "step"}
     rewards = [name for name in names if name.startswith("critic/") and name != "critic/loss"]
     priors = [name for name in names if name in ("prior/loss", "detail/loss")]
-    wanted = (
+    groups = (
         ("Reward, log-odds of Yes", rewards),
         ("Prior loss", priors),
         ("Critic loss", [name for name in names if name == "critic/loss"]),
         ("Gaussians", [name for name in names if name == "gaussians"]),
     )
-    made = []
-    for title, group in wanted:
+
+    found = []
+    for title, group in groups:
         series = [_series(record.rows, name) for name in group]
         kept = tuple(item for item in series if any(value is not None for value in item.values))
         if kept:
-            made.append(Chart(title, kept))
-    return tuple(made)
+            found.append(Chart(title, kept))
+    return tuple(found)
 
 
 def _series(rows: tuple[dict[str, Any], ...], name: str) -> Series:
     """Return one name's values over the steps, thinned."""
     points = [(row["step"], _number(row[name])) for row in rows if name in row]
-    share = math.ceil(len(points) / MOST_POINTS)
+    stride = math.ceil(len(points) / MAX_POINTS)
+
     steps, values = [], []
-    for start in range(0, len(points), max(share, 1)):
-        some = points[start : start + share]
-        finite = [value for _, value in some if value is not None]
-        steps.append(some[-1][0])
+    for start in range(0, len(points), max(stride, 1)):
+        chunk = points[start : start + stride]
+        finite = [value for _, value in chunk if value is not None]
+        steps.append(chunk[-1][0])
         values.append(float(f"{sum(finite) / len(finite):.6g}") if finite else None)
     return Series(name.rpartition("/")[2], tuple(steps), tuple(values))
 
@@ -151,7 +157,7 @@ def _object(path: Path) -> dict[str, Any]:
         raise InputFileError(f"Cannot read {path}: {error}") from error
     if not isinstance(data, dict):
         raise InputFileError(
-            f"{path} should hold one JSON object, it holds a {type(data).__name__}."
+            f"{path} must hold one JSON object, but it holds a {type(data).__name__}."
         )
     return data
 
