@@ -11,8 +11,8 @@ import torch
 from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.core.harmonics import SH_C0, rgb_to_sh0
 from vlm3d_gs.core.rotations import quat_to_rotmat
-from vlm3d_gs.formats.frames import Frame, rotate_gaussians, world_to
-from vlm3d_gs.formats.registry import SplatOptions
+from vlm3d_gs.formats.frames import rotate_gaussians, world_to
+from vlm3d_gs.formats.options import Frame, SplatOptions
 
 
 @dataclass(frozen=True)

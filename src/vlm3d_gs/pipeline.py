@@ -18,9 +18,10 @@ from vlm3d_gs.assembly.objective import (
     check_choice,
 )
 from vlm3d_gs.assembly.plan import large_priors, plan_memory
-from vlm3d_gs.assembly.products import product_name, write_products
+from vlm3d_gs.assembly.products import write_products
 from vlm3d_gs.config import Config, SceneConfig
 from vlm3d_gs.config.bounds import check_device
+from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, DeviceError, ExportError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
@@ -168,7 +169,7 @@ def write_everything(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, 
         return files, ""
     from vlm3d_gs.mesh import extract_mesh, write_mesh
 
-    path = config.out / product_name("mesh")
+    path = config.out / PRODUCTS["mesh"].file
     try:
         write_mesh(extract_mesh(gaussians, backend=config.render.backend), path)
     except (ExportError, ConfigError) as error:

@@ -8,31 +8,35 @@ from typing import get_args
 import pytest
 import torch
 
-from vlm3d_gs.assembly.products import SPLATS, product_name, write_products
+from vlm3d_gs.assembly.products import write_products
 from vlm3d_gs.config import Config, ExportConfig, ExportFormat
+from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.initialize import ball
-from vlm3d_gs.formats.registry import read_splat
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.runs.log import OWN_FILES, RunLog
 
 
 def test_every_product_has_a_name_that_overwrite_knows() -> None:
-    names = [product_name(kind) for kind in get_args(ExportFormat)]
+    names = [product.file for product in PRODUCTS.values()]
     assert len(set(names)) == len(names)
     assert set(names) <= set(OWN_FILES)
-    with pytest.raises(ConfigError, match=r"scene|ply"):
-        product_name("obj")
+    assert get_args(ExportFormat) == tuple(PRODUCTS)
+    with pytest.raises(ConfigError, match=r"ply, .*sheet, got 'obj'"):
+        ExportConfig(formats=("ply", "obj"))
 
 
 def test_splats_and_page_are_written_and_read_again(tmp_path: Path) -> None:
-    kinds = tuple(kind for kind in SPLATS if kind != "usdc")
+    kinds = tuple(
+        name for name, product in PRODUCTS.items() if product.kind == "splat" and name != "usdc"
+    )
     config = Config(
         prompt="a <red> cube", out=tmp_path, export=ExportConfig(formats=(*kinds, "html"))
     )
     scene = ball(60, 0.4, torch.Generator().manual_seed(0), opacity=0.6)
     with RunLog(tmp_path, config, quiet=True):
         files = write_products(scene, config)
-    assert [path.name for path in files] == [product_name(kind) for kind in (*kinds, "html")]
+    assert [path.name for path in files] == [PRODUCTS[kind].file for kind in (*kinds, "html")]
     for path in files[:-1]:
         again = read_splat(path)
         assert len(again) == len(scene), path.name

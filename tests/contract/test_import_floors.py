@@ -12,13 +12,13 @@ from contract.source_tree import PACKAGE, Import, imports, modules
 
 ROOMS = [
     "",  # the version and the public names
-    # no torch of its own accord
+    # nouns, files, settings
     "core",
+    "formats",
     "config",
-    # images, files, weights
+    # images, weights
     "kernels",
     "render",
-    "formats",
     "models",
     # a run, and what it is optimised for
     "runs",
@@ -39,7 +39,10 @@ ROOMS = [
 ]
 """Rooms (files or folders of the package), in the order in which they may import each other."""
 
-NO_TORCH = ("", "config", "cli", "__main__", "core.errors", "core.files")
+NO_TORCH = (
+    *("", "config", "cli", "__main__", "core.errors", "core.files"),
+    *("formats.registry", "formats.options"),
+)
 """Rooms and files that never load torch, so that help and settings answer at once."""
 
 HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
@@ -100,19 +103,14 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.render", "vlm3d_gs.show.pictures"),
     ("cli.film", "vlm3d_gs.show.film"),
     ("cli.html", "vlm3d_gs.show.page"),
-    ("cli.html", "vlm3d_gs.formats.registry"),
+    ("cli.html", "vlm3d_gs.formats.convert"),
     ("cli.html", "vlm3d_gs.runs.record"),
-    ("cli.convert", "vlm3d_gs.formats.registry"),
-    ("cli.convert", "vlm3d_gs.formats.frames"),
-    ("cli.convert", "vlm3d_gs.formats.ply.splat"),
-    ("cli.convert", "vlm3d_gs.formats.spz.stream"),
+    ("cli.convert", "vlm3d_gs.formats.convert"),
     ("cli.bench", "vlm3d_gs.app.bench"),
     ("cli.bench", "vlm3d_gs.config"),
     ("cli.bench", "vlm3d_gs.config.presets"),
     ("cli.bench", "vlm3d_gs.runs.log"),
     ("cli.info", "vlm3d_gs.formats.info"),
-    ("cli.info", "vlm3d_gs.formats.spz.stream"),
-    ("cli.render", "vlm3d_gs.formats.registry"),
     ("cli.render", "vlm3d_gs.show.turntable"),
     ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
     ("cli.evaluate", "vlm3d_gs.evaluate.targets"),

@@ -14,16 +14,10 @@ from splat_files import CASES, Case, assert_same_splat, flipped, random_splat, t
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError, Vlm3dGsError
 from vlm3d_gs.core.gaussians import Gaussians, with_sh_degree
+from vlm3d_gs.formats.convert import convert, format_of_file, read_splat, write_splat
+from vlm3d_gs.formats.options import SplatOptions
 from vlm3d_gs.formats.ply.splat import load_ply
-from vlm3d_gs.formats.registry import (
-    SPLAT_SUFFIXES,
-    SplatOptions,
-    convert,
-    format_of_file,
-    format_of_suffix,
-    read_splat,
-    write_splat,
-)
+from vlm3d_gs.formats.registry import SPLAT_SUFFIXES, format_of_suffix
 from vlm3d_gs.render import render
 
 HAS_USD = importlib.util.find_spec("pxr") is not None
@@ -231,7 +225,7 @@ def test_a_file_is_known_by_how_it_begins_and_not_by_its_name(tmp_path: Path) ->
 
 @pytest.mark.parametrize("suffix", SPLAT_SUFFIXES)
 def test_every_suffix_asks_for_a_format(suffix: str) -> None:
-    assert suffix.lstrip(".").startswith(format_of_suffix(f"A.B{suffix.upper()}"))
+    assert suffix.lstrip(".").startswith(format_of_suffix(f"A.B{suffix.upper()}").name)
 
 
 def test_an_unknown_suffix_lists_the_known(tmp_path: Path) -> None:

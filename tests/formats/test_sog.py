@@ -12,7 +12,7 @@ import torch
 
 from splat_files import random_splat
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.formats.registry import read_splat, write_splat
+from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.formats.sog.palettes import nearest_codes, number_palette, vector_palette
 
 

@@ -13,7 +13,8 @@ import torch
 from splat_files import random_splat
 from vlm3d_gs.core.errors import ExportError, InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.formats.registry import SplatOptions, read_splat, write_splat
+from vlm3d_gs.formats.convert import read_splat, write_splat
+from vlm3d_gs.formats.options import SplatOptions
 from vlm3d_gs.formats.spz.stream import load_spz
 
 

@@ -20,9 +20,10 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.core.rotations import quat_to_rotmat
 from vlm3d_gs.formats.arrays import SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.formats.gltf.reader import load_glb
+from vlm3d_gs.formats.options import SplatOptions
 from vlm3d_gs.formats.quantize import alpha_bytes, sigmoid
-from vlm3d_gs.formats.registry import SplatOptions, read_splat, write_splat
 
 SCENE = random_splat(400, 3)
 OURS = [

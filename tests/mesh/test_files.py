@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from scenes import splats_for
 from vlm3d_gs.cli import app
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
+from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.formats.ply.splat import write_ply
-from vlm3d_gs.formats.registry import write_splat
 from vlm3d_gs.mesh import Mesh, MeshSettings, extract_mesh, write_mesh
 from vlm3d_gs.mesh.product import describe, make_mesh
 from vlm3d_gs.mesh.writers import SUFFIXES, paint_of

@@ -1,4 +1,4 @@
-"""export.turntable, export.sheet, export.framing: videos, grids, labelled sheets, any scene in view."""
+"""Turntables, sheets and framing: videos, grids, labelled sheets, any scene in view."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from scenes import splats_for
-from vlm3d_gs.assembly.export import export
 from vlm3d_gs.core.cameras import turntable_cameras
 from vlm3d_gs.core.errors import ConfigError, ExportError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import WHITE, load_png
+from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.show import framing
 from vlm3d_gs.show.framing import framed, render_frames
 from vlm3d_gs.show.sheet import write_preview, write_sheet
@@ -140,19 +140,15 @@ def test_frames_do_not_depend_on_the_chunks(
     torch.testing.assert_close(chunked, whole)
 
 
-def test_export_chooses_by_suffix(scene: Gaussians, tmp_path: Path) -> None:
-    export(scene, tmp_path / "sheet.png")
+def test_a_sheet_has_four_views_a_row(scene: Gaussians, tmp_path: Path) -> None:
+    write_sheet(scene, tmp_path / "sheet.png")
     assert load_png(tmp_path / "sheet.png").shape[1] == 4 * 258 - 2
-    with pytest.raises(ExportError, match="unknown suffix"):
-        export(scene, tmp_path / "scene.obj")
 
 
 def test_ply_round_trip_renders_the_same(scene: Gaussians, tmp_path: Path) -> None:
-    from vlm3d_gs.formats.ply.splat import read_ply
-
-    export(scene, tmp_path / "scene.ply")
+    write_splat(scene, tmp_path / "scene.ply")
     cameras = turntable_cameras(3, 10.0, 3.0, 40.0, 48, 48)
     before = torch.stack(list(render_frames(scene, cameras, WHITE, "cpu")))
-    back = read_ply(tmp_path / "scene.ply")
+    back = read_splat(tmp_path / "scene.ply")
     after = torch.stack(list(render_frames(back, cameras, WHITE, "cpu")))
     torch.testing.assert_close(after, before, rtol=0, atol=2e-5)

@@ -7,14 +7,15 @@ from typing import Annotated, cast
 
 import typer
 
+from vlm3d_gs.formats.options import Frame, PlyFrame, SplatOptions, SpzFrame, SpzVersion
+from vlm3d_gs.formats.registry import SPLAT_SUFFIXES
+
 
 def convert(
     source: Annotated[Path, typer.Argument(help="A splat file of any format.")],
     out: Annotated[
         Path,
-        typer.Argument(
-            help="What to write: .ply .compressed.ply .splat .spz .sog .glb .usda .usdc."
-        ),
+        typer.Argument(help=f"What to write: {' '.join(SPLAT_SUFFIXES)}."),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     sh_degree: Annotated[
@@ -41,10 +42,7 @@ def convert(
     ] = False,
 ) -> None:
     """Convert a splat; frames, rotations and harmonics are turned as each format wants them."""
-    from vlm3d_gs.formats.frames import Frame
-    from vlm3d_gs.formats.ply.splat import PlyFrame
-    from vlm3d_gs.formats.registry import SplatOptions, convert
-    from vlm3d_gs.formats.spz.stream import SpzFrame, SpzVersion
+    from vlm3d_gs.formats.convert import convert
 
     options = SplatOptions(
         sh_degree=sh_degree,

@@ -13,7 +13,7 @@ def html(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, .html.")],
 ) -> None:
     """Write one self-contained page that shows a splat in any browser, offline."""
-    from vlm3d_gs.formats.registry import read_splat
+    from vlm3d_gs.formats.convert import read_splat
     from vlm3d_gs.runs.record import find_splat
     from vlm3d_gs.show.page import write_page
 

@@ -8,6 +8,8 @@ from typing import Annotated, cast
 
 import typer
 
+from vlm3d_gs.formats.options import SpzFrame
+
 
 def info(
     file: Annotated[Path, typer.Argument(help="A splat file of any format.")],
@@ -18,7 +20,6 @@ def info(
 ) -> None:
     """Say what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
     from vlm3d_gs.formats.info import info_text, inspect_splat
-    from vlm3d_gs.formats.spz.stream import SpzFrame
 
     found = inspect_splat(file, spz_frame=cast(SpzFrame, spz_frame_in))
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else info_text(found))

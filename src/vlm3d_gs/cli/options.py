@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm3d_gs.config.presets import PRESETS
+from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.config.recipes import RECIPES
 
 Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
@@ -47,9 +48,7 @@ Backend = Annotated[str | None, typer.Option(help="Renderer: auto, cpu, gsplat o
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Export = Annotated[
     str | None,
-    typer.Option(
-        help="Products, with commas: ply, spz, sog, splat, glb, html, mesh, mp4, gif, webp, sheet, ..."
-    ),
+    typer.Option(help=f"Products, separated by commas: {', '.join(PRODUCTS)}."),
 ]
 Model = Annotated[
     str | None, typer.Option(help="Folder or hub id of the prior's weights (same family).")

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
+from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.config.schedules import Schedule, constant, exponential
 from vlm3d_gs.core.errors import ConfigError
 
 DensifyMethod = Literal["gradient", "mcmc"]
-ExportFormat = Literal[
-    "ply",
-    "compressed.ply",
-    "splat",
-    "spz",
-    "sog",
-    "glb",
-    "usdc",
-    "html",
-    "mesh",
-    "mp4",
-    "gif",
-    "webp",
-    "sheet",
-]
+if TYPE_CHECKING:
+    ExportFormat = str
+else:
+    # The choices at run time, for `coerce` and help; a checker cannot read them from the table.
+    ExportFormat = Literal[tuple(PRODUCTS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +133,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not self.formats:
             raise ConfigError("export.formats is empty: nothing would be written. Use e.g. 'ply'.")
+        for name in self.formats:
+            if name not in PRODUCTS:
+                raise ConfigError(
+                    f"export.formats must be one of {', '.join(PRODUCTS)}, got {name!r}."
+                )
         check_within("export.turntable_s", self.turntable_s, 0.1, 600.0)
         check_within("export.turntable_fps", self.turntable_fps, 1, 120)
         check_within("export.turntable_px", self.turntable_px, 16, 4096)

@@ -11,7 +11,7 @@ from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.evaluate.composition import evaluate
 from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, group_of
-from vlm3d_gs.formats.registry import read_splat
+from vlm3d_gs.formats.convert import read_splat
 
 
 def judge(

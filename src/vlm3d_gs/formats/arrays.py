@@ -19,7 +19,8 @@ from vlm3d_gs.core.errors import ExportError, InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import coefficient_count
 from vlm3d_gs.core.rotations import normalize_quats
-from vlm3d_gs.formats.frames import Frame, rotate_gaussians, world_to
+from vlm3d_gs.formats.frames import rotate_gaussians, world_to
+from vlm3d_gs.formats.options import Frame
 
 FloatArray = NDArray[np.float32]
 

@@ -9,7 +9,6 @@ that move.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +17,12 @@ from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import degree_of, sh_basis
 from vlm3d_gs.core.rotations import quat_multiply, rotmat_to_quat
+from vlm3d_gs.formats.options import Frame
 
 WORLD_TO_RDF = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
 """x right, y down, z away, as the front camera sees the object: PLY, .splat, SOG."""
 WORLD_TO_RUB = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
 """x right, y up, z towards the viewer: glTF and meshes."""
-
-Frame = Literal["rdf", "rub", "world"]
-"""Axes that files are written in: `rdf` and `rub` as above, `world` is our own frame."""
 
 FIT_DIRECTIONS = 64
 """Directions on which the harmonics' rotation is solved; the largest system has 16 unknowns."""

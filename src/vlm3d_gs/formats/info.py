@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
-from vlm3d_gs.formats.frames import Frame
+from vlm3d_gs.formats.convert import format_of_file, load_arrays
+from vlm3d_gs.formats.options import AXES, Frame, SpzFrame
 from vlm3d_gs.formats.quantize import sigmoid
-from vlm3d_gs.formats.registry import SplatFormat, format_of_file, load_arrays
-from vlm3d_gs.formats.spz.stream import SpzFrame
 
 OPACITY_BINS = 10
 BAR = 40
@@ -38,7 +37,8 @@ class SplatInfo:
     """What a splat file holds."""
 
     file: str
-    format: SplatFormat
+    format: str
+    """Name in the table of formats."""
     bytes: int
     count: int
     sh_degree: int
@@ -88,7 +88,7 @@ def inspect_splat(
     )
     return SplatInfo(
         file=str(source),
-        format=format_of_file(source),
+        format=format_of_file(source).name,
         bytes=source.stat().st_size,
         count=len(arrays),
         sh_degree=math.isqrt(arrays.sh.shape[1]) - 1,
@@ -103,15 +103,10 @@ def inspect_splat(
 
 def info_text(info: SplatInfo) -> str:
     """Return the findings for a person."""
-    axes = {
-        "rdf": "x right, y down, z away",
-        "rub": "x right, y up, z towards the viewer",
-        "world": "x towards the front camera, y its right, z up",
-    }
     lines = [
         f"{info.file}: {info.format}, {info.bytes / 2**20:.2f} MiB",
         f"  {info.count} Gaussians, harmonics of degree {info.sh_degree}",
-        f"  axes    {info.frame}: {axes[info.frame]}",
+        f"  axes    {info.frame}: {AXES[info.frame]}",
         f"  bounds  {_point(info.low)} to {_point(info.high)}",
         "  opacity",
     ]

@@ -15,6 +15,7 @@ from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.claims import file_bytes
+from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.order import importance_order
 from vlm3d_gs.formats.quantize import alpha_bytes, byte_logits, log_of, to_byte
 
@@ -56,3 +57,6 @@ def load_splat(source: Path) -> SplatArrays:
         sh=((color - 0.5) / SH_C0)[:, None].astype(np.float32),
         frame="rdf",
     )
+
+
+CODEC = Codec.plain(load_splat, save_splat)

@@ -16,6 +16,7 @@ from vlm3d_gs.core.errors import ExportError, InputFileError, MissingDependencyE
 from vlm3d_gs.core.harmonics import MAX_DEGREE
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.claims import expect_file
+from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.quantize import log_of, logit, sigmoid
 
 PRIM = "ParticleField3DGaussianSplat"
@@ -143,3 +144,17 @@ def _library() -> tuple[Any, Any, Any, Any, Any]:
             "This usd-core knows no Gaussian splats. Run: pip install 'usd-core>=26.3'"
         )
     return Usd, UsdGeom, UsdVol, Vt, Tf
+
+
+def _is_usd(source: Path) -> bool:
+    """Return whether a file is USD; among zips, as SOG files are too, only one called .usdz."""
+    with source.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    return not zipped or source.suffix.lower() == ".usdz"
+
+
+CODEC = Codec(
+    load=lambda source, _: load_usd(source),
+    save=lambda arrays, path, _: save_usd(arrays, path),
+    accepts=_is_usd,
+)

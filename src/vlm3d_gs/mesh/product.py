@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vlm3d_gs.core.errors import ExportError
-from vlm3d_gs.formats.registry import read_splat
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
 from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.mesh.writers import files_of, paint_of, write_mesh

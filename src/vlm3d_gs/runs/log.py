@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vlm3d_gs import __version__
 from vlm3d_gs.config import Config, to_dict
+from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.runs.progress import ProgressDisplay
@@ -33,11 +34,7 @@ OWN_FILES = (
     "metrics.jsonl",
     "summary.json",
     "checkpoint.safetensors",
-    *(f"scene.{kind}" for kind in ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "usdc")),
-    "scene.html",
-    "mesh.glb",
-    *(f"turntable.{kind}" for kind in ("mp4", "gif", "webp")),
-    "sheet.png",
+    *(product.file for product in PRODUCTS.values()),
 )
 """What a run writes into its folder, besides previews/*.png; --overwrite removes these and nothing else."""
 

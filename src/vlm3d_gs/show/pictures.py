@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.images import Color
-from vlm3d_gs.formats.registry import read_splat
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.show.camera_file import read_cameras, write_stills
 from vlm3d_gs.show.framing import BACKGROUND
 from vlm3d_gs.show.surfaces import BESIDE, Beside

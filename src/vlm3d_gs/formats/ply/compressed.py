@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.order import morton_order
 from vlm3d_gs.formats.ply.header import PlyHeader, PlyTable, expect_rows, read_header
 from vlm3d_gs.formats.quantize import (
@@ -107,11 +108,6 @@ def load_compressed_ply(source: Path) -> SplatArrays:
     )
 
 
-def is_compressed(header: PlyHeader) -> bool:
-    """Say whether a PLY header is that of a compressed splat, by its elements' names."""
-    return header.element_names[:2] == ["chunk", "vertex"]
-
-
 def _inside(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.float64]:
     """Return values as 0..1 between their chunk's bounds; 0 where the bounds coincide."""
     size = len(values)
@@ -193,3 +189,6 @@ def _has(table: PlyTable, kind: str, allowed: tuple[tuple[str, ...], ...]) -> bo
     aliases = {"float": "float32", "uint": "uint32", "uchar": "uint8"}
     kinds = {found for found, _ in table.properties}
     return kinds <= {kind, aliases[kind]} and tuple(table.names) in allowed
+
+
+CODEC = Codec.plain(load_compressed_ply, save_compressed_ply)

@@ -56,6 +56,11 @@ class PlyHeader:
         """Names of the elements, in order."""
         return [table.name for table in self.tables]
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether this is the header of a compressed splat, by the names of its elements."""
+        return self.element_names[:2] == ["chunk", "vertex"]
+
 
 def read_header(source: Path) -> PlyHeader:
     """Read a PLY header.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,9 @@ from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays, to_arrays, to_gaussians
-from vlm3d_gs.formats.frames import Frame
+from vlm3d_gs.formats.codec import Codec
+from vlm3d_gs.formats.options import Frame, PlyFrame
 from vlm3d_gs.formats.ply.header import PlyHeader, expect_rows, read_header
-
-PlyFrame = Literal["viewer", "world"]
-"""`viewer`: x right, y down, z away. `world`: our own axes, for tools that expect z up."""
 
 REST_COUNTS = (0, 9, 24, 45, 72)
 """Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4 the first three bands are kept."""
@@ -181,3 +178,11 @@ def _expect_splat(source: Path, header: PlyHeader) -> None:
         raise InputFileError(
             f"{source} has {len(rest)} f_rest properties; a splat has {allowed} (degree 0 to 4)."
         )
+
+
+CODEC = Codec(
+    load=lambda source, _: load_ply(source),
+    save=lambda arrays, path, options: save_ply(arrays, path, pad_sh3=options.pad_sh3),
+    frame=lambda options: axes_of(options.ply_frame),
+    accepts=lambda source: not read_header(source).is_compressed,
+)

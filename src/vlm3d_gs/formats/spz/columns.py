@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.harmonics import coefficient_count
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
-from vlm3d_gs.formats.frames import Frame
+from vlm3d_gs.formats.options import Frame
 from vlm3d_gs.formats.quantize import (
     INV_SQRT2,
     ByteArray,

@@ -13,19 +13,14 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
 
 import zstandard
 
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.claims import expect_plausible, expect_present, file_bytes
-from vlm3d_gs.formats.frames import Frame
+from vlm3d_gs.formats.options import Frame, SpzFrame, SpzVersion
 from vlm3d_gs.formats.spz.columns import DEGREES, SpzHeader, decode, encode, section_sizes
-
-SpzFrame = Literal["raw", "rub"]
-"""`raw`: the axes of the PLY, as most programs write. `rub`: what the specification says."""
-SpzVersion = Literal[2, 3, 4]
 
 MAGIC = b"NGSP"
 HEADER = struct.Struct("<4sIIBBBB")

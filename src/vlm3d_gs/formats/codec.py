@@ -1,0 +1,45 @@
+"""A codec: what a format's file offers to the rest of the package, and how it is loaded.
+
+A codec's file is imported when the format is first used, so that reading a PLY loads neither the
+image library of SOG nor that of USD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from vlm3d_gs.formats.arrays import SplatArrays
+from vlm3d_gs.formats.options import Frame, SplatOptions
+from vlm3d_gs.formats.registry import SplatFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Reads and writes the bytes of one format."""
+
+    load: Callable[[Path, SplatOptions], SplatArrays]
+    """Return what a file holds, in the file's axes, even values that are not finite."""
+    save: Callable[[SplatArrays, Path, SplatOptions], None]
+    """Write arrays that are in the format's axes."""
+    frame: Callable[[SplatOptions], Frame] | None = None
+    """Axes to write, where options choose them; None: the format has one."""
+    accepts: Callable[[Path], bool] | None = None
+    """Return whether a file with the format's first bytes is its own; None: all are."""
+
+    @classmethod
+    def plain(
+        cls, load: Callable[[Path], SplatArrays], save: Callable[[SplatArrays, Path], None]
+    ) -> Codec:
+        """Return the codec of a format that has no options."""
+        return cls(
+            load=lambda source, _: load(source), save=lambda arrays, path, _: save(arrays, path)
+        )
+
+
+def codec_of(row: SplatFormat) -> Codec:
+    """Return the codec of a format, importing its file."""
+    codec: Codec = import_module(f"vlm3d_gs.formats.{row.module}").CODEC
+    return codec
