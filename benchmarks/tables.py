@@ -14,35 +14,39 @@ import json
 import sys
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 PAGE = FOLDER / "README.md"
 HEAD = """# Benchmarks
 
-How fast it is and how good. This page is made by `python benchmarks/tables.py` from the files in `results/`; each
-names its machine, versions, commit and command (whose `--out` is where the file lay first), and holds the spread of
-repeated timings. [rivals.md](rivals.md) says how others were measured; [../docs/log](../docs/log/README.md) says what the
-numbers mean. `vlm3d-gs bench` times the parts of a step on your machine; `make gpu-check` runs what needs a GPU.
+How fast it is, and how good. `python benchmarks/tables.py` makes this page from the files in
+`results/`. Each of them names its machine, versions, commit and command (`--out` is where the file
+was first written), and holds the spread of repeated timings. [rivals.md](rivals.md) explains how
+others were measured, [docs/log](../docs/log/README.md) what the numbers mean. `vlm3d-gs bench`
+times the sections of a step on your machine; `make gpu-check` runs everything that needs a GPU.
 
-| theme | script | asks |
+| theme | script | question |
 |---|---|---|
-| asset | `bench_asset.py` | after how long a scene is right, and clean, for good, by the checker |
+| asset | `bench_asset.py` | how long until a scene is right, and clean, for good, by the checker |
 | composition | `bench_composition.py` | how often scenes are right; its tables are in docs/log/composition.md |
-| critic | `bench_critic.py` | what a look with its gradient costs; `ratio` is to the first row |
+| critic | `bench_critic.py` | what a forward and backward pass costs; `ratio` is to the first row |
 | kernels | `bench_kernels.py` | the CUDA kernels; `copy_share` is of a plain copy's rate |
-| large | `bench_large.py` | a step with models of real sizes and random weights, ours and other people's |
-| render | `bench_render.py` | the renderers; `pairs` are those of a Gaussian and a pixel that it covers |
-| reward | `bench_reward.py` | what the critic is worth; `binding`: colours on the right objects, `content`: all right |
-| scaling | `bench_scaling.py` | a step against Gaussians, pixels, views, and how often the critic is asked |
+| large | `bench_large.py` | a step with models of real sizes and random weights, ours and those of others |
+| render | `bench_render.py` | the renderers; `pairs` counts each Gaussian with each pixel that it covers |
+| reward | `bench_reward.py` | what the critic is worth; `binding`: colours on the right objects, `content`: all of it |
+| scaling | `bench_scaling.py` | a step by Gaussians, pixels, views, and how often the critic runs |
 
-A floor is the time that the counted operations need at the rate of arithmetic measured on that machine in that run.
-The kernels `reconstruction` and `critic_patches` were removed after they had been timed, since no run used them; what
-that table calls a twin is the reference in torch.
+A floor is the time that the counted operations need at the arithmetic rate measured on that machine
+in that run. The kernels `reconstruction` and `critic_patches` were removed after they had been
+timed, since no run used them; what that table calls a twin is the reference in torch.
 """
 SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
 """Beginnings of fields that stay in the files."""
 MOST_COLUMNS = 14
+WIDTH = 100
+"""Columns of the page's prose."""
 WHOLE = 1e4
 """Larger numbers are written without decimals."""
 
@@ -116,12 +120,16 @@ def page(folder: Path) -> str:
         versions = result["machine"]["versions"]
         rows, note = result["rows"], result.get("commit_note", "")
         note = f" ({note})" if note else ""
+        origin = (
+            f"{result['time_utc'][:10]}, commit {result['commit']}{note}, "
+            f"torch {versions.get('torch')},"
+        )
         if all("variant" in row for row in rows):
             rows = by_variant(rows)
         parts.append(
             f"## {theme.replace('_', ' ')}: {machine}\n\n"
-            f"{result['time_utc'][:10]}, commit {result['commit']}{note}, torch {versions.get('torch')}, "
-            f"`{result['command']}`, [results/{result['file']}](results/{result['file']})\n\n"
+            f"{fill(origin, WIDTH)}\n[results/{result['file']}](results/{result['file']})\n\n"
+            f"    {result['command']}\n\n"
             f"{as_table(rows)}\n"
         )
     return "\n".join(parts)

@@ -96,11 +96,11 @@ def mini(prompt: str) -> Config:
     """Return the default: the embedded models, any machine, well under a minute on two cores.
 
     Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
-    in docs/log/distillation.md. The guidance scale is 1, since the prior follows the prompt by itself; more hollows the sides of
-    cubes and costs twice the time. Backgrounds stay grey while the noise hides them, else grey Gaussians imitate them;
-    coverage, entropy and pruning take away what is left of the haze. The critic is asked at every second step of the
-    first half, while the layout is decided: at every fourth it did not always mirror a wrong pair, and later its
-    answers change little.
+    in docs/log/distillation.md. The guidance scale is 1, since the prior follows the prompt by itself; more hollows the
+    sides of cubes and costs twice the time. Backgrounds stay grey while the noise hides them, else grey Gaussians
+    imitate them; coverage, entropy and pruning take away what is left of the haze. The critic is asked at every
+    second step of the first half, while the layout is decided: at every fourth it did not always mirror a wrong pair,
+    and later its answers change little.
     """
     return Config(
         prompt=prompt,

@@ -161,7 +161,8 @@ def _unchanged(batch: Batch) -> Batch:
 def mixed_precision(device: str) -> ExitStack:
     """Return a context of bfloat16 arithmetic with the attention kernel that is fastest on the device.
 
-    On a CPU that is the plain one: torch's fused attention was slower there at these sizes (docs/log/embedded-prior.md).
+    On a CPU that is the plain one: torch's fused attention was slower there at these sizes
+    (docs/log/embedded-prior.md).
     """
     stack = ExitStack()
     stack.enter_context(torch.autocast(device, torch.bfloat16))

@@ -3,7 +3,8 @@
 What a small language model must do to answer a relation is known: a shape word gathers the colour before it, an image
 token gathers its view's name, and then the noun phrase looks at the image tokens of the object that it names, from
 where it can copy in which direction the other object lies. Left to find these routes from Yes and No alone, the model
-did not within 11,000 steps (docs/log/embedded-critic.md); told where to look, it takes a few hundred. All else stays free.
+did not within 11,000 steps (docs/log/embedded-critic.md); told where to look, it takes a few hundred. All else stays
+free.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def spread_camera_features(unet: UNet2DConditionModel) -> None:
 
     A cube looks the same every 90 degrees, so its outline is a fourth harmonic of the azimuth. With torch's default
     weights the hidden units are nearly linear in the camera matrix: they hold no harmonic above the second, and 6,400
-    steps of training did not add one (docs/log/embedded-prior.md). Units that are silent except around a direction hold many.
+    steps of training did not add one (docs/log/embedded-prior.md). Units that are silent except
+    around a direction hold many.
     """
     first = unet.class_embedding.linear_1
     azimuth = 2.0 * torch.pi * torch.rand(first.out_features)
