@@ -39,7 +39,7 @@ from vlm3d_gs.critic.questions.templates import VIEW_NAMES
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.critic.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
 from vlm3d_gs.evaluate.runs import evaluate_run
-from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.pipeline import generate
 from vlm3d_gs.render import render
@@ -81,7 +81,7 @@ def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
     row = evaluate_run(folder)
     config = from_dict(json.loads((folder / "config.json").read_text())["config"])
     summary = json.loads((folder / "summary.json").read_text())
-    gaussians = read_ply(folder / "scene.ply")
+    gaussians = read_splat(folder / "scene.ply")
     judge = Judge(model, held_out_questions(config.prompt), size_px=SIDE_PX)
     scores = []
     for offset, place in HELD_OUT_VIEWS:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlm3d_gs.core.cameras import Cameras
     from vlm3d_gs.core.errors import Vlm3dGsError
     from vlm3d_gs.core.gaussians import Gaussians
-    from vlm3d_gs.formats.ply.splat import read_ply, write_ply
+    from vlm3d_gs.formats.convert import read_splat, write_splat
     from vlm3d_gs.pipeline import GenerateResult, generate
 
 __version__ = "0.1.0"
@@ -29,8 +29,8 @@ __all__ = [
     "Vlm3dGsError",
     "__version__",
     "generate",
-    "read_ply",
-    "write_ply",
+    "read_splat",
+    "write_splat",
 ]
 
 _HOMES = {
@@ -40,8 +40,8 @@ _HOMES = {
     "GenerateResult": "vlm3d_gs.pipeline",
     "Vlm3dGsError": "vlm3d_gs.core.errors",
     "generate": "vlm3d_gs.pipeline",
-    "read_ply": "vlm3d_gs.formats.ply.splat",
-    "write_ply": "vlm3d_gs.formats.ply.splat",
+    "read_splat": "vlm3d_gs.formats.convert",
+    "write_splat": "vlm3d_gs.formats.convert",
 }
 
 

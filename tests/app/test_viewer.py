@@ -37,7 +37,7 @@ from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.core.rotations import quat_to_rotmat
 from vlm3d_gs.core.seeding import generators
-from vlm3d_gs.formats.ply.splat import write_ply
+from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.trainer import TrainState, train
@@ -256,7 +256,7 @@ def test_the_command_line_hands_view_options_on(
 
 
 def test_view_serves_a_splat_until_ctrl_c(tmp_path: Path) -> None:
-    write_ply(splats_for("a red cube"), tmp_path / "scene.ply")
+    write_splat(splats_for("a red cube"), tmp_path / "scene.ply")
     command = [sys.executable, "-m", "vlm3d_gs", "view", str(tmp_path / "scene.ply")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -144,12 +144,12 @@ def test_judging_a_splat_without_a_prompt_is_told(tmp_path: Path) -> None:
 def perfect(tmp_path: Path, generator: torch.Generator) -> Path:
     """A splat file that shows a red cube on top of a blue sphere."""
     from vlm3d_gs.core.prompts import parse_composition
-    from vlm3d_gs.formats.ply.splat import write_ply
+    from vlm3d_gs.formats.convert import write_splat
     from vlm3d_gs.mini.world.scenes import build_scene
     from vlm3d_gs.mini.world.splats import scene_to_gaussians
 
     scene = build_scene(parse_composition("a red cube on top of a blue sphere"))
-    write_ply(scene_to_gaussians(scene, 3000, generator), tmp_path / "scene.ply")
+    write_splat(scene_to_gaussians(scene, 3000, generator), tmp_path / "scene.ply")
     return tmp_path / "scene.ply"
 
 

@@ -17,8 +17,8 @@ PUBLIC = [
     "Vlm3dGsError",
     "__version__",
     "generate",
-    "read_ply",
-    "write_ply",
+    "read_splat",
+    "write_splat",
 ]
 
 

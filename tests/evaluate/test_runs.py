@@ -19,7 +19,7 @@ from vlm3d_gs.evaluate.runs import (
     markdown_table,
     summarize,
 )
-from vlm3d_gs.formats.ply.splat import write_ply
+from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.mini.world.scenes import is_held_out
 
 
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("b", "a red cube", "a red cone"),
     ):
         (root / name).mkdir()
-        write_ply(splats_for(shown), root / name / "scene.ply")
+        write_splat(splats_for(shown), root / name / "scene.ply")
         config = {"config": {"prompt": prompt, "train": {"seed": 7}}, "commit": "x"}
         (root / name / "config.json").write_text(json.dumps(config))
     return root

@@ -14,9 +14,10 @@ from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import eval_sh
 from vlm3d_gs.core.rotations import quat_to_rotmat
-from vlm3d_gs.formats.convert import write_splat
+from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.formats.frames import WORLD_TO_RDF, WORLD_TO_RUB, rotate_gaussians, sh_rotation
-from vlm3d_gs.formats.ply.splat import read_ply, write_ply
+from vlm3d_gs.formats.options import PlyFrame, SplatOptions
+from vlm3d_gs.formats.ply.splat import load_ply
 
 NAMES_SH1 = (
     "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 f_rest_0 f_rest_1 f_rest_2 f_rest_3 f_rest_4 f_rest_5 "
@@ -49,11 +50,11 @@ def patched(path: Path, old: bytes, new: bytes) -> Path:
 @pytest.mark.parametrize("coefficients", [1, 4, 9, 16])
 @pytest.mark.parametrize("frame", ["viewer", "world"])
 def test_reading_inverts_writing(
-    tmp_path: Path, generator: torch.Generator, coefficients: int, frame: str
+    tmp_path: Path, generator: torch.Generator, coefficients: int, frame: PlyFrame
 ) -> None:
     scene = random_scene(50, coefficients, generator)
-    write_ply(scene, tmp_path / "a.ply", frame=frame)
-    back = read_ply(tmp_path / "a.ply", frame=frame)
+    write_splat(scene, tmp_path / "a.ply", SplatOptions(ply_frame=frame))
+    back = read_splat(tmp_path / "a.ply")
     assert torch.equal(back.means, scene.means)
     assert torch.equal(back.log_scales, scene.log_scales)
     assert torch.equal(back.opacity_logits, scene.opacity_logits)
@@ -65,7 +66,7 @@ def test_reading_inverts_writing(
 
 def test_layout_is_the_one_that_viewers_load(tmp_path: Path, generator: torch.Generator) -> None:
     scene = random_scene(7, 4, generator)
-    write_ply(scene, tmp_path / "a.ply", frame="world")
+    write_splat(scene, tmp_path / "a.ply", SplatOptions(ply_frame="world"))
     data = PlyData.read(str(tmp_path / "a.ply"))
     assert data.header.splitlines()[1] == "format binary_little_endian 1.0"
     vertex = data["vertex"]
@@ -82,7 +83,7 @@ def test_layout_is_the_one_that_viewers_load(tmp_path: Path, generator: torch.Ge
 
 def test_file_frame_is_right_down_away(tmp_path: Path, generator: torch.Generator) -> None:
     scene = random_scene(5, 1, generator)
-    write_ply(scene, tmp_path / "a.ply")
+    write_splat(scene, tmp_path / "a.ply")
     vertex = PlyData.read(str(tmp_path / "a.ply"))["vertex"]
     x, y, z = scene.means.T.numpy()
     np.testing.assert_array_equal(vertex["x"], y)
@@ -117,8 +118,8 @@ def test_mirrors_are_refused(generator: torch.Generator) -> None:
 
 def test_padding_adds_zero_coefficients(tmp_path: Path, generator: torch.Generator) -> None:
     scene = random_scene(6, 4, generator)
-    write_ply(scene, tmp_path / "a.ply", pad_sh3=True)
-    back = read_ply(tmp_path / "a.ply")
+    write_splat(scene, tmp_path / "a.ply", SplatOptions(pad_sh3=True))
+    back = read_splat(tmp_path / "a.ply")
     assert back.sh.shape == (6, 16, 3)
     torch.testing.assert_close(back.sh[:, :4], scene.sh, rtol=1e-5, atol=2e-6)
     assert back.sh[:, 4:].abs().max() == 0
@@ -126,7 +127,7 @@ def test_padding_adds_zero_coefficients(tmp_path: Path, generator: torch.Generat
 
 def test_same_scene_same_bytes(tmp_path: Path, generator: torch.Generator) -> None:
     scene = random_scene(40, 16, generator)
-    write_ply(scene, tmp_path / "a.ply")
+    write_splat(scene, tmp_path / "a.ply")
     write_splat(scene, tmp_path / "b.ply")
     assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
 
@@ -134,17 +135,17 @@ def test_same_scene_same_bytes(tmp_path: Path, generator: torch.Generator) -> No
 def test_zero_quaternion_becomes_no_turn(tmp_path: Path, generator: torch.Generator) -> None:
     scene = random_scene(2, 1, generator)
     scene.quats.zero_()
-    write_ply(scene, tmp_path / "a.ply", frame="world")
-    assert read_ply(tmp_path / "a.ply", frame="world").quats.tolist() == [[1, 0, 0, 0]] * 2
+    write_splat(scene, tmp_path / "a.ply", SplatOptions(ply_frame="world"))
+    assert read_splat(tmp_path / "a.ply", frame="world").quats.tolist() == [[1, 0, 0, 0]] * 2
 
 
 def test_nothing_and_nan_are_not_written(tmp_path: Path, generator: torch.Generator) -> None:
     scene = random_scene(3, 1, generator)
     with pytest.raises(ExportError, match="empty"):
-        write_ply(scene.select(torch.zeros(3, dtype=torch.bool)), tmp_path / "a.ply")
+        write_splat(scene.select(torch.zeros(3, dtype=torch.bool)), tmp_path / "a.ply")
     scene.log_scales[1, 2] = math.inf
     with pytest.raises(ExportError, match="1 values of log_scales"):
-        write_ply(scene, tmp_path / "a.ply")
+        write_splat(scene, tmp_path / "a.ply")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +158,7 @@ def test_a_splat_of_another_program_is_read(tmp_path: Path) -> None:
     values = dict.fromkeys(names, 0.25) | {"rot_0": 2.0, "rot_1": 0, "rot_2": 0, "rot_3": 0, "x": 3}
     row = np.array([values[name] for name in names], dtype=">f8").tobytes()
     (tmp_path / "a.ply").write_bytes(header.encode() + row)
-    scene = read_ply(tmp_path / "a.ply", frame="world")
+    scene = read_splat(tmp_path / "a.ply", frame="world")
     assert scene.means.tolist() == [[3.0, 0.25, 0.25]]
     assert scene.quats.tolist() == [[1.0, 0.0, 0.0, 0.0]]
     assert scene.sh.shape == (1, 1, 3)
@@ -168,67 +169,67 @@ class TestHostileFiles:
 
     @pytest.fixture
     def good(self, tmp_path: Path, generator: torch.Generator) -> Path:
-        write_ply(random_scene(10, 4, generator), tmp_path / "a.ply")
+        write_splat(random_scene(10, 4, generator), tmp_path / "a.ply")
         return tmp_path / "a.ply"
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(InputFileError, match="no file"):
-            read_ply(tmp_path / "none.ply")
+            load_ply(tmp_path / "none.ply")
 
     @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"ply", b"<html>", b"ply\nformat x"])
     def test_no_ply(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.ply").write_bytes(content)
         with pytest.raises(InputFileError, match="not a PLY"):
-            read_ply(tmp_path / "a.ply")
+            load_ply(tmp_path / "a.ply")
 
     def test_truncated(self, good: Path) -> None:
         good.write_bytes(good.read_bytes()[:-30])
         with pytest.raises(InputFileError, match="truncated"):
-            read_ply(good)
+            load_ply(good)
 
     def test_huge_count(self, good: Path) -> None:
         patched(good, b"element vertex 10", b"element vertex 999999999999999999999999")
         with pytest.raises(InputFileError, match="truncated"):
-            read_ply(good)
+            load_ply(good)
 
     @pytest.mark.parametrize("count", [b"-4", b"1e3", b"ten", b"1 2"])
     def test_bad_count(self, good: Path, count: bytes) -> None:
         patched(good, b"element vertex 10", b"element vertex " + count)
         with pytest.raises(InputFileError):
-            read_ply(good)
+            load_ply(good)
 
     def test_list_property(self, good: Path) -> None:
         patched(good, b"property float nx", b"property list uint float nx")
         with pytest.raises(InputFileError, match="header"):
-            read_ply(good)
+            load_ply(good)
 
     def test_unknown_type(self, good: Path) -> None:
         patched(good, b"property float nx", b"property quad nx")
         with pytest.raises(InputFileError, match="header"):
-            read_ply(good)
+            load_ply(good)
 
     def test_other_f_rest_count(self, good: Path) -> None:
         patched(good, b"property float f_rest_8", b"property float unknown_")
         with pytest.raises(InputFileError, match="8 f_rest"):
-            read_ply(good)
+            load_ply(good)
 
     def test_point_cloud(self, good: Path) -> None:
         patched(good, b"property float opacity", b"property float quality")
         with pytest.raises(InputFileError, match="lacks opacity"):
-            read_ply(good)
+            load_ply(good)
 
     def test_mesh(self, good: Path) -> None:
         patched(good, b"end_header", b"element face 1\nproperty float a\nend_header")
         with pytest.raises(InputFileError, match="Meshes"):
-            read_ply(good)
+            load_ply(good)
 
     def test_not_finite(self, good: Path) -> None:
         data = good.read_bytes()
         good.write_bytes(data[:-4] + np.array([np.nan], "<f4").tobytes())
         with pytest.raises(InputFileError, match="NaN"):
-            read_ply(good)
+            read_splat(good)
 
     def test_damaged_header_line(self, good: Path) -> None:
         patched(good, b"binary_little_endian", b"binary_middle_endian")
         with pytest.raises(InputFileError):
-            read_ply(good)
+            load_ply(good)

@@ -19,7 +19,7 @@ from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic import watch
-from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.mini.critic.model import critic_tokenizer, save_processor
 from vlm3d_gs.pipeline import generate, questions_for
 
@@ -77,7 +77,7 @@ def test_when_scores_part_the_best_reading_is_exported(
     monkeypatch.undo()
     half = generate(config(tmp_path / "half"), quiet=True, until=3).gaussians
     assert torch.equal(result.gaussians.means, half.means)
-    assert len(read_ply(out / "scene.ply")) == len(half)
+    assert len(read_splat(out / "scene.ply")) == len(half)
 
 
 @pytest.mark.parametrize(

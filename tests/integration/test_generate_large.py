@@ -15,7 +15,7 @@ from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import ConfigError, ModelError
-from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.pipeline import generate
 
 PROMPT = "a corgi wearing a top hat"
@@ -68,7 +68,7 @@ def check_run(
     )
     assert result.exit_code == 0, result.output
     assert "Estimated GPU memory" in result.output
-    assert len(read_ply(out / "scene.ply")) > 0
+    assert len(read_splat(out / "scene.ply")) > 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     assert all(abs(row["prior/loss"]) < float("inf") for row in rows)

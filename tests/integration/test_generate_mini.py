@@ -14,7 +14,7 @@ from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ExportError, PromptError
-from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.pipeline import generate
 
 PROMPT = "a red cube on top of a blue sphere"
@@ -59,7 +59,7 @@ def test_command_line_makes_a_whole_run_folder(tmp_path: Path) -> None:
     assert summary["steps"] == 5
     assert summary["finished"]
     assert summary["versions"]["torch"] == version("torch")
-    assert len(read_ply(out / "scene.ply")) == summary["gaussians"]
+    assert len(read_splat(out / "scene.ply")) == summary["gaussians"]
     asked = [row for row in rows(out) if "critic/semantic" in row]
     assert [row["step"] for row in asked] == [1, 3], "every second step of the first half"
     assert {"critic/semantic", "critic/relation", "critic/geometric"} <= set(asked[0])

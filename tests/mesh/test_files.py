@@ -12,7 +12,6 @@ from scenes import splats_for
 from vlm3d_gs.cli import app
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.convert import write_splat
-from vlm3d_gs.formats.ply.splat import write_ply
 from vlm3d_gs.mesh import Mesh, MeshSettings, extract_mesh, write_mesh
 from vlm3d_gs.mesh.product import describe, make_mesh
 from vlm3d_gs.mesh.writers import SUFFIXES, paint_of
@@ -25,7 +24,7 @@ PROMPT = "a red cube on top of a blue sphere"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    write_ply(splats_for(PROMPT), folder / "scene.ply")
+    write_splat(splats_for(PROMPT), folder / "scene.ply")
     (folder / "config.json").write_text("{}")
     return folder
 

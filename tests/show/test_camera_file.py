@@ -16,7 +16,7 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import load_png
-from vlm3d_gs.formats.ply.splat import read_ply, write_ply
+from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.render import render
 from vlm3d_gs.show.camera_file import read_cameras, write_stills
 from vlm3d_gs.show.pictures import color_of
@@ -103,7 +103,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_render_writes_what_the_cameras_see(scene: Gaussians, tmp_path: Path) -> None:
-    write_ply(scene, tmp_path / "scene.ply")
+    write_splat(scene, tmp_path / "scene.ply")
     cameras = written(tmp_path, [{"azimuth_deg": 40}, {"azimuth_deg": 40, "height": 20}])
     arguments = ["render", str(tmp_path / "scene.ply"), "--cameras", str(cameras)]
     arguments += ["--out", str(tmp_path / "stills"), "--size-px", "40", "--background", "#ff0000"]
@@ -114,7 +114,7 @@ def test_render_writes_what_the_cameras_see(scene: Gaussians, tmp_path: Path) ->
     assert load_png(files[1]).shape == (20, 40, 3)
     camera = orbit(40.0, 15.0, 3.1, 40.0, 40, 40)
     red = (1.0, 0.0, 0.0)
-    wanted = render(read_ply(tmp_path / "scene.ply"), camera, background=red).color[0]
+    wanted = render(read_splat(tmp_path / "scene.ply"), camera, background=red).color[0]
     torch.testing.assert_close(
         load_png(files[0]), wanted.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0
     )
@@ -144,7 +144,7 @@ def test_backgrounds_are_words_hex_or_numbers() -> None:
 def test_depth_stands_beside_a_turntable_and_not_beside_stills(
     scene: Gaussians, tmp_path: Path
 ) -> None:
-    write_ply(scene, tmp_path / "scene.ply")
+    write_splat(scene, tmp_path / "scene.ply")
     start = ["render", str(tmp_path / "scene.ply"), "--out", str(tmp_path / "turn.png")]
     start += ["--size-px", "32"]
     result = CliRunner().invoke(app, [*start, "--beside", "depth", "--background", "black"])

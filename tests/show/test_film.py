@@ -17,7 +17,7 @@ from scenes import splats_for
 from vlm3d_gs.cli import app
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.core.images import save_png
-from vlm3d_gs.formats.ply.splat import write_ply
+from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.show.film import BAR_PX, CAPTION_PX, HOLD, write_film
 from vlm3d_gs.show.turntable import render_turntable
 from vlm3d_gs.show.video import write_moving
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Path:
     for step, shade in SHADES.items():
         save_png(torch.full((32, 134, 3), shade), folder / "previews" / f"step_{step}.png")
     (folder / "previews" / "notes.png").write_bytes(b"not a preview")
-    write_ply(splats_for("a red cube"), folder / "scene.ply")
+    write_splat(splats_for("a red cube"), folder / "scene.ply")
     return folder
 
 

@@ -21,7 +21,7 @@ from vlm3d_gs.config import Config, TrainConfig
 from vlm3d_gs.core.cameras import Cameras, look_at, orbit
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.formats.ply.splat import write_ply
+from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.render import render
 from vlm3d_gs.runs.log import RunLog, prepare_run_folder
 from vlm3d_gs.runs.record import RunRecord, read_record
@@ -61,7 +61,7 @@ def run_folder(folder: Path, prompt: str, gaussians: Gaussians) -> Path:
     (folder / "summary.json").write_text(
         json.dumps({**summary, "commit": "0123456789abcdef-dirty"})
     )
-    write_ply(gaussians, folder / "scene.ply")
+    write_splat(gaussians, folder / "scene.ply")
     return folder
 
 

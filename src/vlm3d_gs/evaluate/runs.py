@@ -11,7 +11,7 @@ from typing import Any
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.prompts import Composition, parse_composition
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
-from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.mini.world.scenes import is_held_out
 from vlm3d_gs.render import Backend
 
@@ -78,7 +78,7 @@ def evaluate_run(folder: str | Path, *, backend: Backend = "auto") -> RunRow:
     place = Path(folder)
     prompt, seed = _read_config(place / "config.json")
     wanted = parse_composition(prompt)
-    gaussians = read_ply(place / "scene.ply")
+    gaussians = read_splat(place / "scene.ply")
     report = evaluate(gaussians, wanted, backend=backend)
     return RunRow(place.name, prompt, seed, group_of(wanted), len(gaussians), report)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.images import label, load_png, resize
-from vlm3d_gs.formats.ply.splat import read_ply
+from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.runs.record import SPLAT, RunRecord, read_record
 from vlm3d_gs.show.sheet import preview
 from vlm3d_gs.show.video import write_moving
@@ -81,7 +81,7 @@ def _pictures(
     for step, path in previews:
         yield _captioned(_load(path), size, f"step {step} of {total}", step / total)
     if (folder / SPLAT).is_file():
-        final = preview(read_ply(folder / SPLAT), size_px=size[0])
+        final = preview(read_splat(folder / SPLAT), size_px=size[0])
         yield _captioned(final, size, f"after {last} steps", last / total)
 
 

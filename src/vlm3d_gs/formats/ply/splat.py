@@ -9,7 +9,6 @@ reading.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from numpy.typing import NDArray
 from plyfile import PlyData, PlyElement, PlyParseError
 
 from vlm3d_gs.core.errors import ConfigError, InputFileError
-from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.formats.arrays import FloatArray, SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.options import Frame, PlyFrame
 from vlm3d_gs.formats.ply.header import PlyHeader, expect_rows, read_header
@@ -35,49 +32,6 @@ COMMENTS = {
     "viewer": "axes: x right, y down, z away from the front camera",
     "world": "axes: x towards the front camera, y its right, z up",
 }
-
-
-def write_ply(
-    gaussians: Gaussians, path: str | Path, *, frame: PlyFrame = "viewer", pad_sh3: bool = False
-) -> None:
-    """Write a splat PLY, whole or not at all; same Gaussians, same bytes.
-
-    Args:
-        gaussians: N >= 1 finite Gaussians.
-        path: the file; replaced if it exists.
-        frame: axes of the file; `viewer` is what viewers expect.
-        pad_sh3: write all 45 f_rest properties, zeros where the scene has fewer: some engine
-            plug-ins read nothing else.
-
-    Raises:
-        ExportError: no Gaussians, a NaN or an infinity, or the folder does not exist.
-    """
-    arrays = to_arrays(gaussians, axes_of(frame))
-    with atomic_path(path) as temporary:
-        save_ply(arrays, temporary, pad_sh3=pad_sh3)
-
-
-def read_ply(path: str | Path, *, frame: PlyFrame | None = None) -> Gaussians:
-    """Read a splat PLY, ours or another program's.
-
-    The inverse of `write_ply` up to float32 rounding; quaternions come back normalised.
-
-    Args:
-        path: the file.
-        frame: axes of the file; PLY itself does not say them. None: `world` if our own comment in
-            the header says so, else `viewer`.
-
-    Returns:
-        Float32 Gaussians on the CPU, in our world frame.
-
-    Raises:
-        InputFileError: no such file, not a PLY, truncated, not a Gaussian splat, or not finite. The
-            header's claims are checked against the file's size before anything is allocated.
-    """
-    arrays = load_ply(Path(path))
-    if frame is not None:
-        arrays = replace(arrays, frame=axes_of(frame))
-    return to_gaussians(arrays, Path(path))
 
 
 def save_ply(arrays: SplatArrays, path: Path, *, pad_sh3: bool = False) -> None:
@@ -102,7 +56,8 @@ def load_ply(source: Path) -> SplatArrays:
     """Read a splat PLY as arrays in the file's axes, whether finite or not.
 
     Raises:
-        InputFileError: as `read_ply`, but for values that are not finite.
+        InputFileError: no such file, not a PLY, truncated, or not a Gaussian splat. The claims of the
+            header are checked against the size of the file before anything is allocated.
     """
     header = read_header(source)
     _expect_splat(source, header)
