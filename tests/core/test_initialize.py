@@ -57,7 +57,7 @@ def test_same_seed_same_cloud():
 def test_impossible_clouds_are_refused(generator):
     with pytest.raises(ConfigError, match="at least 1 Gaussian, got 0"):
         ball(0, 1.0, generator)
-    with pytest.raises(ConfigError, match="radius of a first cloud must be positive"):
+    with pytest.raises(ConfigError, match="radius of an initial cloud must be positive"):
         shell(5, 0.0, generator)
     with pytest.raises(ConfigError, match="opacity must be above 0 and below 1, got 1.0"):
         ball(5, 1.0, generator, opacity=1.0)

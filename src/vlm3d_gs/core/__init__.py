@@ -1,1 +1,1 @@
-"""The nouns that everything else is made of, and the checks, seeds and files around them."""
+"""The types that everything else is built from, and the checks, seeds and files around them."""

@@ -1,9 +1,9 @@
 """Cameras: pinhole views of the object at the origin.
 
 Axes are OpenCV's (x right, y down, z forward), matrices map world to camera, intrinsics are in
-pixels with pixel centres at +0.5. Azimuth 0 stands on +x and sees the object's front; azimuth grows
-counter-clockwise seen from above, so the camera at 90 degrees stands on +y; elevation grows
-upwards. Letters: C cameras.
+pixels with pixel centres at +0.5. A camera at azimuth 0 stands on +x and sees the object's front;
+azimuth grows counter-clockwise seen from above, so the camera at 90 degrees stands on +y; elevation
+grows upwards. Letters: C cameras.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Angles = float | Sequence[float] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """C pinhole cameras of one picture size."""
+    """C pinhole cameras with one image size."""
 
     viewmats: Tensor
     """[C, 4, 4] world to camera, OpenCV axes."""
     Ks: Tensor
     """[C, 3, 3] intrinsics, pixels."""
     width: int
-    """Picture width, pixels."""
+    """Image width, pixels."""
     height: int
-    """Picture height, pixels."""
+    """Image height, pixels."""
     azimuths_deg: Tensor
     """[C] azimuth of the position, degrees."""
     elevations_deg: Tensor
@@ -56,7 +56,7 @@ class Cameras:
 
     @property
     def device(self) -> torch.device:
-        """Where the matrices live."""
+        """Device of the matrices."""
         return self.viewmats.device
 
     @property
@@ -77,12 +77,16 @@ class Cameras:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Cameras:
-        """Return the cameras on another device or in another floating type; what goes to a GPU waits for nothing."""
+        """Return the cameras on another device or in another floating type; copies to a GPU are asynchronous."""
         names = ("viewmats", "Ks", "azimuths_deg", "elevations_deg", "distances")
-        upwards = self.device.type == "cpu"
+        # Only towards the GPU: the other way, the host could read before the copy has arrived.
+        asynchronous = self.device.type == "cpu"
         return replace(
             self,
-            **{name: getattr(self, name).to(device, dtype, non_blocking=upwards) for name in names},
+            **{
+                name: getattr(self, name).to(device, dtype, non_blocking=asynchronous)
+                for name in names
+            },
         )
 
     def select(self, index: Tensor | slice | Sequence[int]) -> Cameras:
@@ -91,7 +95,7 @@ class Cameras:
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def resized(self, width: int, height: int) -> Cameras:
-        """Return cameras that see the same field in another number of pixels."""
+        """Return cameras with the same field of view and another image size."""
         factors = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(self, Ks=self.Ks * factors[None, :, None], width=width, height=height)
 
@@ -101,13 +105,13 @@ def look_at(
 ) -> Tensor:
     """Return world-to-camera matrices of cameras that look at points.
 
-    Where the line of sight is parallel to `up`, the picture's top points away from +x seen from
+    Where the line of sight is parallel to `up`, the image's top points away from +x seen from
     above (the limit of an orbit at azimuth 0).
 
     Args:
         positions: [C, 3] camera centres.
-        targets: [3] or [C, 3] points in the middle of the picture, unlike the positions.
-        up: direction that the picture's top shows, in the world.
+        targets: [3] or [C, 3] points in the middle of the image, different from the positions.
+        up: world direction towards the image's top.
 
     Returns:
         [C, 4, 4], OpenCV axes.
@@ -118,12 +122,14 @@ def look_at(
     expect_shape("positions", positions, (None, 3))
     forward = torch.nn.functional.normalize(targets - positions, dim=-1)
     up_vector = positions.new_tensor(up).expand_as(forward)
+
     right = torch.linalg.cross(forward, up_vector)
     degenerate = right.norm(dim=-1, keepdim=True) < 1e-6
     right = torch.where(degenerate, right.new_tensor([0.0, 1.0, 0.0]), right)
     right = torch.nn.functional.normalize(right, dim=-1)
     down = torch.linalg.cross(forward, right)
     rotation = torch.stack([right, down, forward], -2)
+
     viewmats = torch.zeros(len(positions), 4, 4, dtype=positions.dtype, device=positions.device)
     viewmats[:, :3, :3] = rotation
     viewmats[:, :3, 3] = -(rotation @ positions[:, :, None])[:, :, 0]
@@ -162,19 +168,23 @@ def orbit(
         tensor([[2., 0., 0.],
                 [0., 2., 0.]])
     """
-    given = (azimuths_deg, elevations_deg, distance, fov_deg)
-    tensors = [torch.as_tensor(value, dtype=torch.float64).reshape(-1).cpu() for value in given]
+    # In float64, so that the matrices are right to the last bit of float32.
+    arguments = (azimuths_deg, elevations_deg, distance, fov_deg)
+    tensors = [torch.as_tensor(value, dtype=torch.float64).reshape(-1).cpu() for value in arguments]
     azimuth, elevation, radius, fov = (value.clone() for value in torch.broadcast_tensors(*tensors))
     _expect_range("elevations_deg", elevation, elevation.abs() <= 90, "in -90..90")
     _expect_range("distance", radius, radius > 0, "positive")
     _expect_range("fov_deg", fov, (fov > 0) & (fov < 180), "above 0 and below 180")
+
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     positions = radius[:, None] * torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1)
+    viewmats = look_at(positions, torch.zeros(3, dtype=torch.float64))
+
     focal_px = 0.5 * height / torch.tan(0.5 * torch.deg2rad(fov))
     intrinsics = torch.zeros(len(a), 3, 3, dtype=torch.float64)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal_px
     intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = 0.5 * width, 0.5 * height, 1.0
-    viewmats = look_at(positions, torch.zeros(3, dtype=torch.float64))
+
     cameras = Cameras(viewmats, intrinsics, width, height, azimuth, elevation, radius)
     return cameras.to(dtype=torch.float32)
 
@@ -182,7 +192,7 @@ def orbit(
 def turntable_cameras(
     n: int, elevation_deg: float, distance: float, fov_deg: float, width: int, height: int
 ) -> Cameras:
-    """Return n cameras evenly around the object, the first in front of it.
+    """Return n cameras evenly spaced around the object, the first in front of it.
 
     Raises:
         ConfigError: n below 1, or a value outside its range (see `orbit`).
@@ -206,9 +216,9 @@ class CameraRanges:
     fov_deg: tuple[float, float] = (40.0, 40.0)
     """Vertical field of view shared by a group, degrees."""
     width: int = 64
-    """Picture width, pixels."""
+    """Image width, pixels."""
     height: int = 64
-    """Picture height, pixels."""
+    """Image height, pixels."""
 
     def __post_init__(self) -> None:
         for name in ("azimuth_offset_deg", "elevation_deg", "distance", "fov_deg"):
@@ -226,13 +236,13 @@ def sample_view_groups(
 
     Args:
         n_groups: at least 1.
-        n_views: views a group, at least 1; neighbours are 360 / n_views degrees apart.
-        generator: source of the random numbers (a CPU generator); it advances by four numbers a
+        n_views: views per group, at least 1; neighbours are 360 / n_views degrees apart.
+        generator: source of the random numbers (a CPU generator); it advances by four numbers per
             group.
         ranges: the intervals.
 
     Returns:
-        n_groups * n_views cameras, the views of a group adjacent, azimuths growing within it.
+        n_groups * n_views cameras, the views of a group adjacent, azimuths increasing within it.
 
     Raises:
         ConfigError: a count below 1, or a range outside what `orbit` allows.
@@ -241,12 +251,14 @@ def sample_view_groups(
         raise ConfigError(
             f"View groups need n_groups and n_views of at least 1, got {n_groups} and {n_views}."
         )
+
     draws = torch.rand(n_groups, 4, generator=generator, dtype=torch.float64)
     bounds = torch.tensor(
         [ranges.azimuth_offset_deg, ranges.elevation_deg, ranges.distance, ranges.fov_deg],
         dtype=torch.float64,
     )
     values = bounds[:, 0] + draws * (bounds[:, 1] - bounds[:, 0])
+
     offset, elevation, distance, fov = (
         column.repeat_interleave(n_views) for column in values.unbind(-1)
     )
@@ -275,6 +287,6 @@ def mvdream_camera_matrices(cameras: Cameras) -> Tensor:
 
 
 def _expect_range(name: str, values: Tensor, allowed: Tensor, text: str) -> None:
-    """Raise a ConfigError that gives the first value outside its range."""
+    """Raise a ConfigError that names the first value outside its range."""
     if not bool(allowed.all()):
         raise ConfigError(f"cameras: {name} must be {text}, got {values[~allowed][0].item():g}.")

@@ -1,14 +1,14 @@
-"""Checks of tensors that enter the package: shape, finiteness, dtype, device.
+"""Checks of tensors that enter the package: shape, finiteness, device.
 
-Each raises an error that names the argument, what was given and what is allowed. None of them
-copies data.
+Each raises an error that names the argument, its value and what is allowed. None of them copies
+data.
 """
 
 from __future__ import annotations
 
 import math
 
-from torch import Tensor, dtype
+from torch import Tensor
 
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 
@@ -18,8 +18,8 @@ def expect_shape(name: str, tensor: Tensor, shape: tuple[int | str | None, ...])
 
     Args:
         name: the argument's name as the user knows it, e.g. `gaussians.means`.
-        tensor: what was given.
-        shape: one entry a dimension: an int is required exactly, None is free, a letter is free but
+        tensor: the tensor to check.
+        shape: one entry per dimension: an int is required exactly, None is free, a letter is free but
             must stand for the same size wherever it is repeated.
 
     Returns:
@@ -35,13 +35,14 @@ def expect_shape(name: str, tensor: Tensor, shape: tuple[int | str | None, ...])
     sizes: dict[str, int] = {}
     fits = isinstance(tensor, Tensor) and tensor.ndim == len(shape)
     if fits:
-        for size, wanted in zip(tensor.shape, shape, strict=True):
-            if isinstance(wanted, str):
-                fits = fits and sizes.setdefault(wanted, size) == size
-            elif wanted is not None:
-                fits = fits and size == wanted
+        for size, expected in zip(tensor.shape, shape, strict=True):
+            if isinstance(expected, str):
+                fits = fits and sizes.setdefault(expected, size) == size
+            elif expected is not None:
+                fits = fits and size == expected
+
     if not fits:
-        text = ", ".join("any" if wanted is None else str(wanted) for wanted in shape)
+        text = ", ".join("any" if expected is None else str(expected) for expected in shape)
         got = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         raise ShapeError(f"{name} must be a tensor of shape [{text}], got {got}.")
     return sizes
@@ -53,37 +54,23 @@ def expect_finite(name: str, tensor: Tensor) -> None:
     Raises:
         ConfigError: at least one is; the message counts them and gives the index of the first.
 
-    Reads the tensor once, and therefore waits for a GPU.
+    Reads the tensor once, and therefore synchronises a GPU.
     """
     values = tensor.detach()
-    if math.isfinite(
-        values.sum().item()
-    ):  # one pass; only an overflowing sum needs the second look
+    # One pass in the usual case. A sum may also overflow, so what it rejects needs a second look.
+    if math.isfinite(values.sum().item()):
         return
+
     bad = (~values.isfinite()).nonzero()
     if len(bad) > 0:
         raise ConfigError(
             f"{name} has {len(bad)} values that are NaN or infinite, the first at index {bad[0].tolist()}; "
-            "all must be finite. Lower the learning rate, or look at the input that made them."
-        )
-
-
-def expect_dtype(name: str, tensor: Tensor, allowed: tuple[dtype, ...]) -> None:
-    """Require one of several dtypes.
-
-    Raises:
-        ShapeError: the dtype is not among those allowed.
-    """
-    if tensor.dtype not in allowed:
-        names = " or ".join(str(item).removeprefix("torch.") for item in allowed)
-        got = str(tensor.dtype).removeprefix("torch.")
-        raise ShapeError(
-            f"{name} must be {names}, got {got}. Convert it first, for example with .to(torch.{names.split()[0]})."
+            "all must be finite. Lower the learning rate, or check the input that produced them."
         )
 
 
 def expect_same_device(tensors: dict[str, Tensor]) -> None:
-    """Require that all tensors live on one device.
+    """Require that all tensors are on one device.
 
     Args:
         tensors: argument name to tensor.

@@ -1,9 +1,9 @@
 """Every error that vlm3d-gs raises on purpose.
 
 One small hierarchy, so that a caller can catch `Vlm3dGsError` and know that the message is meant
-for a person: it names what was given, what is allowed, and the cure. Classes that stand for a
-familiar Python error derive from that one too, so `except ValueError` keeps working. Standard
-library only: importing this file must never load torch.
+for a person: it names the value, what is allowed, and the cure. Classes that correspond to a
+built-in error derive from that one too, so `except ValueError` keeps working. Standard library
+only: importing this file must never load torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ConfigError(Vlm3dGsError, ValueError):
 
 
 class ShapeError(Vlm3dGsError, ValueError):
-    """A tensor has another shape, dtype or device than the function documents."""
+    """A tensor does not have the shape, dtype or device that the function documents."""
 
 
 class PromptError(Vlm3dGsError, ValueError):
@@ -26,11 +26,11 @@ class PromptError(Vlm3dGsError, ValueError):
 
 
 class MissingDependencyError(Vlm3dGsError, ImportError):
-    """An optional library is needed for what was asked and is not installed."""
+    """A library or data file that this operation needs is not installed."""
 
 
 class DeviceError(Vlm3dGsError, RuntimeError):
-    """The asked device is absent, or cannot do what was asked."""
+    """The requested device is absent or not capable of the operation."""
 
 
 class CheckpointError(Vlm3dGsError):
@@ -46,4 +46,4 @@ class InputFileError(Vlm3dGsError):
 
 
 class ModelError(Vlm3dGsError):
-    """Model weights are nowhere to be found, cannot be fetched, or are damaged."""
+    """Model weights cannot be found or fetched, or are damaged."""

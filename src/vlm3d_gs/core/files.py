@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: writing beside the target, then renaming onto it.
+"""Files that are either whole or absent: written beside the target, then renamed onto it.
 
 Standard library only.
 """
@@ -16,13 +16,13 @@ from vlm3d_gs.core.errors import ExportError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, it becomes `path`.
+    """Provide a temporary path beside `path` that replaces `path` when the block succeeds.
 
-    A reader never sees half a file, and a failed or interrupted block leaves an existing file as
-    it was. The temporary name keeps the suffix, because encoders choose the format by it.
+    A reader never sees half a file, and a failed or interrupted block leaves an existing file
+    unchanged. The temporary name keeps the suffix, because encoders choose the format by it.
 
     Args:
-        path: the file to make or to replace; its folder must exist.
+        path: the file to create or replace; its folder must exist.
 
     Yields:
         The path to write to.
@@ -37,6 +37,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         )
     if target.is_dir():
         raise ExportError(f"Cannot write {target}: it is a folder. Give a file name.")
+
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary

@@ -1,6 +1,6 @@
-"""Gaussians: the scene as raw parameters, with the activated views of them.
+"""Gaussians: the scene as raw parameters, and the activated values derived from them.
 
-Letters: N Gaussians, K spherical-harmonics coefficients a channel. World frame: z up, the front
+Letters: N Gaussians, K spherical-harmonics coefficients per channel. World frame: z up, the front
 towards +x, the object inside the unit ball (docs/CONVENTIONS.md). Knows nothing of cameras or
 rendering.
 """
@@ -23,18 +23,18 @@ PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
-    """N anisotropic 3D Gaussians, held as the raw numbers that an optimiser moves.
+    """N anisotropic 3D Gaussians, stored as the raw parameters that are optimised.
 
     Construction checks shapes, dtypes and devices (`ShapeError`), not values; see `validate`. Every
-    property is differentiable in the parameters it is made of.
+    property is differentiable in the parameters that it depends on.
     """
 
     means: Tensor
     """[N, 3] centres, world units."""
     log_scales: Tensor
-    """[N, 3] natural logarithms of the standard deviations along the own axes, world units."""
+    """[N, 3] natural logarithms of the standard deviations along the local axes, world units."""
     quats: Tensor
-    """[N, 4] rotation of the own axes, wxyz, any norm; zero means the identity."""
+    """[N, 4] rotation of the local axes, wxyz, any norm; zero means the identity."""
     opacity_logits: Tensor
     """[N] opacity before the sigmoid."""
     sh: Tensor
@@ -49,7 +49,7 @@ class Gaussians:
         for name, tensor in self.parameters().items():
             if tensor.dtype != self.means.dtype or not tensor.is_floating_point():
                 raise ShapeError(
-                    f"gaussians.{name} is {tensor.dtype}, gaussians.means is {self.means.dtype}; "
+                    f"gaussians.{name} is {tensor.dtype}, but gaussians.means is {self.means.dtype}; "
                     "all parameters must share one floating dtype."
                 )
         expect_same_device(
@@ -61,7 +61,7 @@ class Gaussians:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of all parameters."""
         return self.means.device
 
     @property
@@ -86,7 +86,7 @@ class Gaussians:
 
     @property
     def rotations(self) -> Tensor:
-        """[N, 3, 3] rotation matrices; the columns are the own axes in the world."""
+        """[N, 3, 3] rotation matrices; the columns are the local axes in the world."""
         return quat_to_rotmat(self.quats)
 
     @property
@@ -105,11 +105,11 @@ class Gaussians:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Tensor]) -> Gaussians:
-        """Return the scene made of named raw tensors; the inverse of `parameters`.
+        """Return the scene with these raw tensors; the inverse of `parameters`.
 
         Raises:
             ConfigError: a name is missing or unknown.
-            ShapeError: the shapes do not belong together.
+            ShapeError: the shapes do not match.
         """
         if set(parameters) != set(PARAMETER_NAMES):
             raise ConfigError(
@@ -120,7 +120,7 @@ class Gaussians:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Gaussians:
-        """Return the scene on another device or in another floating type (on the graph, as `Tensor.to`)."""
+        """Return the scene on another device or in another floating type (differentiably, as `Tensor.to`)."""
         return Gaussians(
             **{
                 name: value.to(device=device, dtype=dtype)
@@ -129,11 +129,11 @@ class Gaussians:
         )
 
     def detach(self) -> Gaussians:
-        """Return the scene cut off from the graph, sharing memory."""
+        """Return the scene detached from the graph, sharing memory."""
         return Gaussians(**{name: value.detach() for name, value in self.parameters().items()})
 
     def clone(self) -> Gaussians:
-        """Return a copy with memory of its own (on the graph, as `Tensor.clone`)."""
+        """Return a copy with its own memory (differentiably, as `Tensor.clone`)."""
         return Gaussians(**{name: value.clone() for name, value in self.parameters().items()})
 
     def requires_grad_(self, requires_grad: bool = True) -> Gaussians:
@@ -149,7 +149,7 @@ class Gaussians:
             index: [N] bool mask, or integer indices of any length.
 
         Raises:
-            ShapeError: a mask of another length than N.
+            ShapeError: a mask whose length is not N.
         """
         if index.dtype == torch.bool:
             expect_shape("index", index, (len(self),))
@@ -181,17 +181,17 @@ def concatenate(scenes: Sequence[Gaussians]) -> Gaussians:
 
 
 def with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
-    """Return the same scene with another spherical-harmonics degree: cut off, or filled with zeros.
+    """Return the same scene with another spherical-harmonics degree: truncated, or padded with zeros.
 
     Raises:
         ConfigError: the degree is not 0, 1, 2 or 3.
     """
     if degree not in range(4):
         raise ConfigError(f"The spherical-harmonics degree must be 0, 1, 2 or 3, got {degree}.")
-    wanted, have = (degree + 1) ** 2, gaussians.sh.shape[1]
-    sh = gaussians.sh[:, :wanted]
-    if wanted > have:
-        sh = torch.cat([sh, sh.new_zeros(len(gaussians), wanted - have, 3)], dim=1)
+    missing = (degree + 1) ** 2 - gaussians.sh.shape[1]
+    sh = gaussians.sh[:, : (degree + 1) ** 2]
+    if missing > 0:
+        sh = torch.cat([sh, sh.new_zeros(len(gaussians), missing, 3)], dim=1)
     return Gaussians(**{**gaussians.parameters(), "sh": sh})
 
 
@@ -200,10 +200,12 @@ def validate(gaussians: Gaussians) -> None:
 
     Raises:
         ConfigError: a value is NaN or infinite; the message names the parameter and the first
-            Gaussian concerned.
+            such Gaussian.
     """
-    values = [value.detach() for value in gaussians.parameters().values()]
-    if bool(torch.stack([value.sum() for value in values]).isfinite().all()):
-        return  # one read, for which a GPU is waited for once
+    # One read in the usual case, so that a GPU synchronises once and not once per parameter.
+    sums = [value.detach().sum() for value in gaussians.parameters().values()]
+    if bool(torch.stack(sums).isfinite().all()):
+        return
+
     for name, value in gaussians.parameters().items():
         expect_finite(f"gaussians.{name}", value)

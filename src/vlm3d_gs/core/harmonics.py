@@ -1,6 +1,6 @@
 """Real spherical harmonics up to degree 3, in the basis that 3D Gaussian files and gsplat use.
 
-Letters: K = (degree + 1)^2 coefficients a channel, ordered by degree. Colours are `max(eval_sh(...)
+Letters: K = (degree + 1)^2 coefficients per channel, ordered by degree. Colours are `max(eval_sh(...)
 + 0.5, 0)`; the offset and the clamp belong to the renderer, not here.
 """
 
@@ -26,7 +26,7 @@ SH_C3 = (
 
 
 def coefficient_count(degree: int) -> int:
-    """Return the number of coefficients a channel, (degree + 1)^2.
+    """Return the number of coefficients per channel, (degree + 1)^2.
 
     Raises:
         ConfigError: the degree is not 0, 1, 2 or 3.
@@ -37,7 +37,7 @@ def coefficient_count(degree: int) -> int:
 
 
 def degree_of(coefficients: int) -> int:
-    """Return the degree that a number of coefficients stands for.
+    """Return the degree that has a number of coefficients.
 
     Raises:
         ShapeError: the number is not 1, 4, 9 or 16.
@@ -46,12 +46,12 @@ def degree_of(coefficients: int) -> int:
         if (degree + 1) ** 2 == coefficients:
             return degree
     raise ShapeError(
-        f"sh must hold 1, 4, 9 or 16 coefficients a channel (degree 0 to 3), got {coefficients}."
+        f"sh must hold 1, 4, 9 or 16 coefficients per channel (degree 0 to 3), got {coefficients}."
     )
 
 
 def sh_basis(dirs: Tensor, degree: int) -> Tensor:
-    """Return the basis functions at directions.
+    """Return the values of the basis functions in given directions.
 
     Args:
         dirs: [..., 3] unit vectors (not checked).
@@ -72,6 +72,7 @@ def sh_basis(dirs: Tensor, degree: int) -> Tensor:
     coefficient_count(degree)
     if dirs.shape[-1:] != (3,):
         raise ShapeError(f"dirs must have shape [..., 3], got {list(dirs.shape)}.")
+
     x, y, z = dirs.unbind(-1)
     terms = [torch.full_like(x, SH_C0)]
     if degree >= 1:
@@ -100,7 +101,7 @@ def sh_basis(dirs: Tensor, degree: int) -> Tensor:
 
 
 def eval_sh(coeffs: Tensor, dirs: Tensor) -> Tensor:
-    """Return the values of functions given by their coefficients, raw: without the offset 0.5, not clamped.
+    """Return the values of functions with these coefficients, without the offset 0.5 and not clamped.
 
     Args:
         coeffs: [N, K, 3], K in {1, 4, 9, 16}.
@@ -117,15 +118,16 @@ def eval_sh(coeffs: Tensor, dirs: Tensor) -> Tensor:
     sizes = expect_shape("coeffs", coeffs, ("N", "K", 3))
     if dirs.shape[-2:] != (sizes["N"], 3):
         raise ShapeError(f"dirs must have shape [..., {sizes['N']}, 3], got {list(dirs.shape)}.")
+
     basis = sh_basis(dirs, degree_of(sizes["K"]))
     return (basis[..., None] * coeffs).sum(-2)
 
 
 def rgb_to_sh0(rgb: Tensor) -> Tensor:
-    """Return the degree-0 coefficients of colours 0..1, elementwise; the inverse of `sh0_to_rgb`."""
+    """Return the degree-0 coefficients of colours in 0..1, elementwise; the inverse of `sh0_to_rgb`."""
     return (rgb - 0.5) / SH_C0
 
 
 def sh0_to_rgb(sh0: Tensor) -> Tensor:
-    """Return the colours that degree-0 coefficients stand for, elementwise, not clamped."""
+    """Return the colours of degree-0 coefficients, elementwise, not clamped."""
     return sh0 * SH_C0 + 0.5

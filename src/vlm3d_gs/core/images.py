@@ -1,8 +1,8 @@
-"""Pictures as tensors: compositing, resizing, bytes, PNG files, grids.
+"""Images as tensors: compositing, resizing, bytes, PNG files, grids.
 
 Everywhere in this package an image batch is `[B, H, W, 3]` float, 0 to 1, sRGB as displayed, and
 alpha is `[B, H, W, 1]`. Rendered colour is premultiplied by alpha until it is composited. Nothing
-here knows what a picture shows.
+here knows what an image shows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LABEL_PX = 14
 
 
 def composite(premultiplied: Tensor, alpha: Tensor, background: Color | Tensor) -> Tensor:
-    """Put premultiplied colour over a flat background: color + (1 - alpha) background.
+    """Composite premultiplied colour over a background: color + (1 - alpha) background.
 
     Args:
         premultiplied: [..., H, W, 3] colour times alpha.
@@ -39,10 +39,10 @@ def composite(premultiplied: Tensor, alpha: Tensor, background: Color | Tensor) 
         background: three numbers, [3], or any shape that broadcasts to [..., H, W, 3].
 
     Returns:
-        [..., H, W, 3] the opaque picture.
+        [..., H, W, 3] the opaque image.
 
     Raises:
-        ShapeError: the last dimensions are not 3 and 1, or the pictures differ in size.
+        ShapeError: the last dimensions are not 3 and 1, or the images differ in size.
 
     Differentiable in every tensor.
     """
@@ -51,8 +51,8 @@ def composite(premultiplied: Tensor, alpha: Tensor, background: Color | Tensor) 
             "composite needs color [..., H, W, 3] and alpha [..., H, W, 1], "
             f"got {tuple(premultiplied.shape)} and {tuple(alpha.shape)}."
         )
-    behind = torch.as_tensor(background, dtype=premultiplied.dtype, device=premultiplied.device)
-    return premultiplied + (1.0 - alpha) * behind
+    backdrop = torch.as_tensor(background, dtype=premultiplied.dtype, device=premultiplied.device)
+    return premultiplied + (1.0 - alpha) * backdrop
 
 
 def unpremultiply(premultiplied: Tensor, alpha: Tensor, eps: float = 1e-6) -> Tensor:
@@ -61,7 +61,7 @@ def unpremultiply(premultiplied: Tensor, alpha: Tensor, eps: float = 1e-6) -> Te
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Resize bilinearly, with antialiasing when it shrinks.
+    """Resize bilinearly, with antialiasing when shrinking.
 
     Args:
         images: [B, H, W, C] float.
@@ -82,6 +82,7 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
         raise ShapeError(f"resize needs a size of at least 1 x 1, got {height} x {width}.")
     if images.shape[1:3] == (height, width):
         return images
+
     channels_first = images.movedim(-1, 1)
     resized = functional.interpolate(
         channels_first, (height, width), mode="bilinear", align_corners=False, antialias=True
@@ -104,14 +105,14 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 
 
 def save_png(image: Tensor, path: str | Path) -> None:
-    """Write one picture as PNG, whole or not at all; same picture, same bytes.
+    """Write one image as PNG, whole or not at all; the same image gives the same bytes.
 
     Args:
         image: [H, W, 3] colour, or [H, W, 4] with straight alpha, float 0 to 1.
         path: the file; replaced if it exists.
 
     Raises:
-        ShapeError: not one picture with 3 or 4 channels.
+        ShapeError: not one image with 3 or 4 channels.
         ExportError: the folder does not exist.
     """
     if image.ndim != 3 or image.shape[-1] not in (3, 4):
@@ -121,42 +122,44 @@ def save_png(image: Tensor, path: str | Path) -> None:
 
 
 def encode_png(image: Tensor) -> bytes:
-    """Return one picture [H, W, 3], float 0 to 1, as the bytes of a PNG file."""
+    """Return one image [H, W, 3], float 0 to 1, as the bytes of a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def load_png(path: str | Path) -> Tensor:
-    """Read a picture file as [H, W, 3] float32, 0 to 1; an alpha channel is dropped."""
+    """Read an image file as [H, W, 3] float32, 0 to 1; an alpha channel is dropped."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)
 
 
 def tile_grid(images: Tensor, columns: int, gap_px: int = 2, fill: Color = WHITE) -> Tensor:
-    """Lay pictures out in rows, first picture top left.
+    """Lay images out in rows, the first at the top left.
 
     Args:
         images: [B, H, W, 3], at least one.
-        columns: pictures in a row, at least 1; fewer pictures make a shorter row.
-        gap_px: space between pictures, none around them.
-        fill: colour of gaps and of missing pictures.
+        columns: images per row, at least 1; fewer images make a shorter row.
+        gap_px: space between images, none around them.
+        fill: colour of gaps and of empty cells.
 
     Returns:
         [rows H + gaps, columns W + gaps, 3].
 
     Raises:
-        ShapeError: no picture, not four dimensions, or `columns` below 1.
+        ShapeError: no image, not four dimensions, or `columns` below 1.
     """
     if images.ndim != 4 or images.shape[0] == 0 or columns < 1:
         raise ShapeError(
             "tile_grid needs images [B, H, W, 3] with B >= 1 and at least one column, "
             f"got shape {tuple(images.shape)} and {columns} columns."
         )
+
     count, height, width, _ = images.shape
     columns = min(columns, count)
     rows = math.ceil(count / columns)
+
     pitch_y, pitch_x = height + gap_px, width + gap_px
     sheet = images.new_tensor(fill).expand(rows * pitch_y - gap_px, columns * pitch_x - gap_px, 3)
     sheet = sheet.clone()
@@ -167,23 +170,24 @@ def tile_grid(images: Tensor, columns: int, gap_px: int = 2, fill: Color = WHITE
 
 
 def label(images: Tensor, texts: Sequence[str]) -> Tensor:
-    """Write a short text into the top left corner of each picture, readable on any background.
+    """Write a short text into the top left corner of each image, readable on any background.
 
     Args:
         images: [B, H, W, 3] float 0 to 1.
-        texts: B lines; an empty one leaves its picture as it is.
+        texts: B lines; an empty one leaves its image unchanged.
 
     Returns:
         [B, H, W, 3] float32 on the host, quantised to bytes.
 
     Raises:
-        ShapeError: another number of texts than pictures.
+        ShapeError: not one text per image.
     """
     if images.ndim != 4 or len(texts) != images.shape[0]:
         raise ShapeError(
-            f"label needs one text per picture, got {len(texts)} texts "
+            f"label needs one text per image, got {len(texts)} texts "
             f"and shape {tuple(images.shape)}."
         )
+
     font = ImageFont.load_default(LABEL_PX)
     drawn = []
     for pixels, text in zip(to_uint8(images), texts, strict=True):

@@ -1,4 +1,4 @@
-"""First clouds: Gaussians from which an optimisation can start."""
+"""Initial clouds: Gaussians from which an optimisation can start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import coefficient_count, rgb_to_sh0
 
 NEIGHBOURS = 3
-"""A Gaussian's first size is the mean distance to this many nearest neighbours."""
+"""A Gaussian's initial size is the mean distance to this many nearest neighbours."""
 
 
 def ball(
@@ -26,10 +26,10 @@ def ball(
     color_noise: float = 0.0,
     sh_degree: int = 0,
 ) -> Gaussians:
-    """Draw Gaussians evenly inside a ball around the origin.
+    """Draw Gaussians uniformly inside a ball around the origin.
 
     Args:
-        n: how many, at least 1.
+        n: number of Gaussians, at least 1.
         radius: world units, positive.
         generator: source of the random numbers (a CPU generator).
         opacity: of every Gaussian, above 0 and below 1.
@@ -38,7 +38,7 @@ def ball(
         sh_degree: 0 to 3; higher coefficients start at zero.
 
     Returns:
-        n round float32 Gaussians on the CPU.
+        n isotropic float32 Gaussians on the CPU.
 
     Raises:
         ConfigError: a value outside its range.
@@ -61,7 +61,7 @@ def shell(
     color_noise: float = 0.0,
     sh_degree: int = 0,
 ) -> Gaussians:
-    """Draw Gaussians evenly on a sphere around the origin; arguments as for `ball`.
+    """Draw Gaussians uniformly on a sphere around the origin; arguments as for `ball`.
 
     Raises:
         ConfigError: a value outside its range.
@@ -82,7 +82,7 @@ def from_points(
     color_noise: float = 0.0,
     sh_degree: int = 0,
 ) -> Gaussians:
-    """Return round Gaussians at given points, each as wide as the gap to its neighbours.
+    """Return isotropic Gaussians at these points, each as large as the distance to its neighbours.
 
     Args:
         means: [N, 3] float32 centres.
@@ -98,11 +98,13 @@ def from_points(
     """
     count = expect_shape("means", means, ("N", 3))["N"]
     if not 0.0 < opacity < 1.0:
-        raise ConfigError(f"The first opacity must be above 0 and below 1, got {opacity}.")
-    scales = neighbour_distances(means).clamp(min=1e-4)
+        raise ConfigError(f"The initial opacity must be above 0 and below 1, got {opacity}.")
+
+    scales = neighbour_distances(means).clamp(min=1e-4)  # points may coincide
     rgb = gray + color_noise * torch.randn(count, 3, generator=generator)
     sh = torch.zeros(count, coefficient_count(sh_degree), 3)
     sh[:, 0] = rgb_to_sh0(rgb)
+
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1.0
     logit = math.log(opacity / (1.0 - opacity))
@@ -116,17 +118,19 @@ def neighbour_distances(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
 
     Args:
         points: [N, 3].
-        neighbours: how many; fewer are used where there are not as many other points.
+        neighbours: number of neighbours; fewer are used where there are fewer other points.
 
     Returns:
         [N] in the units of the points; 1 for a lone point.
 
-    Needs time and, in blocks, memory quadratic in N: 20,000 points take about a second.
+    Takes time quadratic in N, about a second for 20,000 points; memory is bounded by working in blocks.
     """
     count = len(points)
     used = min(neighbours, count - 1)
     if used < 1:
         return points.new_ones(count)
+
+    # The nearest of all points is the point itself, hence one more than used and the first dropped.
     blocks = points.split(max(1, 8_000_000 // count))
     means = [
         torch.cdist(block, points).topk(used + 1, largest=False).values[:, 1:].mean(-1)
@@ -136,13 +140,13 @@ def neighbour_distances(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
 
 
 def _directions(n: int, generator: torch.Generator) -> Tensor:
-    """Return [n, 3] unit vectors, evenly over the sphere."""
+    """Return [n, 3] unit vectors, uniform over the sphere."""
     return torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
 
 
 def _expect_cloud(n: int, radius: float) -> None:
     """Raise a ConfigError for a cloud that cannot be drawn."""
     if n < 1:
-        raise ConfigError(f"A first cloud needs at least 1 Gaussian, got {n}.")
+        raise ConfigError(f"An initial cloud needs at least 1 Gaussian, got {n}.")
     if not radius > 0.0:
-        raise ConfigError(f"The radius of a first cloud must be positive, got {radius}.")
+        raise ConfigError(f"The radius of an initial cloud must be positive, got {radius}.")

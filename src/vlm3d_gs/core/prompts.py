@@ -1,8 +1,8 @@
-"""What a sentence says: its objects, their colours and shapes, and the relation between them.
+"""The composition that a sentence describes: objects, their colours and shapes, and their relation.
 
-`parse_composition` understands the small language of the embedded models ("a red cube on top of a blue sphere") and
-its synonyms. It is used to ask relation questions, to refuse words that the embedded models never learned, and by
-the composition checker. Relations are meant as the front camera sees them (docs/CONVENTIONS.md).
+`parse_composition` understands the restricted language of the embedded models ("a red cube on top of a blue sphere")
+and its synonyms. It is used to ask questions about relations, to refuse words that the embedded models never learned,
+and by the composition checker. Relations are meant as the front camera sees them (docs/CONVENTIONS.md).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ OPPOSITE = {
     "in front of": "behind",
     "behind": "in front of",
 }
-"""`A relation B` says the same as `B OPPOSITE[relation] A`."""
+"""`A relation B` means the same as `B OPPOSITE[relation] A`."""
 
 ARTICLES = ("a", "an", "the", "one")
 
@@ -73,7 +73,7 @@ class ObjectPhrase:
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """The objects of a prompt and how the first stands to the second."""
+    """The objects of a prompt, and the relation of the first to the second."""
 
     objects: tuple[ObjectPhrase, ...]
     """One or two objects, in the prompt's order."""
@@ -104,7 +104,7 @@ def known_words() -> tuple[str, ...]:
 
 
 def parse_composition(text: str) -> Composition:
-    """Read a prompt of one or two coloured shapes.
+    """Parse a prompt of one or two coloured shapes.
 
     Args:
         text: for example "a red box left of a blue ball"; case and punctuation do not matter.
@@ -120,6 +120,8 @@ def parse_composition(text: str) -> Composition:
     unknown = [word for word in words if word not in known_words()]
     if unknown or not words:
         raise PromptError(_refusal(text, f"unknown words {unknown}" if unknown else "no words"))
+
+    # Longest phrases first: "left of" is part of "to the left of".
     sentence = " ".join(words)
     for phrase in sorted(RELATION_PHRASES, key=len, reverse=True):
         first, found, second = f" {sentence} ".partition(f" {phrase} ")

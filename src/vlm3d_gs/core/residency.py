@@ -1,4 +1,4 @@
-"""Which networks are on the device, and for how long: the plans, and the visit of one network."""
+"""Which networks are on the device, and for how long: the plans, and moving one network there and back."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import nn
 
 Plan = Literal["full", "offload", "sequential"]
 PLANS: tuple[Plan, ...] = ("full", "offload", "sequential")
-"""From the quickest to the most frugal; `assembly.memory.MemoryPlan` says what each does."""
+"""From the fastest to the most economical; `assembly.memory.MemoryPlan` describes each."""
 
 
 @contextmanager
 def resident(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """Have a module on a device inside the block and where it was afterwards, also after an error.
+    """Move a module to a device inside the block, and back to where it was afterwards, even after an error.
 
     A graph through the module must not outlive the block: autograd would find its weights on another device.
     """
     first = next(module.parameters(), None)
-    home = torch.device("cpu") if first is None else first.device
+    original = torch.device("cpu") if first is None else first.device
     module.to(device)
     try:
         yield module
     finally:
-        module.to(home)
+        module.to(original)

@@ -33,10 +33,11 @@ def normalize_quats(quats: Tensor) -> Tensor:
     """
     if quats.shape[-1:] != (4,):
         raise ShapeError(f"quats must have shape [..., 4] (wxyz), got {list(quats.shape)}.")
+
     norm_sq = quats.square().sum(-1, keepdim=True)
     zero = norm_sq < ZERO_NORM_SQ
     identity = quats.new_zeros(4)
-    identity[0] = 1.0  # filled where it lies: a tensor of Python numbers would make a GPU wait
+    identity[0] = 1.0  # in place: a tensor of Python numbers would synchronise a GPU
     safe = torch.where(zero, identity, quats)
     return safe / safe.square().sum(-1, keepdim=True).sqrt()
 
@@ -71,8 +72,8 @@ def quat_to_rotmat(quats: Tensor) -> Tensor:
 def rotmat_to_quat(rotmats: Tensor) -> Tensor:
     """Return unit quaternions of rotation matrices, with w >= 0.
 
-    Of the four components the largest is taken from the diagonal and the others from it, so nothing
-    small divides.
+    The largest of the four components is computed from the diagonal and the others from it, so
+    nothing is divided by a small number.
 
     Args:
         rotmats: [..., 3, 3] orthonormal, determinant +1.
@@ -89,6 +90,7 @@ def rotmat_to_quat(rotmats: Tensor) -> Tensor:
     """
     if rotmats.shape[-2:] != (3, 3):
         raise ShapeError(f"rotmats must have shape [..., 3, 3], got {list(rotmats.shape)}.")
+
     m = rotmats
     xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
     # Row i: four times the i-th component times each of (w, x, y, z).
@@ -111,6 +113,7 @@ def rotmat_to_quat(rotmats: Tensor) -> Tensor:
         ],
         -2,
     )
+
     largest = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
     index = largest[..., None, None].expand(*largest.shape, 1, 4)
     quats = normalize_quats(products.gather(-2, index).squeeze(-2))

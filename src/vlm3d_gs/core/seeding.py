@@ -1,4 +1,4 @@
-"""One seed, many independent streams of random numbers, and their exact state for checkpoints.
+"""Many independent streams of random numbers from one seed, and their exact state for checkpoints.
 
 Each consumer draws from a generator with its own name, so that adding a draw in one place (say, a
 preview) never changes the numbers of another (say, the cameras).
@@ -26,7 +26,7 @@ def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch
 
     Args:
         seed: the run's seed.
-        name: what draws from it, e.g. `cameras`; equal names give equal numbers.
+        name: its consumer, e.g. `cameras`; equal names give equal numbers.
         device: where the numbers are drawn; CPU and CUDA streams differ.
     """
     return torch.Generator(device=device).manual_seed(stream_seed(seed, name))
@@ -40,7 +40,7 @@ def generators(
 
 
 def capture_states(streams: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
-    """Return the state of each stream as a uint8 tensor on the CPU, ready for a checkpoint."""
+    """Return the state of each stream as a uint8 tensor on the CPU, as a checkpoint stores it."""
     return {name: stream.get_state().clone() for name, stream in streams.items()}
 
 
@@ -48,12 +48,12 @@ def restore_states(streams: Mapping[str, torch.Generator], states: Mapping[str, 
     """Set each stream to a captured state, in place.
 
     Raises:
-        CheckpointError: the names differ, so that some stream would silently start anew.
+        CheckpointError: the names differ, so some stream would silently start over.
     """
     if set(streams) != set(states):
         raise CheckpointError(
             f"The checkpoint holds random streams {sorted(states)}, this run needs "
-            f"{sorted(streams)}. It was written by another version: start anew with --overwrite."
+            f"{sorted(streams)}. It was written by another version: start over with --overwrite."
         )
     for name, stream in streams.items():
         stream.set_state(states[name].to(device="cpu", dtype=torch.uint8))
