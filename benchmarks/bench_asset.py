@@ -26,7 +26,7 @@ from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
-from vlm3d_gs.optimize.trainer import TrainState
+from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.pipeline import generate
 
 READINGS = 20

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vlm3d_gs.core.profiling import part
+from vlm3d_gs.core.profiling import section
 from vlm3d_gs.critic.questions.templates import VIEW_NAMES
 from vlm3d_gs.critic.qwen.messages import split_message
 from vlm3d_gs.critic.qwen.preprocess import resize, to_patches
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 
 
 def released_log_odds(
@@ -62,14 +62,16 @@ class ReleasedCritic:
     """That as a `Guidance`: at every step until its weight is zero, about all renders of the step in one message."""
 
     name = "critic"
-    azimuth_offset_deg = None
 
     def __init__(self, model: YesNoModel, question: str, *, size_px: int, until: int) -> None:
         self.model, self.question, self.size_px, self.until = model, question, size_px, until
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, progress: Progress) -> bool:
         """Every step before `until`."""
-        return step < self.until
+        return progress.step < self.until
+
+    def azimuth_range_deg(self, progress: Progress) -> None:
+        """Any."""
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Nothing."""
@@ -78,13 +80,13 @@ class ReleasedCritic:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Nothing."""
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
         """Ask, and pull with the weight of its first step, 300; how strongly does not change the cost."""
         shown = views.color.detach().requires_grad_()
         names = [VIEW_NAMES[index % len(VIEW_NAMES)] for index in range(len(shown))]
-        with torch.enable_grad(), part("critic forward"):
+        with torch.enable_grad(), section("critic forward"):
             images = resize(shown, (self.size_px, self.size_px))
             odds = released_log_odds(self.model, images, names, self.question)
-        with part("critic backward"):
+        with section("critic backward"):
             (gradient,) = torch.autograd.grad(odds, shown)
-        return GuidanceOutput(-300.0 * (views.color * gradient).sum(), {"log_odds": odds.detach()})
+        return GuidanceOutput(-300.0 * gradient, {"log_odds": odds.detach()})

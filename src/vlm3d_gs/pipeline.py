@@ -31,7 +31,8 @@ from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.models import locate
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
-from vlm3d_gs.optimize.trainer import Observer, TrainState, restore_state, train
+from vlm3d_gs.optimize.state import TrainState, restore_state
+from vlm3d_gs.optimize.trainer import Observer, train
 from vlm3d_gs.render import can_render_on_gpu
 from vlm3d_gs.runs.checkpoint import Checkpoint, load_checkpoint
 from vlm3d_gs.runs.log import RunLog, check_run_folder, prepare_run_folder
@@ -99,12 +100,12 @@ def generate(
     checkpoint = resumable(config) if resume else None
     state, objective, notes = new_run(config, device, quiet=quiet)
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
+    watch = reward_watch(config, objective)
     if checkpoint is not None:
-        restore_state(checkpoint, state, objective.guidances)
+        restore_state(checkpoint, state, objective.guidances, watch)
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
         for note in notes:
             log.message(note)
-        watch = reward_watch(config, objective)
         finished = train(
             state,
             config,

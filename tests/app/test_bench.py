@@ -14,7 +14,7 @@ from vlm3d_gs.app.bench import BenchReport, matrix_rate, measure_run, operation_
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 
 SMALL = {"scene.n_init": 300, "densify.enabled": False, "device": "cpu"}
 
@@ -74,14 +74,17 @@ def test_what_pulls_can_be_changed_and_is_what_is_timed() -> None:
     asked: list[float] = []
 
     class Still:
-        name, azimuth_offset_deg = "still", None
+        name = "still"
 
-        def is_due(self, step: int) -> bool:
+        def is_due(self, progress: Progress) -> bool:
             return True
 
-        def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-            asked.append(fraction)
-            return GuidanceOutput(views.color.sum(), {})
+        def azimuth_range_deg(self, progress: Progress) -> None:
+            return None
+
+        def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+            asked.append(progress.fraction)
+            return GuidanceOutput(torch.ones_like(views.color), {})
 
         def state_tensors(self) -> dict[str, torch.Tensor]:
             return {}

@@ -38,9 +38,10 @@ from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.core.rotations import quat_to_rotmat
 from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.formats.convert import write_splat
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
-from vlm3d_gs.optimize.trainer import TrainState, train
+from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.optimize.trainer import train
 from vlm3d_gs.runs.log import RunLog
 from vlm3d_gs.runs.record import RunRecord
 from vlm3d_gs.show.framing import BACKGROUND
@@ -54,10 +55,12 @@ class Grey:
     """Pulls every picture towards grey: the cheapest guidance."""
 
     name = "prior"
-    azimuth_offset_deg = None
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, progress: Progress) -> bool:
         return True
+
+    def azimuth_range_deg(self, progress: Progress) -> None:
+        return None
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         return {}
@@ -65,9 +68,9 @@ class Grey:
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         pass
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
         loss = (views.color - 0.5).square().sum()
-        return GuidanceOutput(loss, {"loss": float(loss.detach())})
+        return GuidanceOutput(2.0 * (views.color - 0.5), {"loss": float(loss)})
 
 
 def config(out: Path, steps: int) -> Config:

@@ -15,7 +15,7 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.critic.questions.templates import VIEW_NAMES, joint_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.optimize.guidance import Views
+from vlm3d_gs.optimize.guidance import Progress, Views
 
 QUESTION = joint_question("a red cube on top of a blue sphere")
 VIEWS = 4
@@ -84,11 +84,19 @@ def test_the_released_critic_pulls_towards_yes_while_it_is_asked(
     from released import ReleasedCritic
 
     critic = ReleasedCritic(model, QUESTION, size_px=64, until=3)
-    assert [critic.is_due(step) for step in range(5)] == [True, True, True, False, False]
+    assert [critic.is_due(Progress(step, 5)) for step in range(5)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     color = torch.rand(VIEWS, 48, 48, 3, generator=generator).requires_grad_()
     cameras = orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.2, 40.0, 48, 48)
-    said = critic(Views(color, cameras, VIEWS), 0.0)
-    (slope,) = torch.autograd.grad(said.loss, color)
+    said = critic(Views(color, cameras, VIEWS), Progress(0, 5))
+    slope = said.color_gradient
     with torch.no_grad():
-        nearer = critic(Views(color - 1e-2 * slope / slope.abs().max(), cameras, VIEWS), 0.0)
+        nearer = critic(
+            Views(color - 1e-2 * slope / slope.abs().max(), cameras, VIEWS), Progress(0, 5)
+        )
     assert float(nearer.scalars["log_odds"]) > float(said.scalars["log_odds"])

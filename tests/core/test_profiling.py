@@ -7,18 +7,18 @@ import time
 import pytest
 import torch
 
-from vlm3d_gs.core.profiling import PartClock, listening, part
+from vlm3d_gs.core.profiling import SectionClock, listening, section
 
 
-@part("inner")
+@section("inner")
 def inner(seconds: float) -> str:
     time.sleep(seconds)
     return "done"
 
 
 def test_a_clock_tells_inner_from_outer_parts() -> None:
-    clock = PartClock(torch.device("cpu"))
-    with listening(clock), part("outer"):
+    clock = SectionClock(torch.device("cpu"))
+    with listening(clock), section("outer"):
         time.sleep(0.02)
         assert inner(0.05) == "done"
         inner(0.05)
@@ -27,7 +27,7 @@ def test_a_clock_tells_inner_from_outer_parts() -> None:
 
 
 def test_nothing_is_kept_when_nobody_listens() -> None:
-    clock = PartClock(torch.device("cpu"))
+    clock = SectionClock(torch.device("cpu"))
     inner(0.0)
     with listening(clock):
         pass
@@ -36,10 +36,10 @@ def test_nothing_is_kept_when_nobody_listens() -> None:
 
 
 def test_a_part_that_fails_is_closed() -> None:
-    clock = PartClock(torch.device("cpu"))
+    clock = SectionClock(torch.device("cpu"))
     with listening(clock):
-        with pytest.raises(ValueError, match="no"), part("bad"):
+        with pytest.raises(ValueError, match="no"), section("bad"):
             raise ValueError("no")
-        with part("good"):
+        with section("good"):
             pass
     assert set(clock.seconds) == {"bad", "good"}

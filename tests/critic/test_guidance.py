@@ -23,7 +23,7 @@ from vlm3d_gs.critic.questions.templates import (
 )
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.mini.critic.model import new_critic, save_processor
-from vlm3d_gs.optimize.guidance import Views
+from vlm3d_gs.optimize.guidance import Progress, Views
 
 PROMPT = "a red cube on top of a blue sphere"
 QUESTIONS = [content_question(PROMPT), GEOMETRY_QUESTION, content_question("a green cone")]
@@ -92,15 +92,15 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
 ) -> None:
     config = CriticConfig(every=3, weight=constant(0.5))
     critic = Critic(model, questions_of(PROMPT, QuestionConfig()), config, generator)
-    assert [step for step in range(7) if critic.is_due(step)] == [0, 3, 6]
-    output = critic(shown(generator), 0.0)
+    assert [step for step in range(7) if critic.is_due(Progress(step, 7))] == [0, 3, 6]
+    output = critic(shown(generator), Progress(0, 1))
     names = ("semantic", "relation", "object_1", "object_2", "geometric")
     assert set(output.scalars) == {*names, "loss", "reward"}
     odds = torch.tensor([output.scalars[name] for name in names])
     weights = torch.tensor([0.125, 0.125, 0.125, 0.125, 0.5])
     expected = 0.5 * 3 * float((weights * (-odds).sigmoid()).sum())
     assert output.relative_strength == pytest.approx(expected, rel=1e-4)
-    assert not output.lasting
+    assert not output.reused
 
 
 def shown(generator: torch.Generator, groups: int = 1) -> Views:
@@ -117,17 +117,17 @@ def test_the_loss_has_the_gradient_of_the_weighted_reward(
     config = CriticConfig(clip=0.0, weight=constant(2.0), every=1, balance="raw", reward="logit")
     questions = [Question("a", QUESTIONS[0], 3.0), Question("b", QUESTIONS[1], 1.0)]
     views = shown(generator, groups=2)
-    output = Critic(model, questions, config, generator)(views, 0.0)
+    output = Critic(model, questions, config, generator)(views, Progress(0, 1))
     assert output.relative_strength is None
-    (ours,) = torch.autograd.grad(output.loss, views.color)
     names = list(VIEW_NAMES)
     odds = torch.stack(
         [model.log_odds(group, names, QUESTIONS[:2]) for group in views.color.split(4)]
     )
     wanted = -2.0 * (0.75 * odds[:, 0] + 0.25 * odds[:, 1]).mean()
     (theirs,) = torch.autograd.grad(wanted, views.color)
-    assert float(output.loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-4)
-    assert_grad_close("color", ours, theirs)
+    loss = 2.0 * float(output.scalars["loss"])
+    assert loss == pytest.approx(float(wanted.detach()), rel=1e-4)
+    assert_grad_close("color", output.color_gradient, theirs)
 
 
 def test_augmented_resized_and_clipped_pictures_still_pull(
@@ -137,9 +137,8 @@ def test_augmented_resized_and_clipped_pictures_still_pull(
         clip=2.0, size_px=constant(48), augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.8)
     )
     views = shown(generator)
-    output = Critic(model, [Question("a", QUESTIONS[0])], config, generator)(views, 0.5)
-    (gradient,) = torch.autograd.grad(output.loss, views.color)
-    lengths = gradient.norm(dim=-1)
+    output = Critic(model, [Question("a", QUESTIONS[0])], config, generator)(views, Progress(1, 2))
+    lengths = output.color_gradient.norm(dim=-1)
     assert 0 < lengths.max() <= 2.01 * lengths.square().mean().sqrt() * 2
 
 
@@ -147,12 +146,14 @@ def test_reuse_lasts_and_does_not_count_the_interval_twice(
     model: YesNoModel, generator: torch.Generator
 ) -> None:
     views, questions = shown(generator), [Question("a", QUESTIONS[0])]
-    plain, lasting = (
-        Critic(model, questions, CriticConfig(every=4, reuse=reuse), generator)(views, 0.0)
+    plain, again = (
+        Critic(model, questions, CriticConfig(every=4, reuse=reuse), generator)(
+            views, Progress(0, 1)
+        )
         for reuse in (False, True)
     )
-    assert lasting.lasting
-    assert plain.relative_strength == pytest.approx(4 * (lasting.relative_strength or 0.0))
+    assert again.reused
+    assert plain.relative_strength == pytest.approx(4 * (again.relative_strength or 0.0))
 
 
 def test_nothing_is_asked_where_the_reward_has_no_weight(
@@ -160,8 +161,8 @@ def test_nothing_is_asked_where_the_reward_has_no_weight(
 ) -> None:
     weight = Schedule("linear", ((0.0, 1.0), (0.5, 0.5), (0.51, 0.0), (1.0, 0.0)))
     config = CriticConfig(every=2, weight=weight)
-    critic = Critic(model, [Question("a", QUESTIONS[0])], config, generator, steps=12)
-    assert [step for step in range(12) if critic.is_due(step)] == [0, 2, 4, 6]
+    critic = Critic(model, [Question("a", QUESTIONS[0])], config, generator)
+    assert [step for step in range(12) if critic.is_due(Progress(step, 12))] == [0, 2, 4, 6]
 
 
 def test_only_pixels_that_stick_out_are_shortened() -> None:

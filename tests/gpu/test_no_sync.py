@@ -21,8 +21,9 @@ from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.seeding import generator as named_generator
 from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.kernels import available
+from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
-from vlm3d_gs.optimize.trainer import TrainState, train_step
+from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.pipeline import STREAMS, first_cloud, model_folders
 
 pytestmark = pytest.mark.gpu
@@ -81,10 +82,10 @@ def waits_of_a_step(tmp_path: Path, **settings: object) -> Counter[str]:
     first = first_cloud(config.scene, named_generator(config.train.seed, "first cloud"))
     state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
     for _ in range(STEPS):
-        train_step(state, config, objective.guidances)
+        distill_step(state, config, objective.guidances)
     with counted_waits() as found:
         for _ in range(STEPS):
-            train_step(state, config, objective.guidances)
+            distill_step(state, config, objective.guidances)
     return Counter(
         {
             place: count

@@ -19,13 +19,15 @@ from vlm3d_gs.config import (
     TrainConfig,
 )
 from vlm3d_gs.config.schedules import constant
-from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.core.seeding import generators
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.distill import combine_gradients
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
-from vlm3d_gs.optimize.trainer import TrainState, image_gradients, restore_state, train
+from vlm3d_gs.optimize.state import TrainState, restore_state
+from vlm3d_gs.optimize.trainer import train
 from vlm3d_gs.render import render
 from vlm3d_gs.runs.checkpoint import load_checkpoint
 from vlm3d_gs.runs.log import RunLog
@@ -38,14 +40,16 @@ class Picture:
     """Pulls every view towards renders of a target scene."""
 
     name = "picture"
-    azimuth_offset_deg = None
 
     def __init__(self, target: Gaussians, stop_at: int | None = None) -> None:
         self.target, self.stop_at, self.seen = target, stop_at, 0
         self.cameras: list[Cameras] = []
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, progress: Progress) -> bool:
         return True
+
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
+        return None
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         return {"seen": torch.tensor(self.seen)}
@@ -53,24 +57,27 @@ class Picture:
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         self.seen = int(tensors["seen"])
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
         self.seen += 1
         if self.seen == self.stop_at:
             signal.raise_signal(signal.SIGINT)
         self.cameras.append(views.cameras)
         wanted = render(self.target, views.cameras, background=(0.0, 0.0, 0.0), backend="cpu").color
-        loss = (views.color - wanted).square().sum()
-        return GuidanceOutput(loss, {"loss": float(loss.detach())})
+        difference = views.color - wanted.detach()
+        loss = float(difference.square().sum())
+        return GuidanceOutput(2.0 * difference, {"loss": loss})
 
 
 class Named(Picture):
     """Due at every third step, for views near the front only."""
 
     name = "named"
-    azimuth_offset_deg = (-20.0, 20.0)
 
-    def is_due(self, step: int) -> bool:
-        return step % 3 == 0
+    def is_due(self, progress: Progress) -> bool:
+        return progress.step % 3 == 0
+
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
+        return (-20.0, 20.0)
 
 
 def config(out: Path, steps: int = STEPS, method: DensifyMethod = "gradient") -> Config:
@@ -112,8 +119,8 @@ def test_the_scene_approaches_the_pictures_and_grows(tmp_path: Path, method: Den
     losses: list[float] = []
 
     class Recording(Picture):
-        def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-            output = super().__call__(views, fraction)
+        def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+            output = super().__call__(views, progress)
             losses.append(output.scalars["loss"])
             return output
 
@@ -175,42 +182,53 @@ def test_cameras_narrow_to_what_a_due_guidance_can_judge(tmp_path: Path) -> None
 
 def test_relative_guidance_is_scaled_to_the_others_norm(tmp_path: Path) -> None:
     state = fresh(config(tmp_path))
-    color = torch.rand(2, 4, 4, 3, requires_grad=True)
+    first, second = torch.zeros(2, 2, 4, 4, 3)
+    first[0], second[1] = 3.0, 1.0
     for weight in (1e-6, 1e6):  # the size of a relative loss must not matter
-        plain = GuidanceOutput(3.0 * color[0].sum(), {})
         state.reference_norm = 0.0
-        relative = GuidanceOutput(weight * color[1].sum(), {}, relative_strength=0.5)
-        gradient = image_gradients(color, [plain, relative], state)[0]
-        torch.testing.assert_close(gradient[0], torch.full((4, 4, 3), 3.0))
+        relative = GuidanceOutput(weight * second, {}, relative_strength=0.5)
+        gradient = combine_gradients(
+            views_like(first), [GuidanceOutput(first, {}), relative], state
+        )[0]
+        torch.testing.assert_close(gradient[0, ..., :3], torch.full((4, 4, 3), 3.0))
+        assert (gradient[..., 3] == 0.0).all()
         assert gradient[1].norm().item() == pytest.approx(0.5 * gradient[0].norm().item(), rel=1e-4)
 
 
 def test_a_critic_alone_still_pulls(tmp_path: Path) -> None:
     state = fresh(config(tmp_path))
-    color = torch.rand(1, 2, 2, 3, requires_grad=True)
-    only = GuidanceOutput(color.sum(), {}, relative_strength=0.5)
-    assert image_gradients(color, [only], state)[0].norm().item() == pytest.approx(0.5 * 12**0.5)
+    ones = torch.ones(1, 2, 2, 3)
+    only = GuidanceOutput(ones, {}, relative_strength=0.5)
+    gradient = combine_gradients(views_like(ones), [only], state)[0]
+    assert gradient.norm().item() == pytest.approx(0.5 * 12**0.5)
+
+
+def views_like(color: torch.Tensor) -> Views:
+    """Views whose cameras nobody asks about."""
+    cameras = orbit([0.0] * len(color), 15.0, 3.0, 40.0, 4, 4)
+    return Views(color, cameras, 1)
 
 
 class Seldom(Picture):
-    """A guidance that is asked at every fourth step; lasting, or with four times the strength."""
+    """A guidance that is asked at every fourth step; reused, or with four times the strength."""
 
     name = "seldom"
 
-    def __init__(self, target: Gaussians, lasting: bool, stop_at: int | None = None) -> None:
+    def __init__(self, target: Gaussians, reused: bool, stop_at: int | None = None) -> None:
         super().__init__(target, stop_at=stop_at)
-        self.lasting = lasting
+        self.reused = reused
 
-    def is_due(self, step: int) -> bool:
-        return step % 4 == 0
+    def is_due(self, progress: Progress) -> bool:
+        return progress.step % 4 == 0
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-        output = super().__call__(views, fraction)
-        factor = 1.0 if self.lasting else 4.0
-        return GuidanceOutput(factor * output.loss, output.scalars, lasting=self.lasting)
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        output = super().__call__(views, progress)
+        factor = 1.0 if self.reused else 4.0
+        gradient = factor * output.color_gradient
+        return GuidanceOutput(gradient, output.scalars, reused=self.reused)
 
 
-def test_a_lasting_gradient_goes_on_until_the_next_question(tmp_path: Path) -> None:
+def test_a_reused_gradient_goes_on_until_the_next_question(tmp_path: Path) -> None:
     settings = replace(config(tmp_path / "run", steps=4), densify=DensifyConfig(enabled=False))
     state = fresh(settings)
     seen: list[dict[str, torch.Tensor]] = []
@@ -227,24 +245,24 @@ def test_a_lasting_gradient_goes_on_until_the_next_question(tmp_path: Path) -> N
         step(fraction)
 
     state.optimizer.step = recording  # type: ignore[method-assign]
-    run(settings, state, Seldom(target(), lasting=True))
+    run(settings, state, Seldom(target(), reused=True))
     assert len(seen) == 4
     assert seen[0]["means"].abs().max() > 0
     for later in seen[1:]:
         torch.testing.assert_close(later["means"], seen[0]["means"])
 
 
-def test_lasting_gradients_follow_densification_and_checkpoints(tmp_path: Path) -> None:
+def test_reused_gradients_follow_densification_and_checkpoints(tmp_path: Path) -> None:
     settings = config(tmp_path / "run")
     whole, again, half = fresh(settings), fresh(settings), fresh(settings)
-    run(settings, whole, Picture(target()), Seldom(target(), lasting=True))
+    run(settings, whole, Picture(target()), Seldom(target(), reused=True))
     path = tmp_path / "state.safetensors"
     stopping = Picture(target(), stop_at=22)
-    run(settings, again, stopping, Seldom(target(), lasting=True), checkpoint=path)
+    run(settings, again, stopping, Seldom(target(), reused=True), checkpoint=path)
     resumed = Picture(target())
-    lasting = Seldom(target(), lasting=True)
-    restore_state(load_checkpoint(path), half, [resumed, lasting])
-    run(settings, half, resumed, lasting)
+    seldom = Seldom(target(), reused=True)
+    restore_state(load_checkpoint(path), half, [resumed, seldom])
+    run(settings, half, resumed, seldom)
     for name, value in whole.optimizer.gaussians.parameters().items():
         assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
 
@@ -254,14 +272,21 @@ def test_a_run_can_pause_and_is_watched_at_its_marks(tmp_path: Path) -> None:
     settings.out.mkdir()
     state, marks = fresh(settings), []
 
-    def watch(gaussians: Gaussians, step: int) -> dict[str, float]:
-        marks.append(step)
-        return {"watch/held_out": float(len(gaussians))}
+    class Marks:
+        def __call__(self, gaussians: Gaussians, step: int) -> dict[str, float]:
+            marks.append(step)
+            return {"watch/held_out": float(len(gaussians))}
+
+        def state_tensors(self) -> dict[str, torch.Tensor]:
+            return {"marks": torch.tensor(marks)}
+
+        def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+            marks.extend(tensors["marks"].tolist())
 
     path = tmp_path / "state.safetensors"
     with RunLog(settings.out, settings, quiet=True) as log:
         done = train(
-            state, settings, [Picture(target())], log, checkpoint=path, watch=watch, until=25
+            state, settings, [Picture(target())], log, checkpoint=path, watch=Marks(), until=25
         )
     assert not done
     assert load_checkpoint(path).step == state.step == 25
@@ -271,7 +296,7 @@ def test_a_run_can_pause_and_is_watched_at_its_marks(tmp_path: Path) -> None:
 
 
 def test_background_choices(tmp_path: Path) -> None:
-    from vlm3d_gs.optimize.trainer import draw_backgrounds
+    from vlm3d_gs.optimize.views import draw_backgrounds
 
     base = config(tmp_path).camera
     random = draw_backgrounds(

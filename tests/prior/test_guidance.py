@@ -16,7 +16,7 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.optimize.guidance import Views
+from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, branches, run_network
 from vlm3d_gs.prior.guidance import DiffusionPrior, resized
 from vlm3d_gs.prior.lora import ScoreAdapter
@@ -55,9 +55,7 @@ def prior_of(denoiser: Denoiser, texts: TextEmbedding, config: PriorConfig) -> D
 
 
 def pull(prior: DiffusionPrior, color: torch.Tensor) -> torch.Tensor:
-    output = prior(Views(color, CAMERAS, 4), 0.0)
-    (gradient,) = torch.autograd.grad(output.loss, color)
-    return gradient
+    return prior(Views(color, CAMERAS, 4), Progress(0, 1)).color_gradient
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -249,9 +247,9 @@ def test_a_lora_survives_its_checkpoint(
 def test_misfits_are_refused(denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor) -> None:
     prior = prior_of(denoiser, texts, settings())
     with pytest.raises(ShapeError, match="groups of 3"):
-        prior(Views(color, CAMERAS, 3), 0.0)
+        prior(Views(color, CAMERAS, 3), Progress(0, 1))
     with pytest.raises(ShapeError, match="multiples of 4"):
-        prior(Views(color[:, :63, :63], CAMERAS, 4), 0.0)
+        prior(Views(color[:, :63, :63], CAMERAS, 4), Progress(0, 1))
     with pytest.raises(ConfigError, match="view_prompts"):
         settings(perp_neg=True)
     with pytest.raises(ConfigError, match="view_prompts"):

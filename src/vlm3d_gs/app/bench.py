@@ -22,10 +22,10 @@ from torch.utils.flop_counter import (
 
 from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.config import Config
-from vlm3d_gs.core.profiling import PartClock, listening
+from vlm3d_gs.core.profiling import SectionClock, listening
 from vlm3d_gs.core.seeding import generators
+from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
-from vlm3d_gs.optimize.trainer import train_step
 from vlm3d_gs.pipeline import STREAMS, check_prompt, choose_device, new_run, new_state
 
 WARM_UP = 3
@@ -79,8 +79,8 @@ class BenchReport:
         }
 
 
-class OperationClock(PartClock):
-    """Counts the floating-point operations of each part, where `PartClock` counts seconds."""
+class OperationClock(SectionClock):
+    """Counts the floating-point operations of each part, where `SectionClock` counts seconds."""
 
     def __init__(self, device: torch.device, counter: FlopCounterMode) -> None:
         super().__init__(device)
@@ -127,7 +127,7 @@ def measure_run(
         if tell is not None:
             tell(done, total)
 
-    clock = PartClock(device)
+    clock = SectionClock(device)
     whole = _steps(config, pulls, clock, stepped)
     free = _steps(config, pulls, clock, stepped, by_parts=False) if cuda else whole
     peak_mib = _peak_mib(device)
@@ -153,7 +153,7 @@ def measure_run(
 def _steps(
     config: Config,
     pulls: Sequence[Guidance],
-    clock: PartClock,
+    clock: SectionClock,
     stepped: Callable[[], None],
     *,
     by_parts: bool = True,
@@ -164,13 +164,13 @@ def _steps(
     """
     warm = new_state(config, clock.device, generators(config.train.seed, STREAMS))
     for _ in range(min(WARM_UP, config.train.steps)):
-        train_step(warm, config, pulls)
+        distill_step(warm, config, pulls)
     state = new_state(config, clock.device, generators(config.train.seed, STREAMS))
     taken = []
     for _ in range(config.train.steps):
         with listening(clock) if by_parts else nullcontext():
             began = clock.now()
-            train_step(state, config, pulls)
+            distill_step(state, config, pulls)
             taken.append(clock.now() - began)
         stepped()
     return taken
@@ -239,7 +239,7 @@ def matrix_rate(
     device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)
 ) -> float:
     """Return the floating-point operations a second of a large square matrix product, the best of a few."""
-    side, clock, best = PEAK_SIDE[device.type], PartClock(device), float("inf")
+    side, clock, best = PEAK_SIDE[device.type], SectionClock(device), float("inf")
     for dtype in dtypes:
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         for _ in range(PEAK_REPEATS + 1):

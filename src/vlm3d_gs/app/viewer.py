@@ -28,7 +28,7 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import to_uint8
 from vlm3d_gs.core.rotations import rotmat_to_quat
 from vlm3d_gs.formats.convert import read_splat
-from vlm3d_gs.optimize.trainer import TrainState
+from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.pipeline import GenerateResult
 from vlm3d_gs.pipeline import generate as run
 from vlm3d_gs.runs.interrupt import stop_requests

@@ -109,9 +109,7 @@ def build_objective(
     if critic.mode in ("gradient", "both"):
         from vlm3d_gs.critic.guidance import Critic
 
-        steps = config.train.steps
-        random = streams["critic"]
-        guidances.append(Critic(model, asked, critic, random, steps=steps, visits=visits))
+        guidances.append(Critic(model, asked, critic, streams["critic"], visits=visits))
     return Objective(guidances, asked, own, held_out)
 
 

@@ -1,12 +1,12 @@
-"""What a step spends its time on: named parts, which cost nothing until somebody listens.
+"""What a step spends its time on: named sections, which cost nothing until somebody listens.
 
-    @part("prior denoise")
+    @section("prior denoise")
     def branches(...): ...
 
-    with part("optimizer"):
+    with section("optimizer"):
         ...
 
-Parts nest: what runs inside another part counts for the inner one only. `bench` listens with a `PartClock`.
+Sections nest: what runs inside another one counts for the inner one only. `bench` listens with a `SectionClock`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import torch
 
 
-class PartClock:
-    """Adds up the seconds of each part, without those of the parts inside it."""
+class SectionClock:
+    """Adds up the seconds of each section, without those of the sections inside it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -47,12 +47,12 @@ class PartClock:
                 self._inside[-1] += spent
 
 
-_clocks: list[PartClock] = []
+_clocks: list[SectionClock] = []
 
 
 @contextmanager
-def part(name: str) -> Iterator[None]:
-    """Mark a block, or as a decorator a function, as one part of a step.
+def section(name: str) -> Iterator[None]:
+    """Mark a block, or as a decorator a function, as one section of a step.
 
     Args:
         name: for example "render forward".
@@ -65,8 +65,8 @@ def part(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def listening(clock: PartClock) -> Iterator[PartClock]:
-    """Let `clock` time the parts of everything that runs inside."""
+def listening(clock: SectionClock) -> Iterator[SectionClock]:
+    """Let `clock` time the sections of everything that runs inside."""
     _clocks.append(clock)
     try:
         yield clock

@@ -19,7 +19,7 @@ from torch import Tensor
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic.questions.templates import VIEW_REACH_DEG, view_name
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
 from vlm3d_gs.prior.denoiser import decode_pictures
 from vlm3d_gs.prior.distillation import residual_loss
 from vlm3d_gs.prior.guidance import DiffusionPrior, Proposal
@@ -68,21 +68,19 @@ class RankedPrior:
         self.prior, self.scorer, self.config = prior, scorer, config
         self.until_step = until_step
         self.name = prior.name
-        self.step = 0
 
-    @property
-    def azimuth_offset_deg(self) -> tuple[float, float] | None:
-        """Only views with a name can be scored."""
-        return (-VIEW_REACH_DEG, VIEW_REACH_DEG) if self._asks(self.step) else None
-
-    def _asks(self, step: int) -> bool:
-        early = self.until_step is None or step < self.until_step
-        return early and step % self.config.every == 0
-
-    def is_due(self, step: int) -> bool:
+    def is_due(self, progress: Progress) -> bool:
         """Every step; the critic is asked at every k-th."""
-        self.step = step
         return True
+
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
+        """Where the critic is asked, views with a name only."""
+        return (-VIEW_REACH_DEG, VIEW_REACH_DEG) if self.compares(progress) else None
+
+    def compares(self, progress: Progress) -> bool:
+        """Tell whether the critic is asked about several noises at this step."""
+        early = self.until_step is None or progress.step < self.until_step
+        return early and progress.step % self.config.every == 0
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return those of the prior."""
@@ -92,13 +90,16 @@ class RankedPrior:
         """Put back what `state_tensors` returned."""
         self.prior.load_state_tensors(tensors)
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-        """Return the prior's loss for the critic's choice among the noises; between due steps for a single one."""
-        if not self._asks(self.step):
-            return self.prior(views, fraction)
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        """Return the prior's gradient for the critic's choice among the noises; between due steps for a single one."""
+        if not self.compares(progress):
+            return self.prior(views, progress)
+
+        fraction = progress.fraction
+        color = views.color.detach().requires_grad_()
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
         together = views.n_views if self.prior.joins_views else 1
-        latents, index = self.prior.begin(views, fraction)
+        latents, index = self.prior.begin(color, views, fraction)
         ahead = self.config.look_ahead or (1 if self.prior.joins_views else ALONE_LOOK_AHEAD)
         tried = self.prior.propose(latents, index, views, fraction, steps=ahead, count=count)
         scores = self._scores(tried, views, together)
@@ -113,7 +114,8 @@ class RankedPrior:
             "score": float(scores.mean()),
             "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
         }
-        return GuidanceOutput(self.prior.config.weight(fraction) * loss, scalars)
+        gradient = color_gradient(self.prior.config.weight(fraction) * loss, color, self.name)
+        return GuidanceOutput(gradient, scalars)
 
     @torch.no_grad()
     def _scores(self, tried: Sequence[Proposal], views: Views, together: int) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.core.profiling import part
+from vlm3d_gs.core.profiling import section
 from vlm3d_gs.core.residency import resident
 from vlm3d_gs.critic.augment import augment, before_background
 from vlm3d_gs.critic.questions.templates import VIEW_REACH_DEG, Question, view_name
 from vlm3d_gs.critic.qwen.preprocess import resize
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 
 
 def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
@@ -65,7 +65,6 @@ class Critic:
     """The reward of a prompt's questions, as a `Guidance`."""
 
     name = "critic"
-    azimuth_offset_deg = (-VIEW_REACH_DEG, VIEW_REACH_DEG)
 
     def __init__(
         self,
@@ -74,7 +73,6 @@ class Critic:
         config: CriticConfig,
         generator: torch.Generator,
         *,
-        steps: int | None = None,
         visits: bool = False,
     ) -> None:
         """Keep what every step needs.
@@ -84,16 +82,18 @@ class Critic:
             questions: asked at every due step.
             config: see there.
             generator: of the augmentation, on the CPU.
-            steps: of the whole run: where the weight is 0, nothing is asked; None asks always.
             visits: move the model to its device for each answer, and away afterwards.
         """
         self.model, self.questions, self.config = model, tuple(questions), config
-        self.generator, self.steps, self.visits = generator, steps, visits
+        self.generator, self.visits = generator, visits
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, progress: Progress) -> bool:
         """Every k-th step, k = `critic.every`, while the reward has a weight."""
-        weighs = self.steps is None or self.config.weight(step / self.steps) > 0.0
-        return weighs and step % self.config.every == 0
+        return self.config.weight(progress.fraction) > 0.0 and not progress.step % self.config.every
+
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float]:
+        """Views with a name only."""
+        return (-VIEW_REACH_DEG, VIEW_REACH_DEG)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Nothing beside the streams, which the trainer saves: the critic is frozen."""
@@ -102,50 +102,52 @@ class Critic:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Nothing to put back."""
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-        """Ask all questions about each view group; return their weighted loss and each one's log-odds.
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        """Ask all questions about each view group; return the gradient of their weighted loss, and each one's log-odds.
 
-        Groups are asked one after the other, so that only one graph through the model is held at a time, and none when
-        this returns: the loss holds the gradient that was found. With balance
+        Groups are asked one after the other, so that only one graph through the model is held at a time. With balance
         `ratio` the strength relative to the prior is weight * k * the mean slope of the reward: a critic that is sure
         of No pushes with the full weight, one that says Yes hardly pushes. With `reuse` the k falls away.
         """
-        shown = [piece.detach().requires_grad_() for piece in self._pieces(views)]
+        config, fraction = self.config, progress.fraction
+        inputs = [piece.detach().requires_grad_() for piece in self._inputs(views)]
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
+
         with torch.enable_grad(), home:
-            pictures = self._pictures(shown, views)
-            weights = torch.tensor([q.weight for q in self.questions])
+            pictures = self._pictures(inputs, views)
+            weights = torch.tensor([question.weight for question in self.questions])
             weights = weights.to(pictures.device, non_blocking=True)
             weights = weights / weights.sum().clamp_min(1e-12)
-            said, slopes = [], []
+
+            answers, slopes = [], []
             for index, group in enumerate(pictures.detach().split(views.n_views)):
                 places = slice(index * views.n_views, (index + 1) * views.n_views)
-                odds = self._ask(group.requires_grad_(), names[places], fraction)
-                share = (weights * reward_loss(odds, self.config.reward)).sum()
-                with part("critic backward"):
+                log_odds = self._ask(group.requires_grad_(), names[places], fraction)
+                share = (weights * reward_loss(log_odds, config.reward)).sum()
+                with section("critic backward"):
                     slopes += torch.autograd.grad(share, group)
-                said.append(odds.detach())
-            count = len(said)
-            gradients = torch.autograd.grad(pictures, shown, torch.cat(slopes) / count)
-        answers = torch.stack(said).mean(0)
-        loss = (weights * reward_loss(torch.stack(said), self.config.reward)).sum(-1).mean()
-        scalars = {q.name: z for q, z in zip(self.questions, answers, strict=True)}
-        scalars |= {"loss": loss, "reward": (weights * answers).sum()}
-        weight = self.config.weight(fraction) * (1 if self.config.reuse else self.config.every)
-        pulls = [
-            (piece * clip_pixels(gradient, self.config.clip)).sum()
-            for piece, gradient in zip(self._pieces(views), gradients, strict=True)
-        ]
-        pull = torch.stack(pulls).sum()
-        value = loss + pull - pull.detach()
-        lasting = self.config.reuse and self.config.every > 1
-        if self.config.balance == "raw":
-            return GuidanceOutput(weight * value, scalars, lasting=lasting)
-        strength = weight * (weights * _slope(answers, self.config.reward)).sum().double()
-        return GuidanceOutput(value, scalars, strength, lasting)
+                answers.append(log_odds.detach())
 
-    def _pieces(self, views: Views) -> list[Tensor]:
+            gradients = torch.autograd.grad(pictures, inputs, torch.cat(slopes) / len(answers))
+
+        by_group = torch.stack(answers)
+        mean = by_group.mean(0)
+        scalars = {q.name: z for q, z in zip(self.questions, mean, strict=True)}
+        scalars["loss"] = (weights * reward_loss(by_group, config.reward)).sum(-1).mean()
+        scalars["reward"] = (weights * mean).sum()
+
+        weight = config.weight(fraction) * (1 if config.reuse else config.every)
+        color, *alpha = (clip_pixels(gradient, config.clip) for gradient in gradients)
+        reused = config.reuse and config.every > 1
+        if config.balance == "raw":
+            alpha_gradient = weight * alpha[0] if alpha else None
+            return GuidanceOutput(weight * color, scalars, alpha_gradient, reused=reused)
+
+        strength = weight * (weights * _slope(mean, config.reward)).sum().double()
+        return GuidanceOutput(color, scalars, alpha[0] if alpha else None, strength, reused)
+
+    def _inputs(self, views: Views) -> list[Tensor]:
         """Return what is differentiated: the colours, and the opacities where the background is to be changed."""
         if not self.config.augment.background or views.alpha is None or views.background is None:
             return [views.color]

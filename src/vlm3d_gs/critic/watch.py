@@ -80,6 +80,36 @@ class RewardWatch:
             self.best = (held_out, step, Gaussians(**kept))
         return {"watch/reward": reward, "watch/held_out": held_out}
 
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return the readings and the best scene, for a checkpoint."""
+        rows = [(reading.step, reading.reward, reading.held_out) for reading in self.readings]
+        tensors = {"readings": torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)}
+        if self.best is None:
+            return tensors
+
+        score, step, scene = self.best
+        tensors["best"] = torch.tensor([score, step], dtype=torch.float64)
+        return tensors | {f"scene.{name}": value for name, value in scene.parameters().items()}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` returned; without readings, as in older checkpoints, nothing changes."""
+        if "readings" not in tensors:
+            return
+        self.readings = [
+            Reading(int(step), reward, held_out)
+            for step, reward, held_out in tensors["readings"].tolist()
+        ]
+
+        self.best = None
+        if "best" in tensors:
+            score, step = tensors["best"].tolist()
+            scene = {
+                name.removeprefix("scene."): value
+                for name, value in tensors.items()
+                if name.startswith("scene.")
+            }
+            self.best = (score, int(step), Gaussians(**scene))
+
     def parted(self) -> bool:
         """Tell whether the last held-out score is worse than the best by the margin, though the reward is not."""
         if self.best is None:

@@ -1,4 +1,4 @@
-"""What the trainer asks of everything that says how the scene should look: one protocol, two records."""
+"""What the trainer asks of everything that says how the scene should look: one protocol, three dataclasses."""
 
 from __future__ import annotations
 
@@ -6,40 +6,60 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.profiling import section
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    """Steps of the whole run."""
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run that is done, 0 to 1; what schedules read."""
+        return self.step / self.steps
 
 
 @dataclass(frozen=True)
 class Views:
-    """Renders of one step, in groups."""
+    """Renders of one step, in groups, without graph: a guidance returns its gradient on them."""
 
     color: Tensor
-    """[G * V, H, W, 3] float32, sRGB with the background composited, on the graph."""
+    """[G * V, H, W, 3] float32, sRGB with the background composited."""
     cameras: Cameras
     """G * V cameras, the V views of a group adjacent."""
     n_views: int
     """V."""
     alpha: Tensor | None = None
-    """[G * V, H, W, 1] opacity of the renders, on the graph; None where it is not known."""
+    """[G * V, H, W, 1] opacity of the renders; None where it is not known."""
     background: Tensor | None = None
     """[G * V, 3] colours behind `color`; None where they are not known."""
 
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """What one guidance says about the views."""
+    """What one guidance says about the views: the gradient of its loss, smaller being better."""
 
-    loss: Tensor
-    """Scalar, differentiable in the views; smaller is better."""
+    color_gradient: Tensor
+    """[G * V, H, W, 3] gradient on `Views.color`."""
     scalars: Mapping[str, float | Tensor]
     """For the log; a scalar without graph may stay on its device, where the trainer fetches all at once."""
+    alpha_gradient: Tensor | None = None
+    """[G * V, H, W, 1] gradient on `Views.alpha`; None is zero."""
     relative_strength: float | Tensor | None = None
-    """None: the gradient of `loss` counts as it is. A number, or a float64 scalar on the device: only its direction
-    counts; the trainer scales it to this multiple of the norm that the other guidances' gradients have on the renders,
-    so that it means the same beside every prior."""
-    lasting: bool = False
+    """None: the gradient counts as it is. A number, or a float64 scalar on the device: only its direction counts; the
+    trainer scales it to this multiple of the norm that the other guidances' gradients have on the renders, so that it
+    means the same beside every prior."""
+    reused: bool = False
     """True: what this does to the Gaussians is done again at each step until the guidance is asked again."""
 
 
@@ -50,18 +70,65 @@ class Guidance(Protocol):
     def name(self) -> str:
         """Prefix of its scalars in the log."""
 
-    @property
-    def azimuth_offset_deg(self) -> tuple[float, float] | None:
-        """Range of azimuth offsets of a view group that it can judge; None for any."""
+    def is_due(self, progress: Progress) -> bool:
+        """Tell whether it wants to see the views of the coming step."""
 
-    def is_due(self, step: int) -> bool:
-        """Tell whether it wants to see this step's views."""
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
+        """Return the range of azimuth offsets of a view group that it can judge at that step; None for any."""
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-        """Judge the views of a step; `fraction` of the run is done."""
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        """Judge the views of a step."""
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return what changes during a run and must be in a checkpoint; empty for most."""
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state_tensors` returned."""
+        """Restore what `state_tensors` returned."""
+
+
+def color_gradient(loss: Tensor, color: Tensor, name: str) -> Tensor:
+    """Return the gradient of a guidance's loss on the colours that it was computed from.
+
+    Args:
+        loss: scalar on the graph of `color`.
+        color: [C, H, W, 3] leaf, `Views.color.detach().requires_grad_()`.
+        name: of the guidance; the backward pass is timed as its own section, "<name> backward".
+    """
+    with section(f"{name} backward"):
+        (gradient,) = torch.autograd.grad(loss, color)
+
+    return gradient
+
+
+def common_azimuths(
+    wanted: tuple[float, float], judged: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return the azimuth offsets, in degrees, that lie in both ranges; whole turns do not matter.
+
+    Args:
+        wanted: from low to high; a full turn takes whatever the other one is.
+        judged: the same of a guidance; None is any.
+
+    Raises:
+        ConfigError: no azimuth lies in both.
+
+    Example:
+        >>> common_azimuths((0.0, 360.0), (-20.0, 20.0))
+        (-20.0, 20.0)
+        >>> common_azimuths((350.0, 380.0), (-20.0, 10.0))
+        (-10.0, 10.0)
+    """
+    if judged is None or judged[1] - judged[0] >= 360.0:
+        return wanted
+    if wanted[1] - wanted[0] >= 360.0:
+        return judged
+
+    for turn in (0.0, -360.0, 360.0, -720.0, 720.0):
+        low, high = max(wanted[0] + turn, judged[0]), min(wanted[1] + turn, judged[1])
+        if low <= high:
+            return low, high
+
+    raise ConfigError(
+        f"Views at azimuth offsets {wanted[0]:g} to {wanted[1]:g} degrees are asked for, but a guidance can judge "
+        f"{judged[0]:g} to {judged[1]:g} only. Choose a camera.azimuth_offset_deg that overlaps."
+    )

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vlm3d_gs.core.errors import ConfigError, ShapeError
-from vlm3d_gs.core.profiling import part
+from vlm3d_gs.core.profiling import section
 from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.prior.noise import NoiseProcess, clean_and_noise
 
@@ -101,7 +101,7 @@ def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
     return torch.autocast(denoiser.device.type, denoiser.autocast)
 
 
-@part("prior encode")
+@section("prior encode")
 def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
     """Return clean latents of pictures; differentiable in `color`.
 
@@ -138,7 +138,7 @@ def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-@part("prior decode")
+@section("prior decode")
 def decode_pictures(denoiser: Denoiser, latents: Tensor) -> Tensor:
     """Return pictures [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
     vae = denoiser.vae
@@ -251,7 +251,7 @@ def predict(
 
 
 @torch.no_grad()
-@part("prior denoise")
+@section("prior denoise")
 def branches(
     denoiser: Denoiser,
     noisy: Tensor,

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
 from vlm3d_gs.core.errors import ConfigError, ShapeError
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Views
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
 from vlm3d_gs.prior.denoiser import (
     Denoiser,
     Prediction,
@@ -68,8 +68,6 @@ class Proposal:
 class DiffusionPrior:
     """Pulls the renders towards what a frozen text-to-image or text-to-views model would draw."""
 
-    azimuth_offset_deg = None
-
     def __init__(
         self,
         name: str,
@@ -95,9 +93,12 @@ class DiffusionPrior:
         if self.joins_views:
             require_multiview(denoiser)
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, progress: Progress) -> bool:
         """Every step."""
         return True
+
+    def azimuth_range_deg(self, progress: Progress) -> None:
+        """Any."""
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold beside the noise's generator: the LoRA, if there is one."""
@@ -108,23 +109,31 @@ class DiffusionPrior:
         if self.adapter is not None:
             self.adapter.load_state_tensors(tensors)
 
-    def __call__(self, views: Views, fraction: float) -> GuidanceOutput:
-        """Return the distillation loss of the views, weighted by its schedule.
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        """Return the gradient of the views' distillation loss, weighted by its schedule.
 
         Raises:
             ShapeError: the number of pictures is no multiple of the group size.
         """
-        latents, index = self.begin(views, fraction)
+        fraction = progress.fraction
+        color = views.color.detach().requires_grad_()
+        latents, index = self.begin(color, views, fraction)
         noise = self._noise(latents)
         loss, scalars = self._distill(latents, index, noise, views, fraction)
         scalars |= {"loss": loss.detach(), "t": index.float().mean()}
-        return GuidanceOutput(self.config.weight(fraction) * loss, scalars)
+        gradient = color_gradient(self.config.weight(fraction) * loss, color, self.name)
+        return GuidanceOutput(gradient, scalars)
 
-    def begin(self, views: Views, fraction: float) -> tuple[Tensor, Tensor]:
+    def begin(self, color: Tensor, views: Views, fraction: float) -> tuple[Tensor, Tensor]:
         """Encode the renders and draw their noise levels.
 
+        Args:
+            color: the colours of `views`, a leaf if the latents are to be differentiated.
+            views: the renders.
+            fraction: of the run.
+
         Returns:
-            Latents [B, C, h, w] on the graph, and timestep indices [B].
+            Latents [B, C, h, w] on the graph of `color`, and timestep indices [B].
 
         Raises:
             ShapeError: the number of pictures is no multiple of the group size.
@@ -134,7 +143,7 @@ class DiffusionPrior:
                 f"{len(views.cameras)} pictures do not divide into groups of {views.n_views} views."
             )
         self._prepare_attention(views.n_views)
-        latents = encode_pictures(self.denoiser, resized(views.color, self.config.size_px))
+        latents = encode_pictures(self.denoiser, resized(color, self.config.size_px))
         index = self._timesteps(len(views.cameras), views.n_views, fraction)
         return latents, index.to(latents.device, non_blocking=True)
 

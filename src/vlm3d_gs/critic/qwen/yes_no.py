@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
-from vlm3d_gs.core.profiling import part
+from vlm3d_gs.core.profiling import section
 from vlm3d_gs.critic.qwen.attention import use_own_parts, vision_tables
 from vlm3d_gs.critic.qwen.messages import split_message
 from vlm3d_gs.critic.qwen.packing import PackedQuestions, mrope_positions, pack
@@ -156,7 +156,7 @@ class YesNoModel:
         """
         return self.scene_log_odds(images[None], names, questions)[0]
 
-    @part("critic forward")
+    @section("critic forward")
     def scene_log_odds(
         self, images: Tensor, names: Sequence[str], questions: Sequence[str]
     ) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class StaleGradients:
+class ReusedGradients:
     """Gradients of the scene's trained tensors, which follow their Gaussians through densification."""
 
     def __init__(self) -> None:
@@ -43,5 +43,5 @@ class StaleGradients:
         return dict(self.tensors)
 
     def load_state_tensors(self, tensors: dict[str, Tensor], device: torch.device) -> None:
-        """Put back what `state_tensors` returned."""
+        """Restore what `state_tensors` returned."""
         self.tensors = {name: value.to(device) for name, value in tensors.items()}

@@ -1,0 +1,122 @@
+"""What changes during a run, and its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.seeding import capture_states, restore_states
+from vlm3d_gs.optimize.densify import ScreenGradients
+from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.reused import ReusedGradients
+from vlm3d_gs.runs.checkpoint import Checkpoint, save_checkpoint
+
+
+@dataclass
+class TrainState:
+    """What changes during a run."""
+
+    optimizer: SceneOptimizer
+    """Owns the scene."""
+    streams: dict[str, torch.Generator]
+    """Named sources of randomness, saved with checkpoints."""
+    step: int = 0
+    """Steps done."""
+    reference_norm: float | Tensor = 0.0
+    """Running norm of the guidances' gradient on the renders; float64, after a step on the scene's device."""
+    cameras: Cameras | None = None
+    """Views of the last step; not saved."""
+    gradients: ScreenGradients = field(init=False)
+    """Densification statistics since the last round."""
+    reused: ReusedGradients = field(default_factory=ReusedGradients)
+    """Gradients of guidances that are asked seldom."""
+
+    def __post_init__(self) -> None:
+        scene = self.optimizer.gaussians
+        self.gradients = ScreenGradients.empty(len(scene), scene.device)
+
+
+class Watch(Protocol):
+    """Reads the scene now and then; what it has read is part of a run's state."""
+
+    def __call__(self, gaussians: Gaussians, step: int) -> Mapping[str, float]:
+        """Read the scene after a step; what is returned is logged."""
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return the readings, for a checkpoint."""
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` returned."""
+
+
+def save_state(
+    path: Path,
+    state: TrainState,
+    guidances: Sequence[Guidance],
+    watch: Watch | None,
+    meta: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint from which `restore_state` goes on exactly.
+
+    Args:
+        path: the file; replaced whole.
+        state: of the run.
+        guidances: whose own state is saved too.
+        watch: likewise; None without.
+        meta: what the run is, as plain data; a resumed run is held against it.
+    """
+    tensors = state.optimizer.state_tensors()
+    tensors |= _prefixed("stream", capture_states(state.streams))
+    tensors |= _prefixed("reused", state.reused.state_tensors())
+    tensors |= {"gradients.total": state.gradients.total, "gradients.count": state.gradients.count}
+
+    for guidance in guidances:
+        tensors |= _prefixed(f"guidance.{guidance.name}", guidance.state_tensors())
+    if watch is not None:
+        tensors |= _prefixed("watch", watch.state_tensors())
+
+    meta = {"reference_norm": float(state.reference_norm), **meta}
+    save_checkpoint(path, step=state.step, tensors=tensors, meta=meta)
+
+
+def restore_state(
+    checkpoint: Checkpoint,
+    state: TrainState,
+    guidances: Sequence[Guidance],
+    watch: Watch | None = None,
+) -> None:
+    """Put a checkpoint's content into `state`, the guidances and the watch."""
+    tensors, device = checkpoint.tensors, state.optimizer.gaussians.device
+
+    state.optimizer.load_state_tensors(tensors)
+    restore_states(state.streams, _with_prefix("stream", tensors))
+    state.reused.load_state_tensors(_with_prefix("reused", tensors), device)
+    state.gradients = ScreenGradients(
+        tensors["gradients.total"].to(device), tensors["gradients.count"].to(device)
+    )
+
+    for guidance in guidances:
+        guidance.load_state_tensors(_with_prefix(f"guidance.{guidance.name}", tensors))
+    if watch is not None:
+        watch.load_state_tensors(_with_prefix("watch", tensors))
+
+    state.step, state.reference_norm = checkpoint.step, float(checkpoint.meta["reference_norm"])
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {
+        name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)
+    }
