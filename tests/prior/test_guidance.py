@@ -222,7 +222,7 @@ def test_timesteps_walk_down_when_asked_to(denoiser: Denoiser, texts: TextEmbedd
     config = settings(timesteps="descend", t_max=constant(0.98), t_min=constant(0.02))
     prior = prior_of(denoiser, texts, config)
     color = torch.rand(4, 64, 64, 3).requires_grad_()
-    at = [prior(Views(color, CAMERAS, 4), f).scalars["t"] for f in (0.0, 0.5, 1.0)]
+    at = [prior(Views(color, CAMERAS, 4), Progress(step, 2)).scalars["t"] for step in range(3)]
     assert at == pytest.approx([980.0, 500.0, 20.0], abs=1.0)
 
 
