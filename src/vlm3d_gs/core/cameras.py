@@ -68,11 +68,11 @@ class Cameras:
     @property
     def camera_to_world(self) -> Tensor:
         """[C, 4, 4] inverse of `viewmats`."""
-        matrices = torch.zeros_like(self.viewmats)
-        matrices[:, :3, :3] = self.viewmats[:, :3, :3].mT
-        matrices[:, :3, 3] = self.positions
-        matrices[:, 3, 3] = 1.0
-        return matrices
+        inverse = torch.zeros_like(self.viewmats)
+        inverse[:, :3, :3] = self.viewmats[:, :3, :3].mT
+        inverse[:, :3, 3] = self.positions
+        inverse[:, 3, 3] = 1.0
+        return inverse
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -168,7 +168,7 @@ def orbit(
         tensor([[2., 0., 0.],
                 [0., 2., 0.]])
     """
-    # In float64, so that the matrices are right to the last bit of float32.
+    # In float64 throughout, rounded to float32 once, at the end.
     arguments = (azimuths_deg, elevations_deg, distance, fov_deg)
     tensors = [torch.as_tensor(value, dtype=torch.float64).reshape(-1).cpu() for value in arguments]
     azimuth, elevation, radius, fov = (value.clone() for value in torch.broadcast_tensors(*tensors))
@@ -280,10 +280,10 @@ def mvdream_camera_matrices(cameras: Cameras) -> Tensor:
 
     Source: Shi et al. 2023 (MVDream), section 3.2.
     """
-    matrices = cameras.camera_to_world
-    matrices[:, :3, 1:3] *= -1.0
-    matrices[:, :3, 3] = torch.nn.functional.normalize(matrices[:, :3, 3], dim=-1)
-    return matrices
+    camera_matrices = cameras.camera_to_world
+    camera_matrices[:, :3, 1:3] *= -1.0  # y and z axes, from OpenCV to OpenGL
+    camera_matrices[:, :3, 3] = torch.nn.functional.normalize(camera_matrices[:, :3, 3], dim=-1)
+    return camera_matrices
 
 
 def _expect_range(name: str, values: Tensor, allowed: Tensor, text: str) -> None:

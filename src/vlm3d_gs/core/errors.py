@@ -42,7 +42,7 @@ class ExportError(Vlm3dGsError):
 
 
 class InputFileError(Vlm3dGsError):
-    """A file given by the user cannot be read as what it claims to be."""
+    """An input file cannot be read as the format that it claims to have."""
 
 
 class ModelError(Vlm3dGsError):

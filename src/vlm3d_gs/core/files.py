@@ -43,5 +43,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     finally:
+        # Already gone if the block succeeded.
         with suppress(FileNotFoundError):
             temporary.unlink()

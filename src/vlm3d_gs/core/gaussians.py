@@ -46,12 +46,14 @@ class Gaussians:
         expect_shape("gaussians.quats", self.quats, (count, 4))
         expect_shape("gaussians.opacity_logits", self.opacity_logits, (count,))
         degree_of(expect_shape("gaussians.sh", self.sh, (count, "K", 3))["K"])
+
         for name, tensor in self.parameters().items():
             if tensor.dtype != self.means.dtype or not tensor.is_floating_point():
                 raise ShapeError(
                     f"gaussians.{name} is {tensor.dtype}, but gaussians.means is {self.means.dtype}; "
                     "all parameters must share one floating dtype."
                 )
+
         expect_same_device(
             {f"gaussians.{name}": value for name, value in self.parameters().items()}
         )
@@ -165,16 +167,19 @@ def concatenate(scenes: Sequence[Gaussians]) -> Gaussians:
     """
     if not scenes:
         raise ConfigError("concatenate needs at least one scene, got an empty sequence.")
+
     degrees = sorted({scene.sh_degree for scene in scenes})
     if len(degrees) > 1:
         raise ShapeError(
             f"All scenes must have the same spherical-harmonics degree, got {degrees}. Use with_sh_degree."
         )
+
     kinds = sorted({f"{scene.dtype} on {scene.device}" for scene in scenes})
     if len(kinds) > 1:
         raise ShapeError(
             f"All scenes must share dtype and device, got {', '.join(kinds)}. Use .to(...)."
         )
+
     return Gaussians(
         **{name: torch.cat([getattr(scene, name) for scene in scenes]) for name in PARAMETER_NAMES}
     )

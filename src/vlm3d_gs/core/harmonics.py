@@ -77,6 +77,7 @@ def sh_basis(dirs: Tensor, degree: int) -> Tensor:
     terms = [torch.full_like(x, SH_C0)]
     if degree >= 1:
         terms += [-SH_C1 * y, SH_C1 * z, -SH_C1 * x]
+
     if degree >= 2:
         a, b, c = SH_C2
         terms += [
@@ -86,6 +87,7 @@ def sh_basis(dirs: Tensor, degree: int) -> Tensor:
             -a * x * z,
             c * (x * x - y * y),
         ]
+
     if degree >= 3:
         d, e, f, g, h = SH_C3
         terms += [
@@ -97,6 +99,7 @@ def sh_basis(dirs: Tensor, degree: int) -> Tensor:
             h * z * (x * x - y * y),
             -d * x * (x * x - 3 * y * y),
         ]
+
     return torch.stack(terms, -1)
 
 

@@ -196,4 +196,5 @@ def label(images: Tensor, texts: Sequence[str]) -> Tensor:
             draw = ImageDraw.Draw(picture)
             draw.text((4, 2), text, fill="black", font=font, stroke_width=2, stroke_fill="white")
         drawn.append(np.asarray(picture))
+
     return torch.from_numpy(np.stack(drawn).astype(np.float32) / 255.0)

@@ -61,6 +61,7 @@ def check_folder(folder: Path, entry: ModelEntry | None = None) -> Integrity:
     if found:
         raise ModelError(f"The folder {folder} is not complete. {'; '.join(found)}.")
 
+    # Every damaged file is found before the error, so that one more download repairs them all.
     files = [
         folder / component / name
         for component in components
@@ -69,6 +70,7 @@ def check_folder(folder: Path, entry: ModelEntry | None = None) -> Integrity:
     ]
     weights = [path for path in files if path.suffix == ".safetensors"]
     tensors, found = _read_headers(weights, folder)
+
     for path in files:
         if path.suffix == ".json":
             found += _index_problems(path, tensors)
@@ -98,6 +100,7 @@ def _own_components(folder: Path, names: list[str]) -> tuple[str, ...]:
             raise ModelError(f"{folder / 'model_index.json'} is not JSON: {error}.") from error
         known = dict.fromkeys(name for entry in ENTRIES for name in entry.components)
         return local_components(folder, [name for name in known if name in index])
+
     if "config.json" in names:
         return ROOT
     raise ModelError(

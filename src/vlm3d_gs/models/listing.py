@@ -64,6 +64,8 @@ def pull(
             f"{model!r} is not in the catalogue. Name a listed model with the same kind of files, for example "
             f"--family sdxl; listed are {', '.join(CATALOGUE)}."
         )
+
+    # A catalogue name must not match a folder of that name, as `locate` would let it.
     return locate(
         None if model in CATALOGUE else model,
         family or (known.name if known else model),
@@ -97,7 +99,7 @@ def check(target: str | None) -> Iterator[str]:
             f"{target!r} is neither a folder that exists nor one of {', '.join(CATALOGUE)}."
         )
 
-    broken = []
+    broken = []  # one damaged model must not hide the others
     for name, folder, entry in folders:
         try:
             yield _line(name, folder, entry)

@@ -73,6 +73,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     if not Path(path).is_file():
         raise CheckpointError(f"No checkpoint at {path}. Start over with --overwrite.")
+
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header: dict[str, str] = file.metadata() or {}

@@ -58,12 +58,15 @@ def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False
         raise ConfigError("--overwrite and --resume contradict each other. Give one of them.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} exists and is not a folder. Choose another --out.")
+
     occupied = out.is_dir() and any(out.iterdir())
     if occupied and not (overwrite or resume):
         raise ConfigError(
             f"{out} exists and is not empty. Choose another --out, or add --overwrite to replace "
             f"the run in it, or --resume to continue it."
         )
+
+    # --overwrite deletes files: never in a folder that belongs to something else.
     if occupied and not (out / "config.json").is_file():
         raise ConfigError(
             f"{out} is not the folder of a run (no config.json in it), so it is left alone. "
@@ -88,6 +91,7 @@ def provenance() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
+
     return {
         "versions": versions,
         "commit": git_commit(),
@@ -104,6 +108,8 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
+
+    # --no-optional-locks: asking must not write to the repository, which others may be using.
     with suppress(OSError, subprocess.SubprocessError):
         arguments = ("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
         described = subprocess.run(

@@ -111,9 +111,11 @@ def read_record(folder: Path) -> RunRecord:
 
 def charts(record: RunRecord) -> tuple[Chart, ...]:
     """Return the curves worth showing: rewards, losses and the number of Gaussians."""
+    # A dictionary and not a set, to keep the order in which the run logged them.
     names = {name: None for row in record.rows for name in row if name != "step"}
     rewards = [name for name in names if name.startswith("critic/") and name != "critic/loss"]
     priors = [name for name in names if name in ("prior/loss", "detail/loss")]
+
     groups = (
         ("Reward, log-odds of Yes", rewards),
         ("Prior loss", priors),
@@ -167,6 +169,7 @@ def _rows(path: Path) -> tuple[dict[str, Any], ...]:
     rows: list[dict[str, Any]] = []
     if not path.is_file():
         return ()
+
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
