@@ -1,4 +1,4 @@
-"""A model hub on this machine: the few HTTP answers that huggingface_hub asks for, with small files."""
+"""A model hub on this machine: the few HTTP answers that huggingface_hub requests, with small files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def pipeline_files() -> dict[str, bytes]:
-    """A published repository with everything that is not wanted too."""
-    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    index = {part: ["library", "Class"] for part in parts} | {"safety_checker": [None, None]}
+    """Return the files of a published repository, including all that must not be fetched."""
+    components = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    index = {name: ["library", "Class"] for name in components} | {"safety_checker": [None, None]}
     files = {"model_index.json": json.dumps(index).encode(), "README.md": b"read"}
-    files |= {f"{part}/config.json": b"{}" for part in parts[:3]}
+    files |= {f"{name}/config.json": b"{}" for name in components[:3]}
     files |= {"tokenizer/vocab.json": b"{}", "tokenizer/merges.txt": b"", "v2.safetensors": b"x"}
     files |= {"scheduler/scheduler_config.json": b"{}", "unet/code.py": b"raise SystemExit"}
-    for part, stem in [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")]:
-        files[f"{part}/{stem}.safetensors"] = WEIGHTS
-        files[f"{part}/{stem}.bin"] = b"pickle"
+    for name in ("unet", "vae"):
+        files[f"{name}/diffusion_pytorch_model.safetensors"] = WEIGHTS
+        files[f"{name}/diffusion_pytorch_model.bin"] = b"pickle"
     files["unet/diffusion_pytorch_model.fp16.safetensors"] = WEIGHTS
     files["unet/diffusion_pytorch_model.non_ema.safetensors"] = WEIGHTS
     files["text_encoder/model.safetensors"] = WEIGHTS
@@ -48,15 +48,15 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 @dataclass
 class Repository:
-    """What the hub says about one id."""
+    """What the hub answers about one id."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     status: int = 200
     """401 as for a removed repository, 404, 500."""
     gated: bool = False
-    """Everyone may list the files, nobody may have them."""
+    """Anyone may list the files, nobody may download them."""
     announced: Mapping[str, int] = field(default_factory=dict)
-    """Sizes to claim instead of the true ones."""
+    """Sizes to report instead of the true ones."""
 
     def size(self, name: str) -> int:
         return self.announced.get(name, len(self.files[name]))
@@ -71,8 +71,8 @@ class FakeHub:
     requests: list[str] = field(default_factory=list)
     """Method and path of every request, in order."""
 
-    def asked(self, part: str) -> bool:
-        return any(part in request for request in self.requests)
+    def was_requested(self, text: str) -> bool:
+        return any(text in request for request in self.requests)
 
 
 @contextmanager

@@ -20,10 +20,10 @@ def test_named_dimensions_are_returned_and_must_repeat():
         expect_shape("x", torch.zeros(4, 3, 5), ("N", 3, "N"))
 
 
-@pytest.mark.parametrize("given", [torch.zeros(3), torch.zeros(2, 4), [1.0, 2.0, 3.0]])
-def test_another_shape_or_no_tensor_is_refused(given):
+@pytest.mark.parametrize("value", [torch.zeros(3), torch.zeros(2, 4), [1.0, 2.0, 3.0]])
+def test_another_shape_or_no_tensor_is_refused(value):
     with pytest.raises(ShapeError, match="points must be a tensor of shape"):
-        expect_shape("points", given, (None, 3))
+        expect_shape("points", value, (None, 3))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -182,10 +182,10 @@ def test_ids_are_tried_in_order_and_the_second_is_fetched(hub: FakeHub, cache: P
     assert announced == [f"fetching {SECOND}: {len(EXPECTED)} files, 0 MB"]
     first = next(i for i, request in enumerate(hub.requests) if FIRST in request)
     assert first < next(i for i, request in enumerate(hub.requests) if SECOND in request)
-    assert not hub.asked(FORMER)
+    assert not hub.was_requested(FORMER)
 
 
-def test_what_is_cached_is_used_without_asking(hub: FakeHub, cache: Path) -> None:
+def test_what_is_cached_is_used_without_a_request(hub: FakeHub, cache: Path) -> None:
     hub.repositories[SECOND] = Repository(pipeline_files())
     fetched = locate(None, "sd")
     hub.requests.clear()
@@ -212,7 +212,7 @@ def test_an_incomplete_copy_in_the_cache_is_completed(hub: FakeHub, cache: Path)
     assert set(local_files(folder)) == EXPECTED
 
 
-def test_offline_asks_nobody_and_says_how_to_prepare(hub: FakeHub, cache: Path) -> None:
+def test_offline_contacts_nobody_and_says_how_to_prepare(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(pipeline_files())
     with pytest.raises(ModelError) as caught:
         locate(None, "sd", offline=True)
@@ -242,7 +242,7 @@ def test_a_users_own_id_is_not_swapped_but_its_copies_are_named(hub: FakeHub, ca
         ModelError, match=f"{FORMER}; no folder has that name.*401.*also at: {FIRST}, {SECOND}"
     ):
         locate(FORMER, "sd")
-    assert not hub.asked(FIRST)
+    assert not hub.was_requested(FIRST)
 
 
 def test_a_gated_model_says_to_accept_and_log_in(hub: FakeHub, cache: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_repository_of_pickles_is_refused_before_anything_is_fetched(
     hub.repositories["someone/pickles"] = Repository(files)
     with pytest.raises(ModelError, match=r"unet: only pickles \(diffusion_pytorch_model.bin\)"):
         locate("someone/pickles", "sd")
-    assert not hub.asked("/resolve/")
+    assert not hub.was_requested("/resolve/")
 
 
 def test_another_layout_is_refused(hub: FakeHub, cache: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_full_disk_is_noticed_before_the_download(hub: FakeHub, cache: Path) -
     hub.repositories[FIRST] = Repository(pipeline_files(), announced=large)
     with pytest.raises(ModelError, match=rf"{FIRST} needs 1000000000.0 GB.*GB free.*HF_HOME"):
         locate(None, "sd")
-    assert not hub.asked("/resolve/")
+    assert not hub.was_requested("/resolve/")
 
 
 def test_sizes_of_files_that_are_not_fetched_do_not_count(hub: FakeHub, cache: Path) -> None:
@@ -303,7 +303,7 @@ def test_sizes_of_files_that_are_not_fetched_do_not_count(hub: FakeHub, cache: P
     assert locate(None, "sd").is_dir()
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(
+def test_a_hub_that_does_not_answer_is_contacted_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
@@ -317,13 +317,13 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     assert "vlm3d-gs models pull sd" in message
 
 
-def test_a_hub_that_is_out_of_order_is_said_so(hub: FakeHub, cache: Path) -> None:
+def test_a_hub_that_is_out_of_order_is_reported(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(status=503)
     with pytest.raises(ModelError, match="HTTP 503: the hub is out of order"):
         locate(None, "sd")
 
 
-def test_the_hubs_own_offline_switch_is_named(
+def test_the_hub_librarys_offline_switch_is_named(
     hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -340,7 +340,7 @@ def test_what_is_neither_folder_nor_id_is_refused(model: str, cache: Path) -> No
 def test_a_catalogue_name_may_stand_for_the_model(hub: FakeHub, cache: Path) -> None:
     hub.repositories[FIRST] = Repository(pipeline_files())
     assert locate("sd", "sd15").is_relative_to(cache)
-    assert hub.asked(FIRST)
+    assert hub.was_requested(FIRST)
 
 
 def test_pull_takes_names_known_ids_and_others_with_a_family(hub: FakeHub, cache: Path) -> None:

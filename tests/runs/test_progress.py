@@ -7,7 +7,7 @@ from rich.console import Console
 from vlm3d_gs.runs.progress import ProgressDisplay
 
 
-def shown(*, terminal: bool, steps: int = 100, quiet: bool = False) -> str:
+def printed(*, terminal: bool, steps: int = 100, quiet: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=120, color_system=None)
     progress = ProgressDisplay(quiet=quiet, console=console)
@@ -19,7 +19,7 @@ def shown(*, terminal: bool, steps: int = 100, quiet: bool = False) -> str:
 
 
 def test_without_a_terminal_there_is_a_plain_line_at_each_tenth() -> None:
-    lines = shown(terminal=False).splitlines()
+    lines = printed(terminal=False).splitlines()
     assert len(lines) == 12
     assert lines[5].startswith("step 50/100  ")
     assert "it/s" in lines[5]
@@ -30,13 +30,13 @@ def test_without_a_terminal_there_is_a_plain_line_at_each_tenth() -> None:
 
 
 def test_a_terminal_gets_a_live_line_that_ends_complete() -> None:
-    text = shown(terminal=True)
+    text = printed(terminal=True)
     assert "100/100" in text
     assert "gaussians 100" in text
 
 
 def test_a_short_run_shows_every_step() -> None:
-    assert len(shown(terminal=False, steps=3).splitlines()) == 5
+    assert len(printed(terminal=False, steps=3).splitlines()) == 5
 
 
 def test_the_rate_of_a_resumed_run_counts_its_own_steps_only() -> None:
@@ -53,4 +53,4 @@ def test_the_rate_of_a_resumed_run_counts_its_own_steps_only() -> None:
 
 
 def test_quiet_says_nothing() -> None:
-    assert shown(terminal=True, quiet=True) == shown(terminal=False, quiet=True) == ""
+    assert printed(terminal=True, quiet=True) == printed(terminal=False, quiet=True) == ""
