@@ -18,7 +18,8 @@ import torch
 from harness import ROOT
 
 from vlm3d_gs.config import apply_settings
-from vlm3d_gs.config.presets import preset, run_folder
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.config.run import folder_name
 from vlm3d_gs.evaluate.runs import evaluate_run, markdown_table
 from vlm3d_gs.pipeline import generate
 
@@ -37,7 +38,7 @@ def make(
     """Make those runs of (seed, prompt) that are missing; return all their folders."""
     outs = []
     for seed, prompt in cases:
-        out = folder / f"{run_folder(prompt).name}-{seed}"
+        out = folder / f"{folder_name(prompt)}-{seed}"
         outs.append(out)
         if not (out / "summary.json").is_file():
             values = {

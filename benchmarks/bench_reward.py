@@ -29,8 +29,9 @@ from bench_composition import PROMPTS, read_prompts
 from harness import ROOT, record
 
 from vlm3d_gs.config import Config, apply_settings, from_dict
-from vlm3d_gs.config.presets import preset, run_folder
+from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
+from vlm3d_gs.config.run import folder_name
 from vlm3d_gs.config.schedules import Schedule
 from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.critic.judge import Judge
@@ -175,7 +176,7 @@ def main() -> None:
     cases = [(k, *scene, v) for k, scene in enumerate(scenes) for v in options.variants.split(",")]
     for index, seed, prompt, variant in cases:
         folder = options.runs / f"{options.prior}{options.label}" / variant.replace("/", "-")
-        out = folder / f"{run_folder(prompt).name}-{seed}"
+        out = folder / f"{folder_name(prompt)}-{seed}"
         if not (out / "summary.json").is_file():
             if options.read_only or index % parts != part:
                 continue

@@ -17,7 +17,7 @@ from vlm3d_gs.assembly.objective import (
     build_vlm,
     check_choice,
 )
-from vlm3d_gs.assembly.plan import large_priors, plan_memory
+from vlm3d_gs.assembly.plan import has_large_critic, large_priors, plan_memory
 from vlm3d_gs.assembly.products import write_products
 from vlm3d_gs.config import Config, SceneConfig
 from vlm3d_gs.config.bounds import check_device
@@ -29,7 +29,8 @@ from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
-from vlm3d_gs.models import locate
+from vlm3d_gs.models import family_entry, locate
+from vlm3d_gs.models.catalogue import Role
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState, restore_state
 from vlm3d_gs.optimize.trainer import Observer, train
@@ -223,8 +224,10 @@ def check_prompt(config: Config) -> None:
         PromptError: an embedded model does not know its words.
     """
     priors = [prior for prior in (config.prior, config.detail) if prior.enabled]
-    small_critic = config.critic.enabled and config.critic.family == "mini"
-    if small_critic or any(prior.family == "mini" for prior in priors):
+    families: list[tuple[Role, str]] = [("prior", prior.family) for prior in priors]
+    if config.critic.enabled and config.critic.family != "server":
+        families.append(("critic", config.critic.family))
+    if any(family_entry(role, family).embedded for role, family in families):
         parse_composition(config.prompt)
 
 
@@ -285,14 +288,14 @@ def model_folders(config: Config, *, quiet: bool = True) -> dict[str, Path]:
         if critic.watch.enabled and (critic.watch.family or critic.watch.model):
             wanted["judge"] = (critic.watch.family or critic.family, critic.watch.model)
     for name, (family, model) in wanted.items():
-        known = "mini-critic" if family == "mini" else family
+        known = family_entry("critic", family).name
         folders[name] = locate(model, known, offline=config.offline, progress=not quiet)
     return folders
 
 
 def text_cache(config: Config) -> Path | None:
     """Return where texts of large models are kept, embedded or written; the embedded models need no such place."""
-    large = large_priors(config) or config.critic.family != "mini"
+    large = large_priors(config) or has_large_critic(config)
     return Path.home() / ".cache" / "vlm3d-gs" / "text" if large else None
 
 

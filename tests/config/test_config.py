@@ -82,7 +82,7 @@ def test_text_is_read_as_the_type_of_the_setting(path: str, text: str, value: ob
         ("export.formats", "ply,obj", "one of ply, compressed.ply, .*sheet, got 'obj'"),
         ("export.formats", "", "nothing would be written"),
         ("export.turntable_px", "255", "even, got 255. Use 256"),
-        ("scene.max_gaussians", "10", "2500 or more, got 10"),
+        ("scene.max_gaussians", "10", "4000 or more, got 10"),
         ("device", "tpu", "cpu, cuda or cuda:N, got 'tpu'"),
         ("prompt", "  ", "prompt is empty"),
     ],

@@ -33,6 +33,10 @@ def test_a_critic_is_asked_to_the_end_only_beside_priors_that_draw_each_view_alo
         assert (critic.weight(0.51) > 0.0) == (name in ("mini-single", "sd")), name
 
 
+def test_the_defaults_are_the_preset_mini() -> None:
+    assert Config(prompt="A red cube!") == preset("mini", "A red cube!")
+
+
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="Unknown preset 'hq'. Available: mini"):
         preset("hq", "a red cube")

@@ -15,6 +15,7 @@ from vlm3d_gs.config import (
     Config,
     DensifyConfig,
     DensifyMethod,
+    RegularizerConfig,
     SceneConfig,
     TrainConfig,
 )
@@ -85,7 +86,10 @@ def config(out: Path, steps: int = STEPS, method: DensifyMethod = "gradient") ->
         prompt="a red cube",
         out=out,
         scene=SceneConfig(n_init=60, max_gaussians=80),
-        camera=CameraConfig(resolution_px=constant(24), background="black"),
+        camera=CameraConfig(
+            resolution_px=constant(24), background="black", distance=(3.4, 3.4), random_from=0.0
+        ),
+        regularizer=RegularizerConfig(alpha_entropy=constant(0.0), coverage=constant(0.0)),
         train=TrainConfig(steps=steps, checkpoint_every=0.5, preview_every=0.0),
         densify=DensifyConfig(method=method, start=0.3, every=0.3),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.residency import resident
+from vlm3d_gs.models import family_entry
 
 if TYPE_CHECKING:
     import torch
@@ -171,7 +172,8 @@ def build_vlm(
     from vlm3d_gs.prior.denoiser import fast_dtype
 
     fast = fast_dtype(device) == torch.bfloat16
-    small = critic.family == "mini" and device.type == "cuda"  # there arithmetic is nothing to it
+    # On a GPU the arithmetic of the embedded critic costs nothing, so it may as well be exact.
+    small = family_entry("critic", critic.family).embedded and device.type == "cuda"
     halved = critic.precision == "bfloat16" or (critic.precision == "auto" and fast and not small)
     return YesNoModel(
         folder,

@@ -19,6 +19,7 @@ from vlm3d_gs.assembly.memory import (
 from vlm3d_gs.assembly.objective import can_rank
 from vlm3d_gs.config import Config, PriorConfig
 from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.models import family_entry
 
 LORA_VALUES_A_RANK = 230_400
 """Values of a LoRA of rank 1 on the attention of Stable Diffusion's UNet: 32 layers of four matrices."""
@@ -62,12 +63,19 @@ def plan_memory(
 def large_priors(config: Config) -> dict[str, PriorConfig]:
     """Return the run's priors that are not embedded, by name."""
     priors = {"prior": config.prior, "detail": config.detail}
-    return {name: p for name, p in priors.items() if p.enabled and p.family != "mini"}
+    return {
+        name: prior
+        for name, prior in priors.items()
+        if prior.enabled and not family_entry("prior", prior.family).embedded
+    }
 
 
 def has_large_critic(config: Config) -> bool:
-    """Tell whether the run loads a critic that is not embedded."""
-    return config.critic.enabled and config.critic.family not in ("mini", "server")
+    """Return whether the run loads a critic that is not embedded."""
+    critic = config.critic
+    if not critic.enabled or critic.family == "server":
+        return False
+    return not family_entry("critic", critic.family).embedded
 
 
 def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:

@@ -24,14 +24,16 @@ from vlm3d_gs.config.critic import (
 )
 from vlm3d_gs.config.objective import RegularizerConfig
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
-from vlm3d_gs.config.prior import DistillationLoss, Family, PriorConfig
+from vlm3d_gs.config.prior import DETAIL_PRIOR, DistillationLoss, Family, PriorConfig
 from vlm3d_gs.config.run import (
+    RUN_FOLDER,
     DensifyConfig,
     DensifyMethod,
     ExportConfig,
     ExportFormat,
     OptimConfig,
     TrainConfig,
+    folder_name,
 )
 from vlm3d_gs.core.errors import ConfigError
 
@@ -67,14 +69,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything that decides a run; equal configs on one machine give equal files."""
+    """Everything that decides a run; equal configs on one machine give equal files.
+
+    The defaults are the preset `mini`.
+    """
 
     prompt: str
     """What to make."""
     preset: str = "mini"
     """Name of the preset that this config started from; only for the record."""
-    out: Path = Path("runs/latest")
-    """Folder for the results."""
+    out: Path = RUN_FOLDER
+    """Folder for the results; `{prompt}` in it becomes the prompt as a file name."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`; auto is CUDA where torch sees one."""
     memory: Literal["auto", "full", "offload", "sequential"] = "auto"
@@ -90,7 +95,7 @@ class Config:
     """Renderer."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Diffusion prior."""
-    detail: PriorConfig = field(default_factory=lambda: PriorConfig(enabled=False, family="sd"))
+    detail: PriorConfig = DETAIL_PRIOR
     """A second prior on the same views, such as a single-image one for detail beside a multi-view one."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """Vision-language critic."""
@@ -109,6 +114,8 @@ class Config:
         if not self.prompt.strip():
             raise ConfigError("The prompt is empty. Say what to make, e.g. 'a red cube'.")
         check_device(self.device)
+        out = Path(str(self.out).replace("{prompt}", folder_name(self.prompt)))
+        object.__setattr__(self, "out", out)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
-from vlm3d_gs.config.schedules import Schedule, linear
+from vlm3d_gs.config.schedules import Schedule
 from vlm3d_gs.core.errors import ConfigError
 
 CriticFamily = Literal[
@@ -19,6 +19,9 @@ CriticFamily = Literal[
     "server",
 ]
 """`mini` is embedded; the names of `vlm3d-gs models list`; `server` speaks OpenAI's protocol and gives no gradient."""
+FIRST_HALF = Schedule("linear", ((0.0, 0.3), (0.5, 0.15), (0.5001, 0.0), (1.0, 0.0)))
+"""Weight of a critic beside a prior that draws the views of a group together. The layout is settled by half of the run
+and later answers change little (docs/log/large-models.md); the released VLM3D also asks in the first half only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,19 +126,19 @@ class CriticConfig:
     """gradient: the reward is differentiated; best-of-n: noises of the prior are weighted by the reward of what they
     lead to; pairwise: the better of two noises pulls and the worse pushes, both without gradients; both: gradient, and
     best-of-n for the layout, which gradients cannot mirror once it stands."""
-    n_noises: int = 4
+    n_noises: int = 3
     """Noises that best-of-n compares, 2 or more."""
     look_ahead: int | None = None
     """Denoising steps by which a noise is followed to the pictures that are compared, 1 or more; None is 1 for a prior
     that draws the views of a group together, and 4 for one that draws each alone."""
     select_until: float = 0.3
     """Fraction of the run after which noises are compared no more, 0 to 1."""
-    every: int = 4
+    every: int = 2
     """Ask at every k-th step, 1 or more; the gradient is scaled by k to mean the same over a
     run."""
     reuse: bool = False
     """Between questions, go on with the last gradient on the Gaussians instead of scaling it by k."""
-    weight: Schedule = linear(1.0, 0.1)
+    weight: Schedule = FIRST_HALF
     """Strength of the reward, 0 or more; see `balance`."""
     balance: Literal["ratio", "raw"] = "ratio"
     """ratio: the weight is the norm of the critic's gradient on the renders against the prior's, so that it means the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm3d_gs.config.bounds import check_schedule
-from vlm3d_gs.config.schedules import Schedule, constant
+from vlm3d_gs.config.schedules import Schedule, constant, linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,9 +14,9 @@ class RegularizerConfig:
 
     opacity_entropy: Schedule = constant(0.0)
     """Pushes each Gaussian's opacity to 0 or 1."""
-    alpha_entropy: Schedule = constant(0.0)
+    alpha_entropy: Schedule = linear(0.0, 1000.0, 0.5, 1.0)
     """Pushes each pixel's coverage to 0 or 1: no haze."""
-    coverage: Schedule = constant(0.0)
+    coverage: Schedule = linear(0.0, 300.0, 0.1, 0.5)
     """Mean coverage of the picture: no needless opacity."""
     opacity: Schedule = constant(0.0)
     """Opacity itself: what nothing holds on to fades, so that `densify.method=mcmc` may use it elsewhere."""

@@ -16,7 +16,7 @@ Backend = Literal["auto", "cpu", "gsplat", "reference"]
 class SceneConfig:
     """The first cloud of Gaussians and the bounds of the scene."""
 
-    n_init: int = 2500
+    n_init: int = 4000
     """Gaussians at the start; 1 or more."""
     init: Literal["ball", "shell"] = "ball"
     """Where they start: throughout a ball, or on its surface."""
@@ -49,7 +49,7 @@ class CameraConfig:
     """Range of the random turn shared by a group; 0 puts the first view in front (+x)."""
     elevation_deg: tuple[float, float] = (0.0, 30.0)
     """Range of the elevation, within [-90, 90]."""
-    distance: tuple[float, float] = (3.4, 3.4)
+    distance: tuple[float, float] = (2.9, 3.2)
     """Range of the distance from the origin, world units, above 1 (outside the unit ball)."""
     fov_deg: tuple[float, float] = (40.0, 40.0)
     """Range of the vertical field of view, within [5, 120]."""
@@ -57,7 +57,7 @@ class CameraConfig:
     """Side of the square renders, pixels; rounded to a whole number at each step."""
     background: Background = "random"
     """Colour behind the object, one per group; `random` is any flat colour."""
-    random_from: float = 0.0
+    random_from: float = 0.25
     """Random backgrounds are middle grey before this fraction of the run: at high noise a prior
     cannot see the background and expects the mean of all it knows."""
 

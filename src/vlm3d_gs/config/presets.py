@@ -6,9 +6,7 @@ docs/log/.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, get_args
 
 from vlm3d_gs.config import (
@@ -24,6 +22,7 @@ from vlm3d_gs.config import (
     SceneConfig,
     TrainConfig,
 )
+from vlm3d_gs.config.critic import FIRST_HALF
 from vlm3d_gs.config.schedules import Schedule, constant, exponential, linear
 from vlm3d_gs.core.errors import ConfigError
 
@@ -47,11 +46,6 @@ NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
 """Our own words for what distilled scenes suffer from; not tuned."""
 
 
-FIRST_HALF = Schedule("linear", ((0.0, 0.3), (0.5, 0.15), (0.5001, 0.0), (1.0, 0.0)))
-"""Weight of a critic beside a prior that draws the views together: the layout is decided by then, and later answers
-change little (docs/log/large-models.md); the released VLM3D asks in the first half only, too."""
-
-
 def preset(name: str, prompt: str) -> Config:
     """Return the complete config of a preset for a prompt.
 
@@ -66,7 +60,7 @@ def preset(name: str, prompt: str) -> Config:
         raise ConfigError(f"Unknown preset {name!r}. Available: {', '.join(PRESETS)}.")
     family, _, kind = name.partition("-")
     recipes = {"mini": mini, "mvdream": mvdream, "sd": single_image, "sdxl": single_image}
-    config = replace(recipes[family](prompt), preset=name, out=run_folder(prompt))
+    config = replace(recipes[family](prompt), preset=name)
     if family == "sdxl":
         config = replace(config, prior=replace(config.prior, family="sdxl"))
     changes = {"draft": draft, "quality": quality, "single": single_views}
@@ -102,23 +96,7 @@ def mini(prompt: str) -> Config:
     second step of the first half, while the layout is decided: at every fourth it did not always mirror a wrong pair,
     and later its answers change little.
     """
-    return Config(
-        prompt=prompt,
-        scene=SceneConfig(n_init=4000),
-        camera=CameraConfig(distance=(2.9, 3.2), random_from=0.25),
-        prior=PriorConfig(
-            guidance_scale=constant(1.0),
-            rescale=0.0,
-            t_max=Schedule("linear", ((0.0, 0.95), (0.6, 0.5), (1.0, 0.15))),
-            t_min=Schedule("linear", ((0.0, 0.85), (0.6, 0.3), (1.0, 0.02))),
-        ),
-        critic=CriticConfig(every=2, n_noises=3, weight=FIRST_HALF),
-        densify=DensifyConfig(grow_share=0.15, prune_opacity=0.05),
-        regularizer=RegularizerConfig(
-            coverage=linear(0.0, 300.0, 0.1, 0.5), alpha_entropy=linear(0.0, 1000.0, 0.5, 1.0)
-        ),
-        train=TrainConfig(steps=300),
-    )
+    return Config(prompt=prompt)
 
 
 def single_views(config: Config) -> Config:
@@ -145,7 +123,12 @@ def mvdream(prompt: str) -> Config:
     return Config(
         prompt=prompt,
         scene=SceneConfig(n_init=20_000, max_gaussians=100_000),
-        camera=CameraConfig(distance=(3.0, 3.2), fov_deg=(38.0, 45.0), resolution_px=constant(256)),
+        camera=CameraConfig(
+            distance=(3.0, 3.2),
+            fov_deg=(38.0, 45.0),
+            resolution_px=constant(256),
+            random_from=0.0,
+        ),
         prior=PriorConfig(
             family="mvdream",
             loss="recon",
@@ -157,8 +140,11 @@ def mvdream(prompt: str) -> Config:
             size_px=256,
         ),
         critic=replace(large_critic(), n_noises=3, weight=FIRST_HALF),
+        densify=DensifyConfig(grow_share=0.1, prune_opacity=0.02),
         optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
-        regularizer=RegularizerConfig(alpha_entropy=linear(0.0, 100.0, 0.5, 1.0)),
+        regularizer=RegularizerConfig(
+            alpha_entropy=linear(0.0, 100.0, 0.5, 1.0), coverage=constant(0.0)
+        ),
         train=TrainConfig(steps=1500),
         export=ExportConfig(turntable_px=512),
     )
@@ -180,11 +166,13 @@ def single_image(prompt: str) -> Config:
             fov_deg=(38.0, 45.0),
             elevation_deg=(-10.0, 60.0),
             resolution_px=Schedule("piecewise", ((0.0, 128.0), (0.3, 256.0), (0.6, 512.0))),
+            random_from=0.0,
         ),
         prior=PriorConfig(
             family="sd",
             loss="ism",
             guidance_scale=constant(7.5),
+            rescale=0.5,
             weighting="ism",
             t_max=linear(0.98, 0.5, 0.0, 0.3),
             t_min=constant(0.02),
@@ -195,8 +183,11 @@ def single_image(prompt: str) -> Config:
             size_px=512,
         ),
         critic=large_critic(),
+        densify=DensifyConfig(grow_share=0.1, prune_opacity=0.02),
         optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
-        regularizer=RegularizerConfig(alpha_entropy=linear(0.0, 100.0, 0.5, 1.0)),
+        regularizer=RegularizerConfig(
+            alpha_entropy=linear(0.0, 100.0, 0.5, 1.0), coverage=constant(0.0)
+        ),
         train=TrainConfig(steps=2000),
         export=ExportConfig(turntable_px=512),
     )
@@ -211,18 +202,9 @@ def large_critic() -> CriticConfig:
     return CriticConfig(
         enabled=False,
         family="qwen2.5-vl-7b",
+        n_noises=4,
+        every=4,
         weight=linear(0.3, 0.05),
         size_px=constant(252),
         augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.7),
     )
-
-
-def run_folder(prompt: str) -> Path:
-    """Return where a run goes when nobody says: runs/ and the prompt as a file name.
-
-    Example:
-        >>> run_folder("A red cube!").as_posix()
-        'runs/a-red-cube'
-    """
-    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-")
-    return Path("runs") / (name or "unnamed")

@@ -28,17 +28,17 @@ class PriorConfig:
     loss: DistillationLoss = "recon"
     """`recon` pulls towards the predicted clean latent, `sds` follows the noise residual, `csd` the
     classifier's part of it, `ism` and `sdi` work on inverted noise, `vsd` trains a LoRA of the renders."""
-    guidance_scale: Schedule = constant(10.0)
+    guidance_scale: Schedule = constant(1.0)
     """Classifier-free guidance, 1 or more."""
-    rescale: float = 0.5
+    rescale: float = 0.0
     """Share of the standard-deviation rescale of the guided clean latent (recon), in [0, 1]."""
     weighting: Literal["uniform", "sds", "fantasia3d", "ism"] = "sds"
     """Weight of a noise level for sds, csd, ism and vsd: 1, sigma^2, signal sigma^2 or sigma / signal."""
     timesteps: Literal["uniform", "descend"] = "uniform"
     """Drawn between t_min and t_max, or walking down from t_max at the start to t_min at the end."""
-    t_max: Schedule = linear(0.98, 0.5)
+    t_max: Schedule = Schedule("linear", ((0.0, 0.95), (0.6, 0.5), (1.0, 0.15)))
     """Upper end of the noise level, as part of the training timesteps, in (0, 1]."""
-    t_min: Schedule = linear(0.98, 0.02)
+    t_min: Schedule = Schedule("linear", ((0.0, 0.85), (0.6, 0.3), (1.0, 0.02)))
     """Lower end of the noise level; never above t_max."""
     score_clip: Schedule = constant(0.0)
     """Largest absolute value of the weighted residual (all but recon); 0 is no limit."""
@@ -101,3 +101,14 @@ class PriorConfig:
                     f"prior.t_min is {self.t_min(at):.4g} and prior.t_max {self.t_max(at):.4g} at "
                     f"fraction {at:.4g} of the run; t_min must not be above t_max."
                 )
+
+
+DETAIL_PRIOR = PriorConfig(
+    enabled=False,
+    family="sd",
+    guidance_scale=constant(10.0),
+    rescale=0.5,
+    t_max=linear(0.98, 0.5),
+    t_min=linear(0.98, 0.02),
+)
+"""The second prior of every preset: a single-image model, off until `detail.enabled=true`."""

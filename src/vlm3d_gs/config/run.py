@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vlm3d_gs.config.bounds import check_at_least, check_schedule, check_within
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 else:
     # The choices at run time, for `coerce` and help; a checker cannot read them from the table.
     ExportFormat = Literal[tuple(PRODUCTS)]
+RUN_FOLDER = Path("runs/{prompt}")
+"""Where a run goes by default; `{prompt}` stands for the prompt as a file name."""
+
+
+def folder_name(prompt: str) -> str:
+    """Return the prompt as a file name.
+
+    Example:
+        >>> folder_name("A red cube!")
+        'a-red-cube'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "unnamed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +48,12 @@ class DensifyConfig:
     """No round after this fraction."""
     every: float = 0.1
     """Between rounds, fraction of the run."""
-    grow_share: float = 0.1
+    grow_share: float = 0.15
     """Share of the Gaussians that is added in a round: with `gradient` those of the largest mean screen gradient are
     cloned or split."""
     split_scale: float = 0.05
     """Larger ones are split, smaller ones cloned; largest standard deviation, world units."""
-    prune_opacity: float = 0.02
+    prune_opacity: float = 0.05
     """Fainter Gaussians are removed, with `mcmc` moved."""
     prune_scale: float = 0.5
     """Larger Gaussians are removed; largest standard deviation, world units."""
@@ -98,7 +112,7 @@ class OptimConfig:
 class TrainConfig:
     """Length of the run and what it leaves behind on the way."""
 
-    steps: int = 350
+    steps: int = 300
     """Optimisation steps, 1 or more."""
     seed: int = 0
     """The one number behind every random draw, 0 or more."""

@@ -10,7 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from vlm3d_gs.core.errors import MissingDependencyError
-from vlm3d_gs.models.catalogue import CATALOGUE, ModelEntry, Role, catalogue_entry
+from vlm3d_gs.models.catalogue import (
+    CATALOGUE,
+    ModelEntry,
+    Role,
+    catalogue_entry,
+    family_entry,
+)
 from vlm3d_gs.models.layout import require_folder
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "ModelEntry",
     "catalogue_entry",
     "embedded_weights",
+    "family_entry",
     "locate",
 ]
 

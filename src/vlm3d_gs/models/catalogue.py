@@ -184,6 +184,17 @@ def catalogue_entry(name: str) -> ModelEntry:
     return CATALOGUE[name]
 
 
+def family_entry(role: Role, family: str) -> ModelEntry:
+    """Return the model that `prior.family` or `critic.family` chooses.
+
+    Both settings call their embedded model `mini`; in the catalogue a name is used once.
+
+    Raises:
+        ModelError: unknown family; the message lists the known names.
+    """
+    return catalogue_entry("mini-critic" if (role, family) == ("critic", "mini") else family)
+
+
 def entry_with_id(model_id: str) -> ModelEntry | None:
     """Return the entry with this present or former hub id, or None."""
     for entry in ENTRIES:
