@@ -12,7 +12,6 @@ from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.prompts import COLORS, RELATIONS, SHAPES, parse_composition
 from vlm3d_gs.evaluate.runs import (
     GROUPS,
-    evaluate_many,
     evaluate_run,
     find_runs,
     group_of,
@@ -38,9 +37,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rows_groups_and_table(root: Path) -> None:
-    seen = []
-    rows = evaluate_many(find_runs(root), on_row=lambda row: seen.append(row.run))
-    assert seen == ["a", "b"]
+    rows = [evaluate_run(folder) for folder in find_runs(root)]
+    assert [row.run for row in rows] == ["a", "b"]
     assert [row.report.content_right for row in rows] == [True, False]
     assert rows[0].seed == 7
     assert json.loads(json.dumps(rows[0].to_dict()))["report"]["ok"] is True

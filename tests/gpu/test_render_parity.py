@@ -71,7 +71,8 @@ def test_gsplat_agrees_with_the_definition(gsplat, sh_degree, kinds):
 
 def test_cap_of_the_installed_version_is_the_one_we_know(gsplat, monkeypatch):
     scene, cameras = draw_scene(20, 5, 0, ("opaque",)), ring(1)
-    monkeypatch.setattr(reference, "ALPHA_CAP", gsplat_backend.alpha_cap(gsplat.__version__))
+    newer = gsplat_backend.parse_version(gsplat.__version__) >= (1, 6)
+    monkeypatch.setattr(reference, "ALPHA_CAP", 0.99 if newer else 0.999)
     expected = render(scene, cameras, backend="reference").alpha
     drawn = render(scene.to("cuda"), cameras, backend="gsplat").alpha.cpu()
     assert float(((drawn - expected).abs() > 1e-3).float().mean()) < 0.01

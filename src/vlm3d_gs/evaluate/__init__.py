@@ -1,1 +1,1 @@
-"""The measure: how good a finished scene is."""
+"""How good a finished scene is, judged from its Gaussians alone."""

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.evaluate.regions import component_sizes, grow, shrink, touching
-from vlm3d_gs.evaluate.views import Views
+from vlm3d_gs.evaluate.views import ObservedViews
 
 EDGE_PX = 3
 """Width of the rim in which partial coverage is natural."""
 MAIN_SHARE = 0.15
-"""A component below this share of the view's largest one is a speck, no object."""
+"""A component below this share of the view's largest one is a speck, not an object."""
 DENSE_ALPHA = 0.85
 """Coverage that the inside of a solid object must have."""
 CONTACT_PX = 2
-"""Where two objects meet, pixels this close to both may show a blend of their colours."""
+"""Where two objects meet, pixels this close to both may blend their colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class Cleanliness:
-    """The three shares over all views, and each view's."""
+    """The three shares over all views together, and those of each view."""
 
     foreign: float
     haze: float
@@ -48,8 +48,8 @@ class Cleanliness:
     views: tuple[ViewReport, ...]
 
 
-def main_parts(masks: Tensor) -> Tensor:
-    """Return masks without specks: components of at least `MAIN_SHARE` of their view's largest."""
+def drop_specks(masks: Tensor) -> Tensor:
+    """Return the components of at least `MAIN_SHARE` of their view's largest; [V, H, W] bool."""
     sizes = component_sizes(masks)
     largest = sizes.flatten(1).amax(dim=1)[:, None, None]
     return masks & (sizes >= MAIN_SHARE * largest)
@@ -60,11 +60,11 @@ def contact_zone(first: Tensor, second: Tensor) -> Tensor:
     return grow(first, CONTACT_PX) & grow(second, CONTACT_PX)
 
 
-def measure_cleanliness(views: Views, named: list[int]) -> Cleanliness:
+def measure_cleanliness(views: ObservedViews, named: list[int]) -> Cleanliness:
     """Measure foreign colours, haze and floaters.
 
-    Shading is no foreign colour: `palette` names a colour by its direction alone. A blend of two
-    named colours where the objects meet is none either.
+    Shading does not make a colour foreign: `palette` names it by its direction alone. Nor does a
+    blend of two named colours where the objects meet.
 
     Args:
         views: the rendered scene.
@@ -74,20 +74,26 @@ def measure_cleanliness(views: Views, named: list[int]) -> Cleanliness:
         Shares of the covered pixels; all 0 for an empty scene.
     """
     covered, solid = views.covered, views.solid
+
     known = torch.isin(views.classes, torch.tensor(named))
     foreign = covered & ~known
     if len(named) == 2:
         masks = [solid & (views.classes == index) for index in named]
         foreign &= ~contact_zone(masks[0], masks[1])
-    objects = main_parts(solid)
+
+    objects = drop_specks(solid)
     attached = touching(covered, objects)
     floaters = covered & ~attached
+
+    # Around an object coverage may fade within EDGE_PX only; inside it must be dense.
     halo = attached & ~solid & ~grow(objects, EDGE_PX)
     thin = shrink(solid, EDGE_PX) & (views.alpha < DENSE_ALPHA)
     haze = halo | thin
+
     counts = [mask.flatten(1).sum(dim=1).double() for mask in (covered, foreign, haze, floaters)]
     totals = [float(count.sum()) for count in counts]
     base = max(totals[0], 1.0)
+
     pixels = float(covered[0].numel())
     shares = [counts[0] / pixels] + [count / counts[0].clamp_min(1.0) for count in counts[1:]]
     angles = (views.cameras.azimuths_deg.tolist(), views.cameras.elevations_deg.tolist())

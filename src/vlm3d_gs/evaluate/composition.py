@@ -1,7 +1,7 @@
 """Does a splat show what its prompt says? A checker for the mini world's prompts.
 
-It looks only at the exported Gaussians, rendered from 38 sides: no neural network, no ground truth
-but the meaning of the words. Colours are judged up to shading, shapes by their silhouettes,
+It looks only at the exported Gaussians, rendered from 38 sides: no neural network, and no ground
+truth except the meaning of the words. Colours are judged up to shading, shapes by their silhouettes,
 relations by the fitted positions as the front camera sees them.
 """
 
@@ -17,15 +17,15 @@ from vlm3d_gs.core.prompts import OPPOSITE, Composition, parse_composition
 from vlm3d_gs.evaluate.cleanliness import ViewReport, measure_cleanliness
 from vlm3d_gs.evaluate.objects import ObjectReport, judge_object
 from vlm3d_gs.evaluate.palette import CLASS_NAMES
-from vlm3d_gs.evaluate.views import Views, checker_cameras, observe
+from vlm3d_gs.evaluate.views import ObservedViews, checker_cameras, observe
 from vlm3d_gs.mini.world.scenes import AXIS, SIGN
 from vlm3d_gs.render import Backend
 
 MAX_FOREIGN, MAX_HAZE, MAX_FLOATERS, MAX_HOLES, MAX_DENTS = 0.05, 0.05, 0.02, 0.05, 0.10
-"""Shares of the covered pixels up to which a scene is clean; holes and dents as shares of the
-silhouette."""
+"""Shares of the covered pixels up to which a scene counts as clean; of the silhouette for holes and
+dents."""
 MIN_SEPARATION = 0.4
-"""Distance of the centres along the relation's axis, over the sum of both half extents there."""
+"""Least distance of the centres along the relation's axis, over the sum of both half extents along it."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class CompositionReport:
     content_right: bool
     """Every object right in colour and shape, and the relation right."""
     clean: bool
-    """No more foreign colour, haze, floaters and holes than the limits allow."""
+    """Foreign colour, haze, floaters, holes and dents are all within the limits."""
     reasons: tuple[str, ...]
-    """What is wrong, in words; empty when all is well."""
+    """What is wrong, in words; empty if nothing is."""
 
     @property
     def ok(self) -> bool:
@@ -83,33 +83,38 @@ def evaluate(
         The report. An empty scene is simply not right.
 
     Raises:
-        PromptError: the prompt is not of the mini world.
+        PromptError: the prompt does not belong to the mini world.
 
     Not differentiable. Takes about a second on two cores.
     """
-    wanted = prompt if isinstance(prompt, Composition) else parse_composition(prompt)
+    composition = prompt if isinstance(prompt, Composition) else parse_composition(prompt)
     views = observe(gaussians, checker_cameras(), backend)
     objects = tuple(
-        judge_object(views, phrase, [other for other in wanted.objects if other is not phrase])
-        for phrase in wanted.objects
+        judge_object(views, phrase, [other for other in composition.objects if other is not phrase])
+        for phrase in composition.objects
     )
-    clean = measure_cleanliness(views, [CLASS_NAMES.index(item.color) for item in wanted.objects])
+    clean = measure_cleanliness(
+        views, [CLASS_NAMES.index(item.color) for item in composition.objects]
+    )
+
     displacement = _displacement(objects)
     relation_right = None
-    if wanted.relation is not None:
-        relation_right = _stands(wanted.relation, objects, displacement)
+    if composition.relation is not None:
+        relation_right = _relation_holds(composition.relation, objects, displacement)
+
     shares = _color_shares(views)
     content = [*_content_reasons(objects, shares)]
     if relation_right is False and displacement is not None:
         content.append(
-            f"not {wanted.relation}: the first is displaced by {displacement} "
+            f"not {composition.relation}: the first is displaced by {displacement} "
             "(x front, y right, z up)"
         )
     dirt = _dirt_reasons(clean.foreign, clean.haze, clean.floaters, objects)
+
     return CompositionReport(
-        prompt=str(wanted),
+        prompt=str(composition),
         objects=objects,
-        relation=wanted.relation,
+        relation=composition.relation,
         relation_right=relation_right,
         displacement=displacement,
         foreign_fraction=round(clean.foreign, 4),
@@ -135,17 +140,20 @@ def _displacement(objects: tuple[ObjectReport, ...]) -> tuple[float, float, floa
     )
 
 
-def _stands(
+def _relation_holds(
     relation: str,
     objects: tuple[ObjectReport, ...],
     displacement: tuple[float, float, float] | None,
 ) -> bool:
-    """Tell whether the first object stands to the second as named, clearly along that axis."""
+    """Return whether the relation holds, clearly and mainly along its own axis."""
     if displacement is None:
         return False
-    stated = relation if relation in AXIS else OPPOSITE[relation]
-    sign = SIGN[stated] if stated == relation else -SIGN[stated]
-    axis = AXIS[stated]
+
+    # One relation of each opposite pair has an axis and a sign; the other is its negative.
+    tabled = relation if relation in AXIS else OPPOSITE[relation]
+    sign = SIGN[tabled] if tabled == relation else -SIGN[tabled]
+    axis = AXIS[tabled]
+
     along = sign * displacement[axis]
     across = max(abs(value) for index, value in enumerate(displacement) if index != axis)
     room = sum(item.half_extents[axis] for item in objects if item.half_extents is not None)
@@ -193,7 +201,7 @@ def _dirt_reasons(
     return reasons
 
 
-def _color_shares(views: Views) -> dict[str, float]:
+def _color_shares(views: ObservedViews) -> dict[str, float]:
     counts = torch.bincount(views.classes[views.covered], minlength=len(CLASS_NAMES)).double()
     shares = (counts / counts.sum().clamp_min(1.0)).tolist()
     named = sorted(zip(CLASS_NAMES, shares, strict=True), key=lambda item: -item[1])

@@ -1,4 +1,4 @@
-"""One object of a prompt in the rendered views: is it there, its colour, its shape, its place."""
+"""One object of a prompt in the rendered views: whether it is there, its colour, its shape, its place."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.core.prompts import ObjectPhrase
-from vlm3d_gs.evaluate.cleanliness import contact_zone, main_parts
+from vlm3d_gs.evaluate.cleanliness import contact_zone, drop_specks
 from vlm3d_gs.evaluate.matching import match_shape
 from vlm3d_gs.evaluate.palette import CLASS_NAMES
 from vlm3d_gs.evaluate.regions import shrink
-from vlm3d_gs.evaluate.views import Views
+from vlm3d_gs.evaluate.views import ObservedViews
 from vlm3d_gs.mini.world.raycast import FAR
 from vlm3d_gs.mini.world.scenes import PALETTE
 
 MIN_VIEW_SHARE = 0.01
-"""An object covers on average at least this share of the picture."""
+"""Share of the picture that an object covers at least, on average."""
 MIN_VIEWS = 0.5
-"""Share of the views in which an object shows."""
+"""Share of the views in which an object shows at least."""
 MIN_COLOR_SHARE = 0.85
 """Share of the fitted silhouette's covered pixels that must have the named colour."""
 MIN_SHADE = 0.45
@@ -30,12 +30,12 @@ MIN_IOU = 0.80
 SLACK = 0.08
 """How far a shape may stick out of the object that hides it, world units: depths are soft."""
 MAX_DENT = 0.35
-"""A surface this far off, in units of the mean half extent, is a dent or a bulge."""
+"""A surface this far from the fitted one, in units of the mean half extent, is a dent or a bulge."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectReport:
-    """What became of one object that the prompt names."""
+    """The verdict on one object that the prompt names."""
 
     color: str
     """The named colour."""
@@ -56,9 +56,9 @@ class ObjectReport:
     overlap: dict[str, float]
     """Silhouette overlap of each fitted shape, 0 to 1; empty if not found."""
     hole_share: float
-    """Share of its silhouette, edges left out, that one can see through."""
+    """Share of its silhouette, without the edges, that one can see through."""
     dent_share: float
-    """Share of its silhouette, edges left out, whose surface is far from the best shape's."""
+    """Share of its silhouette, without the edges, whose surface is far from the best shape's."""
     center: tuple[float, float, float] | None
     """World units; None if not found."""
     half_extents: tuple[float, float, float] | None
@@ -70,38 +70,44 @@ class ObjectReport:
         return self.found and self.color_right and self.shape_right
 
 
-def judge_object(views: Views, phrase: ObjectPhrase, others: list[ObjectPhrase]) -> ObjectReport:
-    """Judge one object by the pixels of its colour.
+def judge_object(
+    views: ObservedViews, phrase: ObjectPhrase, others: list[ObjectPhrase]
+) -> ObjectReport:
+    """Judge one object by the pixels in its colour.
 
     Args:
         views: the rendered scene.
         phrase: the object; its colour differs from the others'.
-        others: the prompt's other objects; behind them this one may go on unseen.
+        others: the prompt's other objects, which may hide parts of this one.
 
     Returns:
         The report.
     """
     solid = views.solid
-    mine = solid & (views.classes == CLASS_NAMES.index(phrase.color))
-    seen, limits = views.distances, torch.full_like(views.alpha, FAR)
-    untold = torch.zeros_like(solid)
+    own = solid & (views.classes == CLASS_NAMES.index(phrase.color))
+    distances, limits = views.distances, torch.full_like(views.alpha, FAR)
+    undecided = torch.zeros_like(solid)
     for other in others:
-        theirs = main_parts(solid & (views.classes == CLASS_NAMES.index(other.color)))
-        limits = torch.where(theirs, seen - SLACK, limits)
-        untold |= contact_zone(mine, theirs) & ~mine
-    mask = main_parts(mine)
-    shown = mask.flatten(1).float().mean(dim=1)
-    in_views = float((shown >= 0.25 * MIN_VIEW_SHARE).float().mean())
-    if float(shown.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
+        in_front = drop_specks(solid & (views.classes == CLASS_NAMES.index(other.color)))
+        limits = torch.where(in_front, distances - SLACK, limits)
+        undecided |= contact_zone(own, in_front) & ~own
+
+    mask = drop_specks(own)
+    view_shares = mask.flatten(1).float().mean(dim=1)
+    in_views = float((view_shares >= 0.25 * MIN_VIEW_SHARE).float().mean())
+    if float(view_shares.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
         return _absent(phrase)
-    match = match_shape(views, mask, limits, untold)
+
+    match = match_shape(views, mask, limits, undecided)
     best, outer = match.fits[0], match.outer
     outline = match.expected < FAR
-    color_share = _share(mine & outline, views.covered & outline)
+    color_share = _share(own & outline, views.covered & outline)
     shade = float(views.lengths[mask].median()) / math.hypot(*PALETTE[phrase.color])
+
     inside = shrink(outline, 2)
     extents = (outer.half_width, outer.half_width, outer.half_height)
-    uneven = (seen - match.expected).abs() > MAX_DENT * sum(extents) / 3.0
+    uneven = (distances - match.expected).abs() > MAX_DENT * sum(extents) / 3.0
+
     return ObjectReport(
         color=phrase.color,
         shape=phrase.shape,

@@ -1,9 +1,9 @@
 """Naming the colour of a pixel, whatever its shading.
 
 In the mini world a surface's colour is its albedo times a shade between 0.44 and 1, so the
-direction of the colour in RGB says the albedo and its length says the light. A pixel gets the name
-of the palette colour whose direction is nearest. Grey therefore counts as white: haze that imitates
-a grey background is foreign to every prompt that names no white.
+direction of the colour in RGB gives the albedo and its length the light. A pixel gets the name of
+the palette colour whose direction is nearest. Grey therefore counts as white: haze that imitates a
+grey background is foreign to every prompt that does not name white.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLASS_NAMES = (*COLORS, "dark", "other")
 DARK_LENGTH = 0.16
 """Below this length in RGB a colour is `dark`; the darkest shade of blue has length 0.40."""
 MAX_ANGLE_DEG = 22.0
-"""Farthest direction that still takes a colour's name; red and orange are 20 degrees apart."""
+"""Largest angle at which a colour still gets the name; red and orange are 20 degrees apart."""
 
 
 def classify_colors(colors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Regions of masks: connected components, growing and shrinking. Masks are [V, H, W] bool."""
+"""Regions of masks: connected components, dilation and erosion. Masks are [V, H, W] bool."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from vlm3d_gs.evaluate.kernels import fill_from, fill_sizes
 
 
 def grow(masks: Tensor, radius_px: int) -> Tensor:
-    """Return the masks grown by a square of this radius."""
+    """Return the masks dilated by a square of this radius."""
     side = 2 * radius_px + 1
     grown = functional.max_pool2d(masks[:, None].float(), side, stride=1, padding=radius_px)
     return grown[:, 0] > 0.5
 
 
 def shrink(masks: Tensor, radius_px: int) -> Tensor:
-    """Return the masks shrunk by a square of this radius, but not at the picture's edge."""
+    """Return the masks eroded by a square of this radius, but not at the picture's edge."""
     return ~grow(~masks, radius_px)
 
 
 def shrink_disc(masks: Tensor, radius_px: float) -> Tensor:
-    """Return the masks shrunk by a disc, but not at the picture's edge."""
+    """Return the masks eroded by a disc, but not at the picture's edge."""
     reach = int(radius_px)
     steps = torch.arange(-reach, reach + 1.0)
     disc = (steps[:, None] ** 2 + steps**2 <= radius_px**2).float()
@@ -32,10 +32,10 @@ def shrink_disc(masks: Tensor, radius_px: float) -> Tensor:
 
 
 def component_sizes(masks: Tensor) -> Tensor:
-    """Return, for every pixel of a mask, how many pixels its connected component has.
+    """Return, for every pixel of a mask, the number of pixels in its connected component.
 
     Args:
-        masks: [V, H, W] bool; neighbours touch by edge or corner, views apart.
+        masks: [V, H, W] bool; neighbours touch by edge or corner, each view by itself.
 
     Returns:
         [V, H, W] int64, 0 outside the masks.
@@ -47,7 +47,7 @@ def component_sizes(masks: Tensor) -> Tensor:
 
 
 def touching(masks: Tensor, seeds: Tensor) -> Tensor:
-    """Return the components of `masks` that hold at least one pixel of `seeds`; both [V, H, W]."""
+    """Return the components of `masks` that contain at least one pixel of `seeds`; both [V, H, W]."""
     host = np.ascontiguousarray(masks.cpu().numpy())
     reached = np.zeros(host.shape, np.bool_)
     fill_from(host, np.ascontiguousarray((seeds & masks).cpu().numpy()), reached)

@@ -1,9 +1,9 @@
-"""Finished runs against their prompts: one row a run, one row a group, as data and as Markdown."""
+"""Finished runs against their prompts: one row per run, one row per group, as data and as Markdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """What the runs of one group came to; shares are 0 to 1."""
+    """The results of one group of runs; shares are 0 to 1."""
 
     group: str
     """One of `GROUPS`."""
@@ -55,7 +55,7 @@ class GroupRow:
     content_right: float
     """Share of the runs with objects and relation right."""
     clean: float
-    """Share of the runs within the limits on foreign colour, haze, floaters and holes."""
+    """Share of the runs within all limits of cleanliness."""
     foreign_mean: float
     """Mean share of covered pixels in colours that the prompt does not name."""
     haze_mean: float
@@ -72,41 +72,15 @@ def evaluate_run(folder: str | Path, *, backend: Backend = "auto") -> RunRow:
         backend: as in `render.render`.
 
     Raises:
-        InputFileError: a file is missing or unreadable, or names no prompt.
-        PromptError: the prompt is not of the mini world.
+        InputFileError: a file is missing or unreadable, or has no prompt.
+        PromptError: the prompt does not belong to the mini world.
     """
-    place = Path(folder)
-    prompt, seed = _read_config(place / "config.json")
-    wanted = parse_composition(prompt)
-    gaussians = read_splat(place / "scene.ply")
-    report = evaluate(gaussians, wanted, backend=backend)
-    return RunRow(place.name, prompt, seed, group_of(wanted), len(gaussians), report)
-
-
-def evaluate_many(
-    folders: Iterable[str | Path],
-    *,
-    backend: Backend = "auto",
-    on_row: Callable[[RunRow], None] | None = None,
-) -> list[RunRow]:
-    """Check many finished runs, one after the other.
-
-    Args:
-        folders: run folders, as `find_runs` gives them.
-        backend: as in `render.render`.
-        on_row: called after each run, to show progress.
-
-    Raises:
-        InputFileError: a run lacks a file; the message names it.
-        PromptError: a prompt is not of the mini world.
-    """
-    rows = []
-    for folder in folders:
-        row = evaluate_run(folder, backend=backend)
-        rows.append(row)
-        if on_row is not None:
-            on_row(row)
-    return rows
+    run = Path(folder)
+    prompt, seed = _read_config(run / "config.json")
+    composition = parse_composition(prompt)
+    gaussians = read_splat(run / "scene.ply")
+    report = evaluate(gaussians, composition, backend=backend)
+    return RunRow(run.name, prompt, seed, group_of(composition), len(gaussians), report)
 
 
 def find_runs(root: str | Path) -> list[Path]:
@@ -115,12 +89,12 @@ def find_runs(root: str | Path) -> list[Path]:
     Raises:
         InputFileError: there is none.
     """
-    place = Path(root)
-    scenes = sorted(place.rglob("scene.ply")) if place.is_dir() else []
+    folder = Path(root)
+    scenes = sorted(folder.rglob("scene.ply")) if folder.is_dir() else []
     runs = [scene.parent for scene in scenes if (scene.parent / "config.json").is_file()]
     if not runs:
         raise InputFileError(
-            f"{place} holds no finished run: a run folder has scene.ply and config.json. "
+            f"{folder} holds no finished run: a run folder has scene.ply and config.json. "
             "Make one with `vlm3d-gs generate PROMPT --out DIR`."
         )
     return runs
@@ -149,6 +123,7 @@ def markdown_table(rows: Sequence[RunRow]) -> str:
         )
         for item in summarize(rows)
     ]
+
     runs = [
         (
             row.prompt,
@@ -160,6 +135,7 @@ def markdown_table(rows: Sequence[RunRow]) -> str:
         )
         for row in rows
     ]
+
     heading = ("prompt", "seed", "right", "clean", "foreign", "what is wrong")
     return f"{_table(('group', 'runs', *shares), groups)}\n{_table(heading, runs)}"
 
@@ -195,11 +171,13 @@ def _read_config(path: Path) -> tuple[str, int | None]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputFileError(f"Cannot read {path}: {error}") from error
-    # `config.json` holds the settings at the top or, beside versions and commit, under "config".
+
+    # `config.json` holds the settings at the top level or, next to versions and commit, under "config".
     settings = data.get("config", data) if isinstance(data, dict) else {}
     prompt = settings.get("prompt") if isinstance(settings, dict) else None
     if not isinstance(prompt, str):
-        raise InputFileError(f"{path} names no prompt; it is not the config of a run.")
+        raise InputFileError(f"{path} has no prompt; it is not the config of a run.")
+
     train = settings.get("train")
     seed = train.get("seed") if isinstance(train, dict) else None
     return prompt, seed if isinstance(seed, int) else None

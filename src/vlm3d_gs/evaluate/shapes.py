@@ -1,9 +1,9 @@
-"""Which primitive an object is: its silhouettes against those of the five, each fitted first.
+"""Which primitive an object is: its silhouettes against those of all five, each fitted first.
 
-A candidate has a centre, a horizontal and a vertical scale (their ratio held near the primitive's
-own proportions) and, for the cube, a turn about z. It is fitted by a pattern search that maximises
-the intersection over union of its ray-cast silhouettes with the observed masks over many views.
-Where the other object is in front, a candidate may go on behind it, but not stick out of it.
+A candidate has a centre, a horizontal and a vertical scale (their ratio kept near the primitive's
+own proportions) and, for the cube, a rotation about z. It is fitted by a pattern search that
+maximises the intersection over union of its ray-cast silhouettes with the observed masks over many
+views. Where the other object is in front, a candidate may continue behind it, but not stick out.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vlm3d_gs.mini.world.scenes import HALF_HEIGHT, HALF_WIDTH
 F64 = NDArray[np.float64]
 
 COARSE_STEPS, FINE_STEPS = (0.16, 0.04), (0.08, 0.01)
-"""First and last step on few rays, then on more; in units of the half extent."""
+"""First and last step of the search on few rays, then on more; in units of the half extent."""
 SKIP = 3
-"""The search begins on every third ray."""
+"""The search starts on every third ray."""
 THREADS = 2
 
 
 class Rays(NamedTuple):
-    """Pixels of many views, and whether they show the object."""
+    """Rays through pixels of many views, and whether the pixels show the object."""
 
     origins: F64
     """[R, 3] camera positions, world units."""
@@ -53,11 +53,11 @@ class ShapeFit:
     center: tuple[float, float, float]
     """World units."""
     half_width: float
-    """Half extent along x and y (before the turn), world units."""
+    """Half extent along x and y (before the rotation), world units."""
     half_height: float
     """Half extent along z, world units."""
     turn_rad: float
-    """Turn about z; 0 for all but the cube."""
+    """Rotation about z; 0 for all but the cube."""
 
 
 def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, ...]:
@@ -70,7 +70,7 @@ def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, 
         high: [3] upper corner.
 
     Returns:
-        One fit per shape, by falling intersection over union.
+        One fit per shape, by descending intersection over union.
     """
     coarse = Rays._make(column[::SKIP].copy() for column in rough)
 
@@ -83,27 +83,31 @@ def fit_shapes(rough: Rays, fine: Rays, low: F64, high: F64) -> tuple[ShapeFit, 
 
 
 def distances(fit: ShapeFit, rays: Rays) -> F64:
-    """Return how far along each ray a fitted primitive lies, [R] world units, `FAR` for a miss."""
+    """Return the distance of a fitted primitive along each ray, [R] world units, `FAR` for a miss."""
     reach = np.empty(len(rays.inside))
     cast_reach(SHAPES.index(fit.shape), _to_params(fit), rays.origins, rays.directions, reach)
     return reach
 
 
 def _fit(index: int, rays: tuple[Rays, Rays, Rays], low: F64, high: F64) -> ShapeFit:
-    """Fit one shape: on few rays, then on more; scored on all."""
+    """Fit one shape on few rays, then on more; its score is from all."""
     name = SHAPES[index]
+
+    # Start from the box, with proportions within bounds.
     half = np.maximum((high - low) / 2.0, 1e-3)
     wide, tall = HALF_WIDTH[name], HALF_HEIGHT[name]
     across, up = math.log((half[0] + half[1]) / 2.0 / wide), math.log(half[2] / tall)
     limit = math.log(MAX_STRETCH)
     up = min(max(up, across - limit), across + limit)
     params = np.array([*((low + high) / 2.0), across, up, 0.0])
+
     reach = float(half.mean())
     free = 6 if name == "cube" else 5
     sizes = np.array([reach, reach, reach, 1.0, 1.0, 2.0])
-    for some, steps in zip(rays[:2], (COARSE_STEPS, FINE_STEPS), strict=True):
-        params = search(index, params, sizes, free, steps, *some)
+    for subset, steps in zip(rays[:2], (COARSE_STEPS, FINE_STEPS), strict=True):
+        params = search(index, params, sizes, free, steps, *subset)
     score = silhouette_iou(index, params, *rays[2])
+
     return ShapeFit(
         shape=name,
         iou=float(score),

@@ -1,4 +1,4 @@
-"""What a person points at, judged: run folders, folders of runs, or single splat files."""
+"""Judge what the command line names: run folders, folders of runs, or single splat files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def judge(
     prompt: str | None = None,
     on_row: Callable[[RunRow], None] | None = None,
 ) -> list[RunRow]:
-    """Check every scene that the targets stand for.
+    """Check every scene at the targets.
 
     Args:
         targets: folders (every finished run at or below) or splat files.
@@ -27,13 +27,13 @@ def judge(
         on_row: called after each scene, to show progress.
 
     Raises:
-        InputFileError: nothing to judge there, an unreadable file, or a splat without a prompt.
-        PromptError: a prompt is not of the mini world.
+        InputFileError: nothing to judge, an unreadable file, or a splat file without a prompt.
+        PromptError: a prompt does not belong to the mini world.
     """
     rows = []
     for target in targets:
-        for place in [target] if target.is_file() else find_runs(target):
-            row = evaluate_run(place) if prompt is None and place.is_dir() else _one(place, prompt)
+        for path in [target] if target.is_file() else find_runs(target):
+            row = evaluate_run(path) if prompt is None and path.is_dir() else _one(path, prompt)
             rows.append(row)
             if on_row is not None:
                 on_row(row)
@@ -41,7 +41,7 @@ def judge(
 
 
 def describe(row: RunRow) -> str:
-    """Return the verdict as a line for a person, with the reasons when something is wrong."""
+    """Return the verdict as a line for people, followed by the reasons if something is wrong."""
     verdict = "right" if row.report.ok else "WRONG"
     reasons = "".join(f"\n       {reason}" for reason in row.report.reasons)
     return f"{verdict:<6} {row.run}: {row.prompt}{reasons}"
@@ -57,10 +57,12 @@ def write_rows(path: Path, rows: Sequence[RunRow]) -> None:
         temporary.write_text(json.dumps([row.to_dict() for row in rows], indent=2) + "\n")
 
 
-def _one(place: Path, prompt: str | None) -> RunRow:
+def _one(path: Path, prompt: str | None) -> RunRow:
     if prompt is None:
-        raise InputFileError(f"{place} names no prompt. Give one with --prompt, or give a run.")
-    wanted = parse_composition(prompt)
-    gaussians = read_splat(place / "scene.ply" if place.is_dir() else place)
-    report = evaluate(gaussians, wanted)
-    return RunRow(place.name, prompt, None, group_of(wanted), len(gaussians), report)
+        raise InputFileError(
+            f"{path} has no prompt of its own. Give one with --prompt, or name a run's folder."
+        )
+    composition = parse_composition(prompt)
+    gaussians = read_splat(path / "scene.ply" if path.is_dir() else path)
+    report = evaluate(gaussians, composition)
+    return RunRow(path.name, prompt, None, group_of(composition), len(gaussians), report)

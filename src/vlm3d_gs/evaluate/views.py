@@ -1,7 +1,7 @@
-"""What many cameras see of a scene: coverage, colour names and surface points of every pixel.
+"""A scene seen by many cameras: coverage, colour names and surface points of every pixel.
 
 The only source is the exported Gaussians, rendered. Elevations above those of training are
-included: a torus without its hole, or a lid missing on top, must not escape.
+included, so that a torus without its hole, or a missing lid, does not escape.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DISTANCE, FOV_DEG = 3.2, 40.0
 """The ball of radius 1.09 just fits."""
 
 COVERED_ALPHA = 0.1
-"""From here on a pixel counts as covered: an eye would see something."""
+"""Least alpha of a pixel that counts as covered: an eye would see something."""
 SOLID_ALPHA = 0.5
-"""From here on a pixel counts as part of an object."""
+"""Least alpha of a pixel that counts as part of an object."""
 
 
 @dataclass(frozen=True)
-class Views:
+class ObservedViews:
     """Rendered views and what each pixel shows; V views of H x W pixels."""
 
     cameras: Cameras
@@ -47,7 +47,7 @@ class Views:
     classes: Tensor
     """[V, H, W] int64, index into `palette.CLASS_NAMES`; meaningless where not covered."""
     lengths: Tensor
-    """[V, H, W] length of the colour in RGB; 0 where nothing is."""
+    """[V, H, W] length of the colour in RGB; 0 where there is nothing."""
     points: Tensor
     """[V, H, W, 3] world position at the expected depth; meaningless where not covered."""
     origins: Tensor
@@ -72,7 +72,7 @@ class Views:
 
 
 def checker_cameras(size_px: int = SIZE_PX) -> Cameras:
-    """Return the rings of cameras around the scene and the two above it."""
+    """Return the rings of cameras around the scene, and the two above it."""
     turns = torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS)
     rings = [(turn, ring) for ring in RINGS_DEG for turn in turns.tolist()]
     rings += [(0.0, TOP_DEG), (45.0, TOP_DEG)]
@@ -80,10 +80,10 @@ def checker_cameras(size_px: int = SIZE_PX) -> Cameras:
     return orbit(azimuths, elevations, DISTANCE, FOV_DEG, size_px, size_px)
 
 
-def search_pixels(views: Views) -> Tensor:
-    """Return the pixels that a first search may do with: every second one, in every third view.
+def search_pixels(views: ObservedViews) -> Tensor:
+    """Return the pixels for a first search: every second one, in every third view, [V, H, W] bool.
 
-    The views are turned against each other from ring to ring. [V, H, W] bool.
+    The chosen views are staggered from ring to ring.
     """
     pixels = torch.zeros_like(views.alpha, dtype=torch.bool)
     for index in range(len(pixels)):
@@ -92,7 +92,7 @@ def search_pixels(views: Views) -> Tensor:
     return pixels
 
 
-def observe(gaussians: Gaussians, cameras: Cameras, backend: Backend = "auto") -> Views:
+def observe(gaussians: Gaussians, cameras: Cameras, backend: Backend = "auto") -> ObservedViews:
     """Render a scene and name what every pixel shows.
 
     Args:
@@ -105,12 +105,14 @@ def observe(gaussians: Gaussians, cameras: Cameras, backend: Backend = "auto") -
     """
     with torch.no_grad():
         rendering = render(gaussians, cameras, backend=backend)
+
     alpha = rendering.alpha.detach().cpu().float()
     color = unpremultiply(rendering.color.detach().cpu().float(), alpha)
     directions, along = _pixel_rays(cameras)
     origins = cameras.positions.detach().cpu().float()
     reach = rendering.depth.detach().cpu().float() / along
-    return Views(
+
+    return ObservedViews(
         cameras=cameras,
         alpha=alpha[..., 0],
         classes=classify_colors(color),
@@ -122,11 +124,12 @@ def observe(gaussians: Gaussians, cameras: Cameras, backend: Backend = "auto") -
 
 
 def _pixel_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Return unit rays [V, H, W, 3] and the share of each along the camera's axis [V, H, W, 1]."""
+    """Return unit rays [V, H, W, 3] and the component of each along the camera's axis [V, H, W, 1]."""
     rows = torch.arange(cameras.height, dtype=torch.float64) + 0.5
     columns = torch.arange(cameras.width, dtype=torch.float64) + 0.5
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+
     inverse = torch.linalg.inv(cameras.Ks.detach().cpu().double())
     local = torch.einsum("vij,hwj->vhwi", inverse, pixels)
     local = local / local.norm(dim=-1, keepdim=True)
@@ -135,12 +138,12 @@ def _pixel_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
     return world.float(), local[..., 2:].float()
 
 
-def flat_rays(views: Views, pixels: Tensor | None = None) -> tuple[F64, F64]:
+def flat_rays(views: ObservedViews, pixels: Tensor | None = None) -> tuple[F64, F64]:
     """Return camera positions and directions of pixels, [R, 3] each.
 
     Args:
         views: V views of H x W pixels.
-        pixels: [V, H, W] bool; all if not given.
+        pixels: [V, H, W] bool; None is all.
     """
     chosen = torch.ones_like(views.alpha, dtype=torch.bool) if pixels is None else pixels
     directions = views.directions[chosen]

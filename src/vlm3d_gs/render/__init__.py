@@ -1,7 +1,7 @@
 """Pictures of Gaussians: one function, three backends that agree.
 
 `reference` is the definition (float64, slow), `cpu` the compiled rasteriser for machines without a
-GPU, `gsplat` the CUDA one. docs/CONVENTIONS.md says what is drawn.
+GPU, `gsplat` the CUDA one. docs/CONVENTIONS.md defines the picture.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ def render(
         gaussians: N Gaussians, N may be 0.
         cameras: C cameras, on the device of the Gaussians (moved there if not).
         backend: "auto" takes gsplat for Gaussians on a CUDA device and cpu otherwise.
-        background: colour behind everything, [3] or one a view [C, 3], sRGB; black if not given.
-        sh_degree: highest spherical-harmonics degree used; all that the Gaussians have if not
-            given.
+        background: colour behind everything, [3], or one per view, [C, 3], sRGB; None is black.
+        sh_degree: highest degree of the spherical harmonics used; None is all that the Gaussians have.
 
     Returns:
         Colour, alpha, depth, and radii and projected centres for densification.
@@ -57,6 +56,7 @@ def render(
     centres.
     """
     chosen = choose_backend(backend, gaussians.device)
+
     validate(gaussians)
     expect_finite("cameras.viewmats", cameras.viewmats)
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
@@ -65,26 +65,30 @@ def render(
             f"sh_degree must be 0 to {gaussians.sh_degree} for these Gaussians, got {sh_degree}."
         )
     backdrop = _backgrounds(background, len(cameras), gaussians)
+
+    # Each backend's libraries are loaded only when that backend is chosen.
     if chosen == "reference":
         from vlm3d_gs.render.reference import render_reference
 
         return render_reference(gaussians, cameras, backdrop, degree)
+
     if chosen == "cpu":
         from vlm3d_gs.render.cpu.rasterize import render_cpu
 
         return render_cpu(gaussians, cameras, backdrop, degree)
+
     from vlm3d_gs.render.gsplat_backend import render_gsplat
 
     return render_gsplat(gaussians, cameras, backdrop, degree)
 
 
 def can_render_on_gpu() -> bool:
-    """Tell whether torch sees a CUDA device and gsplat, which renders there, is installed; it is not imported."""
+    """Return whether torch sees a CUDA device and gsplat, which renders there, is installed; gsplat is not imported."""
     return torch.cuda.is_available() and find_spec("gsplat") is not None
 
 
 def choose_backend(backend: str, device: torch.device) -> Backend:
-    """Return the backend that a request means for Gaussians on a device.
+    """Return the backend for Gaussians on a device; "auto" takes gsplat on CUDA and cpu elsewhere.
 
     Raises:
         ConfigError: unknown name; the message lists the known ones.
@@ -106,10 +110,12 @@ def _backgrounds(
     """Return [C, 3] background colours, detached, in the dtype and on the device of the Gaussians."""
     if background is None:
         return like.means.new_zeros(views, 3)
+
     colors = torch.as_tensor(background, dtype=like.dtype).detach()
     if colors.ndim == 1:
         expect_shape("background", colors, (3,))
         colors = colors.expand(views, 3)
+
     expect_shape("background", colors, (views, 3))
     expect_finite("background", colors)
     return colors.to(like.device, non_blocking=like.device.type == "cuda")

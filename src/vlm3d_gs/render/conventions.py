@@ -1,13 +1,13 @@
-"""The numbers that define the picture, shared by every backend. They are gsplat's.
+"""The constants that define the picture, shared by every backend. They are gsplat's.
 
-docs/CONVENTIONS.md says what each does. gsplat 1.5.3 caps alpha at 0.999, gsplat 1.6.0 at 0.99; all
+docs/CONVENTIONS.md explains them. gsplat 1.5.3 caps alpha at 0.999, gsplat 1.6.0 at 0.99; everything
 else is equal.
 """
 
 from __future__ import annotations
 
 ALPHA_CAP = 0.999
-"""A Gaussian covers at most this share of a pixel; where the cap holds, no gradient flows."""
+"""A Gaussian covers at most this share of a pixel; where it would cover more, no gradient flows."""
 ALPHA_FLOOR = 1.0 / 255.0
 """A Gaussian that covers less of a pixel is skipped there."""
 TRANSMITTANCE_STOP = 1e-4

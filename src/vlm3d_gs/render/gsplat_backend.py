@@ -1,8 +1,8 @@
 """gsplat behind our interface, for Gaussians on a CUDA device. Written for gsplat 1.5.3 and 1.6.
 
-gsplat is imported inside a function, after CUDA was found: newer versions start to compile at
-import wherever they find a compiler. Between the two versions only the cap of alpha differs (see
-`alpha_cap`). Letters: C views, N Gaussians.
+gsplat is imported inside a function, after a CUDA device was found: newer versions start compiling
+at import wherever they find a compiler. The two versions differ only in the cap of alpha, 0.999 and
+0.99. Letters: C views, N Gaussians.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vlm3d_gs.render.conventions import DILATION_PX2, NEAR
 from vlm3d_gs.render.result import Rendering
 
 OLDEST = (1, 5)
-"""The oldest version whose `rasterization` takes and returns what `rasterize` expects."""
+"""The oldest version whose `rasterization` has the interface that `rasterize` expects."""
 
 
 def render_gsplat(
@@ -48,12 +48,12 @@ def render_gsplat(
     if not torch.cuda.is_available():
         raise DeviceError(
             "The gsplat renderer needs a CUDA device and torch sees none. "
-            "Take backend='cpu', or install a torch build with CUDA on a machine with a GPU."
+            "Use backend='cpu', or install a torch build with CUDA on a machine with a GPU."
         )
     if gaussians.device.type != "cuda":
         raise DeviceError(
             f"The gsplat renderer needs Gaussians on a CUDA device, got {gaussians.device}. "
-            "Move them with .to('cuda') or take backend='cpu'."
+            "Move them with .to('cuda') or use backend='cpu'."
         )
     return rasterize(load_rasterization(), gaussians, cameras, background, sh_degree)
 
@@ -71,11 +71,13 @@ def load_rasterization() -> Callable[..., Any]:
             "The gsplat renderer needs gsplat 1.5.3 or newer (not installed). "
             "Run: pip install 'vlm3d-gs[gpu]'."
         ) from error
+
     if parse_version(gsplat.__version__) < OLDEST:
         raise MissingDependencyError(
             f"The gsplat renderer needs gsplat 1.5.3 or newer, got {gsplat.__version__}. "
             "Run: pip install -U 'vlm3d-gs[gpu]'."
         )
+
     rasterization: Callable[..., Any] = gsplat.rasterization
     return rasterization
 
@@ -90,11 +92,6 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def alpha_cap(version: str) -> float:
-    """Return the largest alpha that this version of gsplat lets a Gaussian have at a pixel."""
-    return 0.99 if parse_version(version) >= (1, 6) else 0.999
-
-
 def rasterize(
     rasterization: Callable[..., Any],
     gaussians: Gaussians,
@@ -102,28 +99,28 @@ def rasterize(
     background: Tensor,
     sh_degree: int,
 ) -> Rendering:
-    """Call gsplat's `rasterization` and bring what it returns into our form; arguments as for `render_gsplat`.
+    """Call gsplat's `rasterization` and convert its result; other arguments as for `render_gsplat`.
 
-    The background is composited here, and quaternions are normalised here, because gsplat makes NaN
-    of a zero one.
+    The background is composited here, and quaternions are normalised here, because gsplat turns a
+    zero quaternion into NaN.
     """
-    views, count = len(cameras), len(gaussians)
     device, dtype = gaussians.device, gaussians.dtype
-    size = (views, cameras.height, cameras.width)
-    if count == 0 or views == 0:  # gsplat launches no empty kernels
+    if len(gaussians) == 0 or len(cameras) == 0:  # gsplat launches no empty kernels
+        size = (len(cameras), cameras.height, cameras.width)
         nothing = torch.zeros(*size, 1, device=device, dtype=dtype)
         color = (nothing + background[:, None, None, :]).to(dtype)
-        flat = torch.zeros(views, count, 2, device=device, dtype=dtype)
+        flat = torch.zeros(len(cameras), len(gaussians), 2, device=device, dtype=dtype)
         return Rendering(color, nothing, nothing.clone(), flat[..., 0], flat)
-    scene, seen_by = gaussians.to(dtype=torch.float32), cameras.to(device, torch.float32)
+
+    scene, views = gaussians.to(dtype=torch.float32), cameras.to(device, torch.float32)
     pictures, alpha, meta = rasterization(
         means=scene.means,
         quats=normalize_quats(scene.quats),
         scales=scene.scales,
         opacities=scene.opacities,
         colors=scene.sh[:, : coefficient_count(sh_degree)].contiguous(),
-        viewmats=seen_by.viewmats,
-        Ks=seen_by.Ks,
+        viewmats=views.viewmats,
+        Ks=views.Ks,
         width=cameras.width,
         height=cameras.height,
         near_plane=NEAR,
@@ -134,11 +131,13 @@ def rasterize(
         render_mode="RGB+ED",
         rasterize_mode="classic",
     )
+
     means2d, radii = meta["means2d"], meta["radii"]
     if means2d.requires_grad:
         means2d.retain_grad()
     if radii.ndim == 3:  # [C, N, 2]: half width and half height
         radii = radii.amax(-1)
+
     color = pictures[..., :3] + (1.0 - alpha) * background.to(pictures)[:, None, None, :]
     depth = pictures[..., 3:4]
     return Rendering(

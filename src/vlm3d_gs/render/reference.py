@@ -1,6 +1,6 @@
 """The definition of the picture: dense, in float64, differentiated by autograd. Slow on purpose.
 
-Every Gaussian is evaluated at every pixel; there are no tiles and no cuts but those of the
+Every Gaussian is evaluated at every pixel: no tiles, and no cut-offs except those of the
 definition. The other backends are tested against this file. Letters: C views, N Gaussians, P = H *
 W pixels.
 """
@@ -28,7 +28,7 @@ from vlm3d_gs.render.result import Rendering
 def render_reference(
     gaussians: Gaussians, cameras: Cameras, background: Tensor, sh_degree: int
 ) -> Rendering:
-    """Render all views from the definition.
+    """Render all views by the definition.
 
     Args:
         gaussians: N Gaussians, any floating dtype, any device.
@@ -39,15 +39,16 @@ def render_reference(
     Returns:
         The rendering, computed in float64 and returned in the dtype of the Gaussians.
 
-    Differentiable in every parameter. Memory grows as N * H * W for each view.
+    Differentiable in every parameter. Memory grows with N * H * W for each view.
 
-    Source: Kerbl et al. 2023 (3D Gaussian Splatting), section 4 to 6; Zwicker et al. 2001 (EWA
+    Source: Kerbl et al. 2023 (3D Gaussian Splatting), sections 4 to 6; Zwicker et al. 2001 (EWA
     splatting), eq. 26 to 31.
     """
     scene, views = gaussians.to(dtype=torch.float64), cameras.to(gaussians.device, torch.float64)
     means2d, conics, depths, radii = project(scene, views)
     if means2d.requires_grad:
         means2d.retain_grad()
+
     colors = view_colors(scene, views, sh_degree)
     pixels = pixel_centres(views)
     pictures = [
@@ -58,10 +59,13 @@ def render_reference(
         )
         for view in range(len(views))
     ]
-    color, alpha, depth = (torch.stack(parts) for parts in zip(*pictures, strict=True))
+    color, alpha, depth = (torch.stack(channel) for channel in zip(*pictures, strict=True))
     color = color + (1.0 - alpha) * background.to(color)[:, None, :]
+
     size = (len(views), views.height, views.width, -1)
-    color, alpha, depth = (part.reshape(size).to(gaussians.dtype) for part in (color, alpha, depth))
+    color, alpha, depth = (
+        channel.reshape(size).to(gaussians.dtype) for channel in (color, alpha, depth)
+    )
     return Rendering(color, alpha, depth, radii.to(gaussians.dtype), means2d)
 
 
@@ -69,6 +73,8 @@ def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor,
     """Return centres [C, N, 2] px, inverse 2D covariances [C, N, 2, 2], depths [C, N] and radii [C, N] px."""
     rotation, translation = cameras.viewmats[:, :3, :3], cameras.viewmats[:, :3, 3]
     points = torch.einsum("cij,nj->cni", rotation, scene.means) + translation[:, None]
+
+    # Points before the near plane are replaced by one that projects safely: NaN would leak into gradients.
     in_front = points[..., 2] >= NEAR
     x, y, z = torch.where(in_front[..., None], points, points.new_tensor([0.0, 0.0, 1.0])).unbind(
         -1
@@ -77,6 +83,7 @@ def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor,
     cx, cy = cameras.Ks[:, 0, 2, None], cameras.Ks[:, 1, 2, None]
     means2d = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
 
+    # The Jacobian of the projection, at a point drawn back towards the frustum as gsplat does.
     margin_x, margin_y = (
         FRUSTUM_MARGIN * 0.5 * cameras.width / fx,
         FRUSTUM_MARGIN * 0.5 * cameras.height / fy,
@@ -87,10 +94,12 @@ def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor,
     jacobian = torch.stack(
         [fx / z, zero, -fx * tan_x / z, zero, fy / z, -fy * tan_y / z], -1
     ).unflatten(-1, (2, 3))
+
     world_to_image = jacobian @ rotation[:, None]
     covariances = world_to_image @ scene.covariances @ world_to_image.mT
     covariances = covariances + DILATION_PX2 * torch.eye(2).to(covariances)
 
+    # The box outside which alpha is below the floor: o exp(-d^2 / 2) = floor at d = extent, in standard deviations.
     extent = (2.0 * (scene.opacities.detach() / ALPHA_FLOOR).log().clamp(min=0.0)).sqrt()
     half_box = extent[:, None] * covariances.detach().diagonal(dim1=-2, dim2=-1).sqrt()
     low, high = means2d.detach() - half_box, means2d.detach() + half_box

@@ -11,11 +11,17 @@ import torch
 from scenes import scene_for
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.prompts import COLORS, SHAPES
-from vlm3d_gs.evaluate.cleanliness import main_parts, measure_cleanliness
+from vlm3d_gs.evaluate.cleanliness import drop_specks, measure_cleanliness
 from vlm3d_gs.evaluate.palette import CLASS_NAMES, DARK, OTHER, classify_colors
 from vlm3d_gs.evaluate.regions import component_sizes, grow, shrink, shrink_disc, touching
 from vlm3d_gs.evaluate.shapes import Rays, distances, fit_shapes
-from vlm3d_gs.evaluate.views import Views, checker_cameras, flat_rays, observe, search_pixels
+from vlm3d_gs.evaluate.views import (
+    ObservedViews,
+    checker_cameras,
+    flat_rays,
+    observe,
+    search_pixels,
+)
 from vlm3d_gs.mini.world import raycast as rc
 from vlm3d_gs.mini.world.scenes import (
     HALF_HEIGHT,
@@ -86,21 +92,21 @@ def test_shrinking_by_a_disc_undoes_the_rounding_of_a_square() -> None:
     assert torch.equal(shrink_disc(rounded, 4.0), square)
 
 
-def test_main_parts_drop_specks() -> None:
+def test_specks_are_dropped() -> None:
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
     mask[0, :10, :10] = True
     mask[0, 15:, 15:] = True  # a quarter of the largest: kept
     mask[0, 15, 2] = True  # a speck: dropped
-    kept = main_parts(mask)
+    kept = drop_specks(mask)
     assert int(kept.sum()) == 125
 
 
-def exact_views(scene: SceneSpec) -> Views:
-    """Views with the ray caster's coverage in place of a rendering."""
+def exact_views(scene: SceneSpec) -> ObservedViews:
+    """ObservedViews with the ray caster's coverage in place of a rendering."""
     cameras = checker_cameras()
     nothing = Gaussians(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (1, 3))))
     views = observe(nothing, cameras, "cpu")
-    return Views(
+    return ObservedViews(
         cameras=cameras,
         alpha=render_scene(scene, cameras).alpha[..., 0],
         classes=torch.full_like(views.classes, CLASS_NAMES.index(scene.objects[0].color)),
@@ -111,7 +117,7 @@ def exact_views(scene: SceneSpec) -> Views:
     )
 
 
-def rays_of(views: Views, pixels: torch.Tensor) -> Rays:
+def rays_of(views: ObservedViews, pixels: torch.Tensor) -> Rays:
     nothing_hides = np.full(int(pixels.sum()), rc.FAR)
     return Rays(*flat_rays(views, pixels), views.solid[pixels].numpy(), nothing_hides)
 
