@@ -3,17 +3,34 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
 from vlm3d_gs import config as config_module
 from vlm3d_gs.config import Config, SceneConfig, from_dict, replace_path, to_dict
+from vlm3d_gs.config.bounds import Range, ranges
 from vlm3d_gs.config.schedules import Schedule, linear
 from vlm3d_gs.core.errors import ConfigError
 
 CONFIG = Config(prompt="a red cube")
+SECTIONS = {
+    "scene": CONFIG.scene,
+    "camera": CONFIG.camera,
+    "prior": CONFIG.prior,
+    "critic": CONFIG.critic,
+    "critic.questions": CONFIG.critic.questions,
+    "critic.augment": CONFIG.critic.augment,
+    "critic.watch": CONFIG.critic.watch,
+    "critic.server": CONFIG.critic.server,
+    "densify": CONFIG.densify,
+    "optim": CONFIG.optim,
+    "regularizer": CONFIG.regularizer,
+    "train": CONFIG.train,
+    "export": CONFIG.export,
+}
 
 
 def sections() -> list[type]:
@@ -65,7 +82,9 @@ def test_text_is_read_as_the_type_of_the_setting(path: str, text: str, value: ob
 @pytest.mark.parametrize(
     ("path", "text", "says"),
     [
-        ("optim.mean_lr", "1", r"Unknown setting 'optim.mean_lr'. Did you mean 'means_lr'"),
+        ("optim.mean_lr", "1", r"Unknown setting 'optim.mean_lr'. Did you mean 'optim.means_lr'"),
+        ("optim.mean_lr", "1", "See: vlm3d-gs settings optim$"),
+        ("optimiser", "1", "See: vlm3d-gs settings$"),
         ("optimiser.means_lr", "1", "Known here: .*optim"),
         ("optim", "1", "is a section, not a setting.*optim.means_lr"),
         ("prompt.length", "1", "is a setting, not a section"),
@@ -90,6 +109,30 @@ def test_text_is_read_as_the_type_of_the_setting(path: str, text: str, value: ob
 def test_a_bad_setting_names_value_and_choices(path: str, text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         replace_path(CONFIG, path, text)
+
+
+def numbers() -> list[tuple[str, bool, Range | None]]:
+    """Every numeric setting, whether it is a pair, and the range of its annotation."""
+    return [
+        (f"{section}.{name}", get_origin(hint) is tuple, ranges(type(part)).get(name))
+        for section, part in SECTIONS.items()
+        for name, hint in get_type_hints(type(part)).items()
+        if {int, float, Schedule} & {hint, *get_args(hint)}
+    ]
+
+
+@pytest.mark.parametrize(("path", "pair", "allowed"), numbers())
+def test_every_number_has_a_range_that_is_checked(
+    path: str, pair: bool, allowed: Range | None
+) -> None:
+    assert allowed is not None
+    for outside in (allowed.low - 1.0, allowed.high + 1.0):
+        if outside < 2**63:  # some have no upper end, and the seed's is the largest integer
+            text = f"{outside},{outside}" if pair else str(outside)
+            with pytest.raises(
+                ConfigError, match=f"^{path} must (be|stay) .*{re.escape(str(allowed))}"
+            ):
+                replace_path(CONFIG, path, text)
 
 
 def test_an_unknown_key_in_a_file_lists_the_known_ones() -> None:

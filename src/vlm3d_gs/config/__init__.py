@@ -77,18 +77,18 @@ class Config:
     prompt: str
     """What to make."""
     preset: str = "mini"
-    """Name of the preset that this config started from; only for the record."""
+    """Name of the preset that this config started from; for the record only."""
     out: Path = RUN_FOLDER
     """Folder for the results; `{prompt}` in it becomes the prompt as a file name."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`; auto is CUDA where torch sees one."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto is CUDA where torch sees a device and gsplat is installed."""
     memory: Literal["auto", "full", "offload", "sequential"] = "auto"
-    """Which networks stay on the GPU: all, one at a time, or one at a time and pictures one by one;
-    auto chooses by free memory and says so."""
+    """Which networks stay on the GPU: all, one at a time, or one at a time with pictures one by one; auto chooses by
+    free memory and reports its choice."""
     offline: bool = False
-    """Never ask a model hub; only local folders and what is cached."""
+    """Never contact a model hub: use local folders and the cache only."""
     scene: SceneConfig = field(default_factory=SceneConfig)
-    """First cloud and bounds."""
+    """First cloud and limits."""
     camera: CameraConfig = field(default_factory=CameraConfig)
     """Training views."""
     render: RenderConfig = field(default_factory=RenderConfig)
@@ -104,7 +104,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Learning rates."""
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
-    """Clean-scene terms."""
+    """Terms that keep the scene clean."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, seed, previews."""
     export: ExportConfig = field(default_factory=ExportConfig)

@@ -1,8 +1,7 @@
 """Typed frozen dataclasses to plain data (what JSON holds) and back, strictly.
 
-Knows nothing of any particular config: it reads the annotations of the dataclass it is given.
-Understood field types: bool, int, float, str, Path, Literal, `X | None`, tuples, Schedule, and
-nested dataclasses of the same.
+Independent of any particular config: everything is read from the annotations of the dataclass. Field types may be bool,
+int, float, str, Path, Literal, `X | None`, tuples, Schedule, and nested dataclasses of these.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from vlm3d_gs.config.schedules import Schedule, parse
 from vlm3d_gs.core.errors import ConfigError
 
-Record = TypeVar("Record")
+Settings = TypeVar("Settings")
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def to_plain(value: Any) -> Any:
-    """Return the dicts, lists, numbers and strings that stand for a record in JSON.
+    """Return a dataclass as dicts, lists, numbers and strings, for JSON.
 
     A constant schedule becomes a number, any other schedule its text form.
     """
@@ -36,13 +35,13 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_plain(cls: type[Record], data: Mapping[str, Any], where: str = "") -> Record:
-    """Return the record that plain data describes; missing fields take their defaults.
+def from_plain(cls: type[Settings], data: Mapping[str, Any], where: str = "") -> Settings:
+    """Return the dataclass that plain data describes; missing fields take their defaults.
 
     Args:
         cls: a dataclass whose field types this module understands.
         data: field name to plain value.
-        where: dotted path of this record, for error messages.
+        where: its dotted path, for error messages.
 
     Raises:
         ConfigError: an unknown key (the known ones are listed), a missing required field, or a
@@ -50,10 +49,12 @@ def from_plain(cls: type[Record], data: Mapping[str, Any], where: str = "") -> R
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'The config'} must be a mapping of settings, got {data!r}.")
+
     hints = get_type_hints(cls)
     for key in data:
         if key not in hints:
             raise ConfigError(_unknown(_join(where, str(key)), str(key), hints))
+
     values = {key: coerce(item, hints[key], _join(where, key)) for key, item in data.items()}
     try:
         return cls(**values)
@@ -61,23 +62,25 @@ def from_plain(cls: type[Record], data: Mapping[str, Any], where: str = "") -> R
         raise ConfigError(f"{where or 'The config'} is incomplete: {error}.") from None
 
 
-def replace_paths(record: Record, changes: Mapping[str, Any]) -> Record:
-    """Return a copy of `record` with fields at dotted paths set, typed, and validated once.
+def replace_paths(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return a copy of `settings` with fields at dotted paths changed, converted and validated.
 
-    All changes are made before validation, so two settings that bound each other can move together.
+    Validation comes after all changes, so settings that limit each other can change together.
 
     Args:
-        record: a dataclass, possibly of dataclasses.
+        settings: a dataclass, possibly of dataclasses.
         changes: path such as `optim.means_lr` -> plain value, or its text from a command line.
 
     Raises:
         ConfigError: no such path, a path names a whole section, or a value does not fit.
     """
-    return _replace(record, {tuple(path.split(".")): value for path, value in changes.items()}, "")
+    return _replace(
+        settings, {tuple(path.split(".")): value for path, value in changes.items()}, ""
+    )
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """Return `value` as the type of an annotation, reading text as a command line would mean it.
+    """Return `value` as the type of an annotation; text is read as on a command line.
 
     Args:
         value: a plain value; text is parsed for types other than str.
@@ -85,21 +88,25 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         where: dotted path, for the error message.
 
     Raises:
-        ConfigError: the value cannot mean that type; the message says what is allowed.
+        ConfigError: the value does not fit the type; the message says what is allowed.
     """
     origin, choices = get_origin(hint), get_args(hint)
+
     if origin in (Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         return coerce(value, next(c for c in choices if c is not types.NoneType), where)
+
     if origin is Literal:
         if value not in choices:
             raise ConfigError(
                 f"{where} must be one of {', '.join(map(str, choices))}, got {value!r}."
             )
         return value
+
     if origin is tuple:
         return _coerce_tuple(value, choices, where)
+
     if hint is Schedule:
         if not isinstance(value, Schedule | int | float | str) or isinstance(value, bool):
             raise ConfigError(f"{where} must be a number or a schedule, got {value!r}.")
@@ -107,9 +114,11 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             return parse(value)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
+
     if is_dataclass(hint):
         assert isinstance(hint, type)
         return value if isinstance(value, hint) else from_plain(hint, value, where)
+
     return _coerce_scalar(value, hint, where)
 
 
@@ -119,6 +128,7 @@ def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
         raise ConfigError(f"{where} must be true or false, got {value!r}.")
+
     if hint in (int, float):
         try:
             if isinstance(value, bool) or (hint is int and float(value) != int(float(value))):
@@ -127,6 +137,7 @@ def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
         except (ValueError, TypeError, OverflowError):
             kind = "a whole number" if hint is int else "a number"
             raise ConfigError(f"{where} must be {kind}, got {value!r}.") from None
+
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if hint is str and isinstance(value, str):
@@ -141,6 +152,7 @@ def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, 
         items = list(value)
     else:
         raise ConfigError(f"{where} must be a list, got {value!r}.")
+
     if len(hints) == 2 and hints[1] is Ellipsis:
         return tuple(coerce(item, hints[0], where) for item in items)
     if len(items) != len(hints):
@@ -150,14 +162,16 @@ def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, 
     return tuple(coerce(item, hint, where) for item, hint in zip(items, hints, strict=True))
 
 
-def _replace(record: Record, changes: Mapping[tuple[str, ...], Any], where: str) -> Record:
-    hints = get_type_hints(type(record))
+def _replace(settings: Settings, changes: Mapping[tuple[str, ...], Any], where: str) -> Settings:
+    hints = get_type_hints(type(settings))
     inner: dict[str, dict[tuple[str, ...], Any]] = {}
     values: dict[str, Any] = {}
+
     for (name, *rest), value in changes.items():
         here = _join(where, name)
         if name not in hints:
             raise ConfigError(_unknown(here, name, hints))
+
         if rest and not _is_section(hints[name]):
             unknown = ".".join([here, *rest])
             raise ConfigError(f"{here} is a setting, not a section: {unknown} is unknown.")
@@ -168,9 +182,10 @@ def _replace(record: Record, changes: Mapping[tuple[str, ...], Any], where: str)
             raise ConfigError(f"{here} is a section, not a setting. Set one of: {inside}.")
         else:
             values[name] = coerce(value, hints[name], here)
+
     for name, deeper in inner.items():
-        values[name] = _replace(getattr(record, name), deeper, _join(where, name))
-    return replace(record, **values)  # type: ignore[type-var]  # a dataclass, as documented
+        values[name] = _replace(getattr(settings, name), deeper, _join(where, name))
+    return replace(settings, **values)  # type: ignore[type-var]  # a dataclass, as documented
 
 
 def _is_section(hint: Any) -> bool:
@@ -178,9 +193,13 @@ def _is_section(hint: Any) -> bool:
 
 
 def _unknown(path: str, key: str, known: Mapping[str, Any]) -> str:
+    section = path.rpartition(".")[0]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Unknown setting {path!r}.{hint} Known here: {', '.join(sorted(known))}."
+    guess = f" Did you mean {_join(section, near[0])!r}?" if near else ""
+    command = f"vlm3d-gs settings {section}".rstrip()
+    return (
+        f"Unknown setting {path!r}.{guess} Known here: {', '.join(sorted(known))}. See: {command}"
+    )
 
 
 def _join(where: str, name: str) -> str:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from vlm3d_gs.config.bounds import check_schedule
+from vlm3d_gs.config.bounds import Range, check_ranges
 from vlm3d_gs.config.schedules import Schedule, constant, linear
+
+Weight = Annotated[Schedule, Range(0.0, 1e6)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegularizerConfig:
-    """Weights of the terms that keep the scene solid and clean; 0 is off."""
+    """Weights of the terms that keep the scene solid and clean; 0 turns a term off."""
 
-    opacity_entropy: Schedule = constant(0.0)
-    """Pushes each Gaussian's opacity to 0 or 1."""
-    alpha_entropy: Schedule = linear(0.0, 1000.0, 0.5, 1.0)
-    """Pushes each pixel's coverage to 0 or 1: no haze."""
-    coverage: Schedule = linear(0.0, 300.0, 0.1, 0.5)
-    """Mean coverage of the picture: no needless opacity."""
-    opacity: Schedule = constant(0.0)
-    """Opacity itself: what nothing holds on to fades, so that `densify.method=mcmc` may use it elsewhere."""
-    scale: Schedule = constant(0.0)
-    """Large Gaussians."""
-    flatness: Schedule = constant(0.0)
-    """Needles: ratio of the largest to the middle axis."""
-    floater: Schedule = constant(0.0)
-    """Opacity away from the rest of the scene."""
+    opacity_entropy: Weight = constant(0.0)
+    """Weight of a term that drives each Gaussian's opacity to 0 or 1."""
+    alpha_entropy: Weight = linear(0.0, 1000.0, 0.5, 1.0)
+    """Weight of a term that drives each pixel's coverage to 0 or 1, against haze."""
+    coverage: Weight = linear(0.0, 300.0, 0.1, 0.5)
+    """Weight of the mean coverage of the picture, against needless opacity."""
+    opacity: Weight = constant(0.0)
+    """Weight of the mean opacity: Gaussians that no loss needs fade, so that `densify.method=mcmc` can move them."""
+    scale: Weight = constant(0.0)
+    """Weight of the size of Gaussians."""
+    flatness: Weight = constant(0.0)
+    """Weight of the ratio of a Gaussian's longest to its middle axis, against needles."""
+    floater: Weight = constant(0.0)
+    """Weight of opacity far from the rest of the scene."""
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            check_schedule(f"regularizer.{name}", getattr(self, name), 0.0, 1e6)
+        check_ranges(self, "regularizer")
