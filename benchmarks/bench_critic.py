@@ -68,7 +68,7 @@ class Models:
     @cached_property
     def library(self) -> YesNoModel:
         """With transformers' own attention and embedding of patches."""
-        return YesNoModel(self.folder, self.device, self.dtype, own_parts=False)
+        return YesNoModel(self.folder, self.device, self.dtype, fast_modules=False)
 
     @cached_property
     def other(self) -> YesNoModel:

@@ -68,7 +68,7 @@ def released_beside(
     def both(objective: Objective) -> Sequence[Guidance]:
         device = choose_device("auto")
         dtype = fast_dtype(device) or torch.float32
-        model = YesNoModel(folder, device, dtype, own_parts=False)
+        model = YesNoModel(folder, device, dtype, fast_modules=False)
         critic = ReleasedCritic(model, joint_question(PROMPT), size_px=side_px, until=until)
         return [*objective.guidances, critic]
 

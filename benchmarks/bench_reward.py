@@ -38,7 +38,7 @@ from vlm3d_gs.critic.judge import Judge
 from vlm3d_gs.critic.questions.checklist import held_out_questions
 from vlm3d_gs.critic.questions.templates import VIEW_NAMES
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
-from vlm3d_gs.critic.watch import FINER, GREY, HELD_OUT_VIEWS, named_views
+from vlm3d_gs.critic.watch import GREY, HELD_OUT_SCALE, HELD_OUT_VIEWS, named_views
 from vlm3d_gs.evaluate.runs import evaluate_run
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.models import embedded_weights
@@ -86,9 +86,9 @@ def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
     judge = Judge(model, held_out_questions(config.prompt), size_px=SIDE_PX)
     scores = []
     for offset, place in HELD_OUT_VIEWS:
-        cameras = named_views(config.camera, offset, place, SIDE_PX * FINER)
+        cameras = named_views(config.camera, offset, place, SIDE_PX * HELD_OUT_SCALE)
         scores.append(judge.answers(render(gaussians, cameras, background=GREY).color, VIEW_NAMES))
-    cameras = named_views(config.camera, 0.0, 0.5, SIDE_PX * FINER)
+    cameras = named_views(config.camera, 0.0, 0.5, SIDE_PX * HELD_OUT_SCALE)
     color = render(gaussians, cameras, background=GREY).color
     coarse = F.avg_pool2d(color.movedim(-1, 1), COARSE).movedim(1, -1)
     return {

@@ -28,7 +28,7 @@ def released_log_odds(
     """Return the scalar log-odds of one question about views [V, H, W, 3]; differentiable in the views.
 
     Args:
-        model: with the library's own parts (`own_parts=False`).
+        model: with the library's own parts (`fast_modules=False`).
         images: sRGB in 0 to 1.
         names: one a view.
         question: what is asked.

@@ -13,7 +13,7 @@ from vlm3d_gs.critic.qwen.preprocess import load_patch_layout, to_patches
 from vlm3d_gs.critic.qwen.yes_no import MODEL_TYPES
 
 
-def asked_whole(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:
+def reference_log_odds(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:
     """Log-odds of one question about views [V, H, W, 3] of whole patches, asked alone."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     model = MODEL_TYPES[kind].from_pretrained(folder, dtype=torch.float32).eval()

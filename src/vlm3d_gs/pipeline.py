@@ -197,7 +197,7 @@ def reward_watch(config: Config, objective: Objective) -> RewardWatch | None:
 def last_reading(
     watch: RewardWatch | None, state: TrainState, log: RunLog
 ) -> tuple[Gaussians, dict[str, Any]]:
-    """Return the scene to export, and what summary.json says of the readings; tells the user if scores parted."""
+    """Return the scene to export, and what summary.json says of the readings; tells the user if scores diverged."""
     gaussians = state.optimizer.gaussians.detach()
     if watch is None:
         return gaussians, {}

@@ -44,7 +44,7 @@ def procedures(folder: Path) -> ModuleType:
 def model() -> YesNoModel:
     """The embedded critic, asked by the library's own parts and in two words, as the released code asks."""
     weights, cpu = embedded_weights("critic"), torch.device("cpu")
-    return YesNoModel(weights, cpu, own_parts=False, pooled=False)
+    return YesNoModel(weights, cpu, fast_modules=False, pooled=False)
 
 
 def test_every_procedure_is_a_config_and_has_a_name_of_its_own(procedures: ModuleType) -> None:

@@ -15,8 +15,8 @@ from vlm3d_gs.critic.qwen.attention import (
     StillPatchEmbedding,
     attend_in_chunks,
     attend_to_text,
-    use_own_parts,
-    vision_tables,
+    use_fast_modules,
+    vision_kwargs,
 )
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_a_tower_with_windows_sees_the_same(
     weights = torch.randn(theirs.shape, generator=generator)
     (expected,) = torch.autograd.grad((theirs * weights).sum(), patches)
 
-    use_own_parts(model)
+    use_fast_modules(model)
     calls = []
     fused = F.scaled_dot_product_attention
 
@@ -83,7 +83,7 @@ def test_a_tower_with_windows_sees_the_same(
         return fused(*tensors, **more)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    ours = model.model.visual(patches, **vision_tables(model.model.visual, GRIDS, CPU))
+    ours = model.model.visual(patches, **vision_kwargs(model.model.visual, GRIDS, CPU))
     torch.testing.assert_close(ours.pooler_output, theirs, atol=1e-5, rtol=1e-4)
     assert len(calls) == DEPTH, "one call a layer"
     assert len({shape[0] for shape in calls}) == 2, "windows and whole pictures"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vlm3d_gs.config import AugmentConfig
-from vlm3d_gs.critic.augment import augment, reframed
+from vlm3d_gs.critic.augment import augment, reframe
 
 FULL = AugmentConfig(crop=0.2, color=0.2, resolution=0.5)
 
@@ -47,11 +47,11 @@ def test_gradient_is_right() -> None:
 def test_a_window_shifts_and_zooms_as_said() -> None:
     images = torch.zeros(1, 16, 16, 3)
     images[0, 8, 8] = 1.0
-    moved = reframed(images, 1.0, 2 / 16, -3 / 16)
+    moved = reframe(images, 1.0, 2 / 16, -3 / 16)
     assert float(moved[0, 11, 6, 0]) > 0.9, (
         "the window goes right and up, so its content goes left and down"
     )
-    torch.testing.assert_close(reframed(images, 1.0, 0.0, 0.0), images, atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(reframe(images, 1.0, 0.0, 0.0), images, atol=1e-6, rtol=0.0)
     ramp = torch.linspace(0.0, 1.0, 16)[None, None, :, None].expand(1, 16, 16, 3)
-    closer = reframed(ramp, 0.5, 0.0, 0.0)
+    closer = reframe(ramp, 0.5, 0.0, 0.0)
     assert float(closer[0, 8, -1, 0] - closer[0, 8, 0, 0]) < 0.6

@@ -12,7 +12,7 @@ from vlm3d_gs.config import AugmentConfig, CriticConfig
 from vlm3d_gs.config.schedules import constant
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.critic.augment import before_background
+from vlm3d_gs.critic.augment import replace_background
 from vlm3d_gs.critic.guidance import Critic
 from vlm3d_gs.critic.questions.templates import Question, content_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
@@ -56,7 +56,7 @@ def test_the_scene_before_another_background_is_what_rendering_it_so_gives() -> 
     new = torch.tensor([0.9, 0.1, 0.3]).expand(4, 3)
     grey, red = (views_of(scene(), background) for background in (MID_GREY, new))
     assert grey.alpha is not None
-    moved = before_background(grey.color, grey.alpha, MID_GREY, new)
+    moved = replace_background(grey.color, grey.alpha, MID_GREY, new)
     torch.testing.assert_close(moved, red.color, atol=1e-5, rtol=0.0)
     assert float((grey.color - red.color).abs().max()) > 0.3
 

@@ -15,10 +15,10 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.critic.best_of_n import (
-    ALONE_LOOK_AHEAD,
-    PAIR_GAP,
-    RankedPrior,
-    best_of_residual,
+    MIN_SCORE_GAP,
+    SINGLE_VIEW_LOOK_AHEAD,
+    BestOfN,
+    best_of_n_residual,
     pairwise_residual,
 )
 from vlm3d_gs.optimize.guidance import Progress, Views
@@ -70,20 +70,20 @@ def proposals(count: int) -> list[Proposal]:
 def test_better_noises_weigh_more_in_each_group_by_itself() -> None:
     tried = proposals(3)
     scores = torch.tensor([[9.0, -5.0], [1.0, -5.0], [1.0, 500.0]])
-    residual = best_of_residual(tried, scores, 2)
+    residual = best_of_n_residual(tried, scores, 2)
     weights = torch.softmax(2.0 * (scores - scores.mean(0)) / scores.std(0), 0).repeat_interleave(
         2, 1
     )
     wanted = sum(w[:, None, None, None] * p.residual for w, p in zip(weights, tried, strict=True))
     torch.testing.assert_close(residual, wanted)
     assert weights[0, 0] > weights[1, 0]
-    same = best_of_residual(tried, torch.zeros(3, 2), 2)
+    same = best_of_n_residual(tried, torch.zeros(3, 2), 2)
     torch.testing.assert_close(same, torch.stack([p.residual for p in tried]).mean(0))
 
 
 def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> None:
     first, second = proposals(2)
-    scores = torch.tensor([[1.0, 0.0], [0.0, 0.5 * PAIR_GAP]])
+    scores = torch.tensor([[1.0, 0.0], [0.0, 0.5 * MIN_SCORE_GAP]])
     residual = pairwise_residual([first, second], scores, 2)
     torch.testing.assert_close(residual[:2], (first.residual - second.conditional_residual)[:2])
     torch.testing.assert_close(residual[2:], second.residual[2:])
@@ -106,7 +106,7 @@ def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
 ) -> None:
     scorer = Brightness()
     config = CriticConfig(mode=mode, n_noises=3, every=2)  # type: ignore[arg-type]
-    ranked = RankedPrior(prior_of(denoiser), scorer, config)
+    ranked = BestOfN(prior_of(denoiser), scorer, config)
     assert ranked.is_due(START)
     assert ranked.azimuth_range_deg(START) is not None
     output = ranked(views(), START)
@@ -122,16 +122,16 @@ def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None
     """Without cameras a noise says nothing about the other views: each view follows its own best noise."""
     scorer, shown = Brightness(), views()
     config = CriticConfig(mode="best-of-n", n_noises=2, every=1)
-    output = RankedPrior(prior_of(denoiser, use_cameras=False), scorer, config)(shown, START)
+    output = BestOfN(prior_of(denoiser, use_cameras=False), scorer, config)(shown, START)
     sides = ("Front view", "Right side view", "Back view", "Left side view")
     asked = [names for _, names in scorer.seen]
     assert asked == [(name,) for name in 2 * sides for _ in range(2)]  # two noises of each view
 
     prior = prior_of(denoiser, use_cameras=False)  # with the same noises
     latents, index = prior.begin(shown.color, shown, 0.0)
-    tried = prior.propose(latents, index, shown, 0.0, steps=ALONE_LOOK_AHEAD, count=2)
+    tried = prior.propose(latents, index, shown, 0.0, steps=SINGLE_VIEW_LOOK_AHEAD, count=2)
     scores = torch.tensor([value for value, _ in scorer.seen]).reshape(8, 2).T * 100.0
-    residual = best_of_residual(tried, scores, 1)
+    residual = best_of_n_residual(tried, scores, 1)
     (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
     torch.testing.assert_close(output.color_gradient, wanted, atol=1e-6, rtol=1e-3)
 
@@ -200,7 +200,7 @@ def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
         latents, index = prior.begin(views().color, views(), 0.0)
         tried = prior.propose(latents, index, views(), 0.0, count=6)
         scores = torch.tensor([scorer.scores(torch.stack(decoded(prior, p)), ()) for p in tried])
-        residual = best_of_residual(tried, scores, 4)
+        residual = best_of_n_residual(tried, scores, 4)
         target = Proposal(residual, residual, latents.detach() - residual)
         liked.append(float(torch.cat(decoded(prior, target)).mean()))
     assert liked[0] > liked[1]
@@ -215,7 +215,7 @@ def decoded(prior: DiffusionPrior, proposal: Proposal) -> tuple[torch.Tensor, ..
 def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:
     scorer = Brightness()
     config = CriticConfig(mode="best-of-n", every=1)
-    ranked = RankedPrior(prior_of(denoiser), scorer, config, until_step=3)
+    ranked = BestOfN(prior_of(denoiser), scorer, config, until_step=3)
     late = ranked(views(), Progress(3, 6))
     plain = prior_of(denoiser)(views(), Progress(3, 6))
     assert not scorer.seen
@@ -224,4 +224,4 @@ def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:
 
 def test_losses_of_several_evaluations_are_refused(denoiser: Denoiser) -> None:
     with pytest.raises(ConfigError, match="recon or sds"):
-        RankedPrior(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))
+        BestOfN(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))

@@ -9,20 +9,20 @@ import pytest
 from vlm3d_gs.config import QuestionConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic.questions.checklist import (
+    cached_generator,
     held_out_questions,
-    listed_questions,
-    questions_of,
-    remembered,
+    model_questions,
+    prompt_questions,
     user_question,
 )
-from vlm3d_gs.critic.questions.sentences import read_sentence
+from vlm3d_gs.critic.questions.sentences import parse_sentence
 from vlm3d_gs.mini.critic.model import critic_tokenizer
 
 MINI = "a red cube on top of a blue sphere"
 
 
 def test_relation_and_objects_get_questions_of_their_own_and_share_the_weight() -> None:
-    questions = questions_of(MINI, QuestionConfig(semantic_weight=2.0, geometric_weight=3.0))
+    questions = prompt_questions(MINI, QuestionConfig(semantic_weight=2.0, geometric_weight=3.0))
     names = [question.name for question in questions]
     assert names == ["semantic", "relation", "object_1", "object_2", "geometric"]
     assert "is the red cube on top of the blue sphere?" in questions[1].text
@@ -33,14 +33,14 @@ def test_relation_and_objects_get_questions_of_their_own_and_share_the_weight() 
 
 
 def test_two_objects_of_one_kind_are_asked_for_once() -> None:
-    questions = questions_of("a red cube behind a red cube", QuestionConfig())
+    questions = prompt_questions("a red cube behind a red cube", QuestionConfig())
     names = [question.name for question in questions]
     assert names == ["semantic", "relation", "object_1", "geometric"]
 
 
 def test_an_open_prompt_is_asked_for_its_relations_counts_and_things() -> None:
     text = "three green apples in front of a wooden bowl, next to a sleeping cat wearing a hat"
-    questions = {q.name: q.text for q in questions_of(text, QuestionConfig())}
+    questions = {q.name: q.text for q in prompt_questions(text, QuestionConfig())}
     assert "are the three green apples in front of the wooden bowl?" in questions["relation_1"]
     assert "exactly three green apples" in questions["count_1"]
     assert "show a wooden bowl?" in questions["thing_2"]
@@ -49,7 +49,7 @@ def test_an_open_prompt_is_asked_for_its_relations_counts_and_things() -> None:
 
 
 def test_one_plain_thing_gets_no_more_than_content_and_geometry() -> None:
-    names = [q.name for q in questions_of("a corgi", QuestionConfig())]
+    names = [q.name for q in prompt_questions("a corgi", QuestionConfig())]
     assert names == ["semantic", "geometric"]
 
 
@@ -71,13 +71,13 @@ def test_one_plain_thing_gets_no_more_than_content_and_geometry() -> None:
 def test_sentences_are_cut_at_relations(
     text: str, things: list[str], relations: list[tuple[str, str, str]]
 ) -> None:
-    found, related = read_sentence(text)
+    found, related = parse_sentence(text)
     assert [str(thing) for thing in found] == things
     assert [(str(r.first), r.words, str(r.second)) for r in related] == relations
 
 
 def test_the_joint_question_stands_alone() -> None:
-    (question,) = questions_of(MINI, QuestionConfig(checks="joint"))
+    (question,) = prompt_questions(MINI, QuestionConfig(checks="joint"))
     assert question.name == "joint"
     assert MINI in question.text
     assert "floaters" in question.text
@@ -85,7 +85,7 @@ def test_the_joint_question_stands_alone() -> None:
 
 def test_questions_of_the_user_keep_their_weight_and_are_told_how_to_answer() -> None:
     config = QuestionConfig(asks=("Is the lid open? @ 0.5", "Is it a@b? Say Yes or No. @ 2"))
-    first, second = questions_of(MINI, config)[-2:]
+    first, second = prompt_questions(MINI, config)[-2:]
     assert (first.name, first.weight) == ("ask_1", 0.5)
     assert first.text == "Is the lid open? Answer Yes or No."
     assert (second.text, second.weight) == ("Is it a@b? Say Yes or No.", 2.0)
@@ -98,12 +98,12 @@ def test_malformed_questions_are_refused(text: str) -> None:
 
 
 def test_questions_are_dropped_by_name_and_wrong_names_refused() -> None:
-    kept = questions_of(MINI, QuestionConfig(drop=("relation", "object_2")))
+    kept = prompt_questions(MINI, QuestionConfig(drop=("relation", "object_2")))
     assert [question.name for question in kept] == ["semantic", "object_1", "geometric"]
     with pytest.raises(ConfigError, match=r"colour.*geometric, object_1, object_2, relation"):
-        questions_of(MINI, QuestionConfig(drop=("colour",)))
+        prompt_questions(MINI, QuestionConfig(drop=("colour",)))
     with pytest.raises(ConfigError, match="nothing to ask"):
-        questions_of("a corgi", QuestionConfig(drop=("semantic", "geometric")))
+        prompt_questions("a corgi", QuestionConfig(drop=("semantic", "geometric")))
 
 
 ANSWER = """Here are some checks:
@@ -122,16 +122,16 @@ def test_what_a_model_lists_becomes_questions_without_repetition() -> None:
         asked.append(request)
         return ANSWER
 
-    texts = [question.text for question in listed_questions(MINI, write, 12)]
+    texts = [question.text for question in model_questions(MINI, write, 12)]
     assert texts == [
         "Is there a red cube? Answer Yes or No.",
         "Is the cube on top of the sphere? Answer Yes or No.",
         "Is the sphere blue? Answer Yes or No.",
     ]
     assert MINI in asked[0]
-    assert len(listed_questions(MINI, write, 2)) == 2
+    assert len(model_questions(MINI, write, 2)) == 2
     config = QuestionConfig(checks="model", drop=("check_3",))
-    names = [question.name for question in questions_of(MINI, config, write)]
+    names = [question.name for question in prompt_questions(MINI, config, write)]
     assert names == [
         *("semantic", "relation", "object_1", "object_2"),
         *("check_2", "geometric"),  # the first that is listed is asked for already
@@ -146,13 +146,13 @@ def test_answers_are_kept_by_model_and_request(tmp_path: Path) -> None:
         return f"answer {len(calls)}"
 
     for _ in range(2):
-        assert remembered(write, "model", tmp_path / "cache")("request") == "answer 1"
-    assert remembered(write, "other", tmp_path / "cache")("request") == "answer 2"
-    assert remembered(write, "model", None)("request") == "answer 3"
+        assert cached_generator(write, "model", tmp_path / "cache")("request") == "answer 1"
+    assert cached_generator(write, "other", tmp_path / "cache")("request") == "answer 2"
+    assert cached_generator(write, "model", None)("request") == "answer 3"
 
 
 def test_held_out_questions_use_other_words_that_the_embedded_critic_knows() -> None:
-    own = {question.text for question in questions_of(MINI, QuestionConfig())}
+    own = {question.text for question in prompt_questions(MINI, QuestionConfig())}
     tokenizer = critic_tokenizer()
     semantic = held_out_questions(MINI)[0]
     assert semantic.text not in own
@@ -160,12 +160,12 @@ def test_held_out_questions_use_other_words_that_the_embedded_critic_knows() -> 
     assert tokenizer.unk_token_id not in tokenizer(semantic.text).input_ids
     texts = {question.text for question in held_out_questions("a corgi wearing a hat")}
     assert texts.isdisjoint(
-        {q.text for q in questions_of("a corgi wearing a hat", QuestionConfig())}
+        {q.text for q in prompt_questions("a corgi wearing a hat", QuestionConfig())}
     )
 
 
 def test_many_questions_are_cut_at_the_limit_but_geometry_stays() -> None:
     text = " next to ".join(f"a thing{index}" for index in range(20))
-    questions = questions_of(text, QuestionConfig(most=5))
+    questions = prompt_questions(text, QuestionConfig(most=5))
     assert len(questions) == 5
     assert questions[-1].name == "geometric"

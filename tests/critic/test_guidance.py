@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from gradients import assert_grad_close
-from published_answers import asked_whole
+from published_answers import reference_log_odds
 from vlm3d_gs.config import AugmentConfig, CriticConfig, QuestionConfig
 from vlm3d_gs.config.schedules import Schedule, constant
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.critic.guidance import Critic, clip_pixels, reward_loss
-from vlm3d_gs.critic.questions.checklist import questions_of
+from vlm3d_gs.critic.guidance import Critic, clip_pixel_gradients, reward_loss
+from vlm3d_gs.critic.questions.checklist import prompt_questions
 from vlm3d_gs.critic.questions.templates import (
     GEOMETRY_QUESTION,
     VIEW_NAMES,
@@ -53,7 +53,7 @@ def test_packed_questions_are_answered_as_if_asked_whole(
 ) -> None:
     images = torch.rand(n_views, 64, 64, 3, generator=generator).requires_grad_()
     together = model.log_odds(images, VIEW_NAMES[:n_views], QUESTIONS)
-    alone = torch.stack([asked_whole(folder, images, question) for question in QUESTIONS])
+    alone = torch.stack([reference_log_odds(folder, images, question) for question in QUESTIONS])
     assert together.std() > 1e-2, "answers must differ, or this test could not fail"
     torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
     (ours,) = torch.autograd.grad(together[0], images, retain_graph=True)
@@ -91,7 +91,7 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
     model: YesNoModel, generator: torch.Generator
 ) -> None:
     config = CriticConfig(every=3, weight=constant(0.5))
-    critic = Critic(model, questions_of(PROMPT, QuestionConfig()), config, generator)
+    critic = Critic(model, prompt_questions(PROMPT, QuestionConfig()), config, generator)
     assert [step for step in range(7) if critic.is_due(Progress(step, 7))] == [0, 3, 6]
     output = critic(shown(generator), Progress(0, 1))
     names = ("semantic", "relation", "object_1", "object_2", "geometric")
@@ -169,9 +169,9 @@ def test_only_pixels_that_stick_out_are_shortened() -> None:
     gradient = torch.zeros(1, 4, 4, 3)
     gradient[0, 0] = 1.0
     gradient[0, 1, 0] = 30.0
-    clipped = clip_pixels(gradient, 1.5)
+    clipped = clip_pixel_gradients(gradient, 1.5)
     usual = ((gradient.norm(dim=-1) ** 2).sum() / 5).sqrt()
     torch.testing.assert_close(clipped[0, 0], gradient[0, 0])
     assert float(clipped[0, 1, 0].norm()) == pytest.approx(1.5 * float(usual), rel=1e-5)
     assert clipped[0, 2:].abs().sum() == 0
-    assert torch.equal(clip_pixels(gradient, 0.0), gradient)
+    assert torch.equal(clip_pixel_gradients(gradient, 0.0), gradient)

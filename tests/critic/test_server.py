@@ -20,7 +20,7 @@ from PIL import Image
 from vlm3d_gs.config import CriticConfig, ServerConfig
 from vlm3d_gs.core.errors import ConfigError, InputFileError, ModelError
 from vlm3d_gs.critic.questions.templates import Question
-from vlm3d_gs.critic.server import SURE, ServerScorer, log_odds_of
+from vlm3d_gs.critic.server import WORD_LOG_ODDS, ServerScorer, reply_log_odds
 
 
 def completion(**tops: float) -> dict[str, Any]:
@@ -116,13 +116,16 @@ def test_an_answer_that_is_no_completion_is_refused(server: Server) -> None:
 
 def test_ways_to_write_the_answer_are_pooled() -> None:
     reply = completion(Yes=math.log(0.3), _yes=math.log(0.3), No=math.log(0.2), Maybe=-9.0)
-    assert log_odds_of(reply) == pytest.approx(math.log(0.6 / 0.2))
-    assert log_odds_of(completion(Yes=-0.1, Maybe=-7.0)) == pytest.approx(-0.1 + 7.0)
+    assert reply_log_odds(reply) == pytest.approx(math.log(0.6 / 0.2))
+    assert reply_log_odds(completion(Yes=-0.1, Maybe=-7.0)) == pytest.approx(-0.1 + 7.0)
 
 
-@pytest.mark.parametrize(("word", "odds"), [("Yes.", SURE), (" no", -SURE), ("Perhaps", 0.0)])
+@pytest.mark.parametrize(
+    ("word", "odds"),
+    [("Yes.", WORD_LOG_ODDS), (" no", -WORD_LOG_ODDS), ("Perhaps", 0.0)],
+)
 def test_without_probabilities_the_word_counts(word: str, odds: float) -> None:
-    assert log_odds_of({"choices": [{"message": {"content": word}}]}) == odds
+    assert reply_log_odds({"choices": [{"message": {"content": word}}]}) == odds
 
 
 def test_a_missing_key_a_wrong_address_and_gradients_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The watch over the reward: what is read, when scores have parted, what is exported."""
+"""The watch over the reward: what is read, when scores have diverged, what is exported."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ FINAL = ball(5, 0.4, torch.Generator().manual_seed(9))
 
 def test_rising_together_exports_the_end() -> None:
     watch = watched([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 1.5])
-    assert not watch.parted()
+    assert not watch.diverged()
     scene, step, said = watch.choose(FINAL)
     assert (len(scene), step, said) == (5, 100, None)
 
 
 def test_a_reward_that_rises_alone_exports_the_best_held_out_scene() -> None:
     watch = watched([0.0, 1.0, 2.0, 3.0], [9.0, 1.0, 4.0, 1.0])
-    assert watch.parted()
+    assert watch.diverged()
     scene, step, said = watch.choose(FINAL)
     assert (len(scene), step) == (22, 75), "readings of the first half are no candidates"
     assert said is not None
@@ -59,12 +59,12 @@ def test_a_reward_that_rises_alone_exports_the_best_held_out_scene() -> None:
         "steps": [25, 50, 75, 100],
         "reward": [0.0, 1.0, 2.0, 3.0],
         "held_out": [9.0, 1.0, 4.0, 1.0],
-        "parted": True,
+        "diverged": True,
     }
 
 
 def test_a_scene_that_got_worse_by_both_has_not_been_hacked() -> None:
-    assert not watched([0.0, 1.0, 4.0, 3.0], [0.0, 1.0, 4.0, 1.0]).parted()
+    assert not watched([0.0, 1.0, 4.0, 3.0], [0.0, 1.0, 4.0, 1.0]).diverged()
 
 
 def test_the_judge_sees_other_views_at_another_resolution() -> None:

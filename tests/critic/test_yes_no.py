@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from gradients import assert_grad_close
-from published_answers import asked_whole
+from published_answers import reference_log_odds
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError, DeviceError
@@ -118,7 +118,7 @@ def views(count: int = 3) -> torch.Tensor:
 def test_packed_questions_are_answered_as_by_the_whole_model(folder: Path) -> None:
     images = views().requires_grad_()
     together = YesNoModel(folder, CPU).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
-    alone = torch.stack([asked_whole(folder, images, question) for question in QUESTIONS])
+    alone = torch.stack([reference_log_odds(folder, images, question) for question in QUESTIONS])
     assert float(together.detach().std()) > 1e-3, "answers must differ, or this test could not fail"
     torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
     (ours,) = torch.autograd.grad(together[0], images, retain_graph=True)
@@ -138,7 +138,7 @@ def test_cheaper_ways_say_the_same(folder: Path, change: dict[str, bool]) -> Non
 
 
 @pytest.mark.parametrize(
-    "way", [{}, {"cache_text": False}, {"layout": "grid"}, {"own_parts": False}], ids=str
+    "way", [{}, {"cache_text": False}, {"layout": "grid"}, {"fast_modules": False}], ids=str
 )
 def test_several_scenes_at_once_are_answered_as_one_by_one(
     folder: Path, way: dict[str, Any]
@@ -195,7 +195,7 @@ def test_a_grid_is_one_picture_with_all_views(folder: Path) -> None:
 
 def test_a_model_can_write_and_it_is_repeatable(folder: Path) -> None:
     model = YesNoModel(folder, CPU)
-    assert model.write("a red cube", 5) == model.write("a red cube", 5)
+    assert model.generate_text("a red cube", 5) == model.generate_text("a red cube", 5)
 
 
 class Pieces:
@@ -235,8 +235,8 @@ def test_a_visiting_model_answers_and_goes_home(folder: Path) -> None:
     shown = Views(views(4), orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, SIDE, SIDE), 4)
     questions = [Question("a", QUESTIONS[0])]
     outputs = [
-        Critic(model, questions, config, torch.Generator(), visits=visits)(shown, Progress(0, 1))
-        for visits in (False, True)
+        Critic(model, questions, config, torch.Generator(), offload=offload)(shown, Progress(0, 1))
+        for offload in (False, True)
     ]
     assert torch.equal(*(output.color_gradient for output in outputs))
     assert next(model.network.parameters()).device == CPU

@@ -72,7 +72,7 @@ def test_when_scores_part_the_best_reading_is_exported(
     out = tmp_path / "run"
     result = generate(config(out, **{"critic.watch.every": 0.5}), quiet=True)
     watched = json.loads((out / "summary.json").read_text())["watch"]
-    assert watched["parted"]
+    assert watched["diverged"]
     assert watched["exported_step"] == 3
     monkeypatch.undo()
     half = generate(config(tmp_path / "half"), quiet=True, until=3).gaussians

@@ -20,17 +20,17 @@ from vlm3d_gs.mini.critic.routes import (
     NAME_HEAD,
     POINT_HEAD,
     POINT_LAYER,
-    name_places,
-    objects_shown,
+    name_positions,
     route_loss,
+    visible_objects,
 )
 from vlm3d_gs.mini.critic.sequences import token_sequences
 from vlm3d_gs.mini.critic.train import (
     CriticDraw,
     CriticLoss,
     answer_weights,
-    forward,
-    look,
+    encode_views,
+    read_sequences,
     train_critic,
 )
 from vlm3d_gs.mini.prior.data import step_rng
@@ -179,7 +179,7 @@ def test_a_fresh_camera_embedding_turns_four_times_a_round() -> None:
 
 def test_a_training_runs_through_its_stages_and_moves_both_parts(tmp_path: Path) -> None:
     lines: list[str] = []
-    plan = TrainingPlan(steps=4, lr=1e-3, warmup_steps=1, scenes_a_step=4)
+    plan = TrainingPlan(steps=4, lr=1e-3, warmup_steps=1, scenes_per_step=4)
     start = new_critic(0)[0].state_dict()
     model, _ = train_critic(tmp_path, "cpu", 0, lines.append, plan)
     assert "looks at object" in lines[-1]
@@ -217,9 +217,9 @@ def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
     batch = sample_critic_batch(step_rng(8, 3), 2, 8, n_views=4)
     model, tokenizer = new_critic(0)
     model.model.language_model.config._attn_implementation = "eager"
-    read = forward(model, look(model, batch)[0], token_sequences(tokenizer, batch))
-    phrases, places = read.sequences.phrases, read.image_places
-    shown = objects_shown(batch)
+    read = read_sequences(model, encode_views(model, batch)[0], token_sequences(tokenizer, batch))
+    phrases, places = read.sequences.phrases, read.image_mask
+    shown = visible_objects(batch)
     right = [torch.full_like(layer, 1e-6) for layer in read.attentions]
     columns = places[0].nonzero()[:, 0]
     for row, place, index in zip(
@@ -229,7 +229,7 @@ def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
         mine = columns[shown[row, index]]
         right[POINT_LAYER][row, POINT_HEAD, place, mine] = 1.0 / max(1, len(mine))
     words = tokenizer.convert_ids_to_tokens(read.sequences.input_ids[0].tolist())
-    at = name_places(read.sequences.input_ids[0], columns[::64], tokenizer)
+    at = name_positions(read.sequences.input_ids[0], columns[::64], tokenizer)
     assert [words[place] for place in at] == ["front", "right", "back", "left"]
     for view in range(4):
         rows = columns[64 * view : 64 * view + 64]
@@ -244,7 +244,7 @@ def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
 
 def test_image_tokens_show_the_object_that_the_labels_name() -> None:
     batch = sample_critic_batch(step_rng(8, 4), 6, 2, n_views=4)
-    shown = objects_shown(batch)
+    shown = visible_objects(batch)
     seen = (batch.labels.shape > 0).reshape(6, -1)
     assert torch.equal(shown.any(1), seen)
     assert not (shown[:, 0] & shown[:, 1]).any()

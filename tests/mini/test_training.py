@@ -12,7 +12,7 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.prompts import COLORS, SHAPES, parse_composition
 from vlm3d_gs.mini.critic.data import DAMAGE_CLASSES, sample_critic_batch
 from vlm3d_gs.mini.prior.data import sample_batch, step_rng
-from vlm3d_gs.mini.training import Scalars, TrainingPlan, batches, fit, published
+from vlm3d_gs.mini.training import Scalars, TrainingPlan, batches, fit, load_averaged
 from vlm3d_gs.mini.world.damage_images import DAMAGES, damaged, with_floaters
 from vlm3d_gs.mini.world.examples import sample_examples
 from vlm3d_gs.mini.world.scenes import build_scene, canonical, render_rgba, sample_composition
@@ -46,9 +46,9 @@ def test_training_lowers_the_loss_and_publishes_the_average(tmp_path: Path) -> N
     model = train(tmp_path, 300)
     assert error(model) < 0.1 * error(train(tmp_path / "other", 1))
     again = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-    assert published({"model": again}, tmp_path)
+    assert load_averaged({"model": again}, tmp_path)
     assert torch.equal(again[0].weight, model[0].weight)
-    assert not published({"model": again}, tmp_path / "nowhere")
+    assert not load_averaged({"model": again}, tmp_path / "nowhere")
 
 
 def test_a_resumed_training_equals_an_uncut_one(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_training_ends_when_its_time_is_up_and_keeps_what_it_learnt(tmp_path: 
 
     fit({"model": model}, draw, loss, plan, tmp_path, lambda line: None)
     assert losses == [0]
-    assert published({"model": model}, tmp_path)
+    assert load_averaged({"model": model}, tmp_path)
 
 
 def test_worker_processes_draw_the_same_batches_in_order() -> None:

@@ -92,10 +92,10 @@ def build_objective(
     from vlm3d_gs.critic.judge import Judge
     from vlm3d_gs.critic.questions.checklist import held_out_questions
 
-    visits = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
+    offload = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
     model = build_vlm(critic, folders["critic"], device, plan)
     asked = build_questions(config, model, str(folders["critic"]), text_cache)
-    own = Judge(model, asked, size_px=model.trained_px, visits=visits)
+    own = Judge(model, asked, size_px=model.trained_px, offload=offload)
     held_out = None
     if critic.watch.enabled:
         other = model
@@ -103,14 +103,14 @@ def build_objective(
             kind = replace(critic, family=critic.watch.family or critic.family)
             other = build_vlm(kind, folders["judge"], device, plan)
         held_out = Judge(
-            other, held_out_questions(config.prompt), size_px=other.trained_px, visits=visits
+            other, held_out_questions(config.prompt), size_px=other.trained_px, offload=offload
         )
     if critic.mode in ("best-of-n", "pairwise") or (critic.mode == "both" and can_rank(config)):
         guidances = _ranked(priors, own, config)
     if critic.mode in ("gradient", "both"):
         from vlm3d_gs.critic.guidance import Critic
 
-        guidances.append(Critic(model, asked, critic, streams["critic"], visits=visits))
+        guidances.append(Critic(model, asked, critic, streams["critic"], offload=offload))
     return Objective(guidances, asked, own, held_out)
 
 
@@ -202,19 +202,19 @@ def build_questions(
         name: of the model, for the cache.
         cache: folder of its earlier answers, None for none.
     """
-    from vlm3d_gs.critic.questions.checklist import questions_of, remembered
+    from vlm3d_gs.critic.questions.checklist import cached_generator, prompt_questions
 
     wanted = config.critic.questions
     if model is None or wanted.checks != "model":
-        return questions_of(config.prompt, wanted)
+        return prompt_questions(config.prompt, wanted)
 
     def write(request: str) -> str:
         if config.critic.quantize != "none":
-            return model.write(request)
+            return model.generate_text(request)
         with resident(model.network, model.device):
-            return model.write(request)
+            return model.generate_text(request)
 
-    return questions_of(config.prompt, wanted, remembered(write, name, cache))
+    return prompt_questions(config.prompt, wanted, cached_generator(write, name, cache))
 
 
 def check_choice(config: Config) -> None:
@@ -239,9 +239,9 @@ def can_rank(config: Config) -> bool:
 
 def _ranked(priors: dict[str, DiffusionPrior], scorer: Scorer, config: Config) -> list[Guidance]:
     """Return the priors, the first of which weighs its noises by what the critic says of their outcome."""
-    from vlm3d_gs.critic.best_of_n import RankedPrior
+    from vlm3d_gs.critic.best_of_n import BestOfN
 
     critic = config.critic
     until = round(critic.select_until * config.train.steps)
     others: list[Guidance] = [prior for name, prior in priors.items() if name != "prior"]
-    return [RankedPrior(priors["prior"], scorer, critic, until), *others]
+    return [BestOfN(priors["prior"], scorer, critic, until), *others]

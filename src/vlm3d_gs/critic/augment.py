@@ -32,7 +32,7 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
     if config.crop > 0.0:
         zoom = 1.0 + config.crop * (2.0 * framing - 1.0)
         reach = config.crop / 2.0
-        out = reframed(out, zoom, reach * (2.0 * across - 1.0), reach * (2.0 * down - 1.0))
+        out = reframe(out, zoom, reach * (2.0 * across - 1.0), reach * (2.0 * down - 1.0))
     if config.color > 0.0:
         change = 1.0 + config.color * (2.0 * exposure - 1.0)
         out = (0.5 + (out - 0.5) * change).clamp(0.0, 1.0)
@@ -44,7 +44,7 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
     return out
 
 
-def before_background(color: Tensor, alpha: Tensor, old: Tensor, new: Tensor) -> Tensor:
+def replace_background(color: Tensor, alpha: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Return renders as they would be before another background.
 
     Args:
@@ -58,7 +58,7 @@ def before_background(color: Tensor, alpha: Tensor, old: Tensor, new: Tensor) ->
     return color + (1.0 - alpha) * (new - old)[:, None, None]
 
 
-def reframed(images: Tensor, zoom: float, across: float, down: float) -> Tensor:
+def reframe(images: Tensor, zoom: float, across: float, down: float) -> Tensor:
     """Show a window of pictures [V, H, W, 3], bilinearly; outside, the border's colour goes on.
 
     Args:

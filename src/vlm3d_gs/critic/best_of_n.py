@@ -1,6 +1,6 @@
 """A prior whose noises are weighed by a critic that gives no gradient.
 
-At a due step several noises are tried. Each leads the denoiser to other clean pictures; the critic scores those, and
+At a due step several noises are drawn. Each leads the denoiser to other clean pictures; the critic scores those, and
 the noises that led to better ones pull more (best-of-n), or the better of two pulls and the worse one pushes
 (pairwise). A prior that draws the views of a group together is scored by groups; one that draws each view alone, by
 views, since there a noise says nothing about the other views. Any scorer will do: a model behind a server, a person.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.critic.questions.templates import VIEW_REACH_DEG, view_name
+from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, view_name
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
 from vlm3d_gs.prior.denoiser import decode_pictures
 from vlm3d_gs.prior.distillation import residual_loss
@@ -26,10 +26,10 @@ from vlm3d_gs.prior.guidance import DiffusionPrior, Proposal
 
 SHARPNESS = 2.0
 """Of the weights over standardised scores: at 2, one standard deviation more weighs e^2 times as much."""
-ALONE_LOOK_AHEAD = 4
+SINGLE_VIEW_LOOK_AHEAD = 4
 """Denoising steps of `critic.look_ahead` where the views are drawn alone: what one step shows at high noise is a mean
 over all sides from which an object can be seen, and hardly depends on the noise."""
-PAIR_GAP = 0.1
+MIN_SCORE_GAP = 0.1
 """Log-odds by which two noises must differ for the worse one to push away."""
 
 
@@ -40,7 +40,7 @@ class Scorer(Protocol):
         """Return one number a scene, of views [S, V, H, W, 3] that have the same names in all of them."""
 
 
-class RankedPrior:
+class BestOfN:
     """A `DiffusionPrior` that draws several noises at due steps and follows the critic's choice among them."""
 
     def __init__(
@@ -75,7 +75,7 @@ class RankedPrior:
 
     def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
         """Where the critic is asked, views with a name only."""
-        return (-VIEW_REACH_DEG, VIEW_REACH_DEG) if self.compares(progress) else None
+        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if self.compares(progress) else None
 
     def compares(self, progress: Progress) -> bool:
         """Tell whether the critic is asked about several noises at this step."""
@@ -100,13 +100,13 @@ class RankedPrior:
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
         together = views.n_views if self.prior.joins_views else 1
         latents, index = self.prior.begin(color, views, fraction)
-        ahead = self.config.look_ahead or (1 if self.prior.joins_views else ALONE_LOOK_AHEAD)
-        tried = self.prior.propose(latents, index, views, fraction, steps=ahead, count=count)
-        scores = self._scores(tried, views, together)
+        ahead = self.config.look_ahead or (1 if self.prior.joins_views else SINGLE_VIEW_LOOK_AHEAD)
+        proposals = self.prior.propose(latents, index, views, fraction, steps=ahead, count=count)
+        scores = self._scores(proposals, views, together)
         if self.config.mode == "pairwise":
-            residual = pairwise_residual(tried, scores, together)
+            residual = pairwise_residual(proposals, scores, together)
         else:
-            residual = best_of_residual(tried, scores, together)
+            residual = best_of_n_residual(proposals, scores, together)
         loss = residual_loss(latents, residual)
         scalars: dict[str, float | Tensor] = {
             "loss": loss.detach(),
@@ -118,10 +118,10 @@ class RankedPrior:
         return GuidanceOutput(gradient, scalars)
 
     @torch.no_grad()
-    def _scores(self, tried: Sequence[Proposal], views: Views, together: int) -> Tensor:
+    def _scores(self, proposals: Sequence[Proposal], views: Views, together: int) -> Tensor:
         """Return [N, G] scores of the clean pictures that N noises lead to, a group `together` views."""
         pictures = torch.stack(
-            [decode_pictures(self.prior.denoiser, proposal.clean) for proposal in tried]
+            [decode_pictures(self.prior.denoiser, proposal.clean) for proposal in proposals]
         )
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         groups = [
@@ -131,32 +131,32 @@ class RankedPrior:
         return torch.tensor(groups).T
 
 
-def best_of_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+def best_of_n_residual(proposals: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
     """Return the mean of the noises' residuals, weighted by a softmax of their scores in each group.
 
     Args:
-        tried: N proposals of G * V views.
+        proposals: N proposals of G * V views.
         scores: [N, G]; standardised over the noises, so that the scale of a critic does not matter.
         n_views: V.
     """
     spread = scores.std(0, keepdim=True).clamp_min(1e-6)
     weights = torch.softmax(SHARPNESS * (scores - scores.mean(0, keepdim=True)) / spread, 0)
     each = weights.repeat_interleave(n_views, 1)[..., None, None, None]
-    residuals = torch.stack([proposal.residual for proposal in tried])
+    residuals = torch.stack([proposal.residual for proposal in proposals])
     return (each.to(residuals) * residuals).sum(0)
 
 
-def pairwise_residual(tried: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+def pairwise_residual(proposals: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
     """Return the better noise's residual minus the worse one's without guidance, where the scores differ enough.
 
     Args:
-        tried: two proposals of G * V views.
+        proposals: two proposals of G * V views.
         scores: [2, G].
         n_views: V.
     """
     first = (scores[0] >= scores[1]).repeat_interleave(n_views)[:, None, None, None]
-    apart = ((scores[0] - scores[1]).abs() >= PAIR_GAP).repeat_interleave(n_views)
-    first = first.to(tried[0].residual.device)
-    better = torch.where(first, tried[0].residual, tried[1].residual)
-    worse = torch.where(first, tried[1].conditional_residual, tried[0].conditional_residual)
+    apart = ((scores[0] - scores[1]).abs() >= MIN_SCORE_GAP).repeat_interleave(n_views)
+    first = first.to(proposals[0].residual.device)
+    better = torch.where(first, proposals[0].residual, proposals[1].residual)
+    worse = torch.where(first, proposals[1].conditional_residual, proposals[0].conditional_residual)
     return better - apart.to(better)[:, None, None, None] * worse

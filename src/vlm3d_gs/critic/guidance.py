@@ -18,8 +18,8 @@ from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.core.residency import resident
-from vlm3d_gs.critic.augment import augment, before_background
-from vlm3d_gs.critic.questions.templates import VIEW_REACH_DEG, Question, view_name
+from vlm3d_gs.critic.augment import augment, replace_background
+from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, Question, view_name
 from vlm3d_gs.critic.qwen.preprocess import resize
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
@@ -45,7 +45,7 @@ def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
     )
 
 
-def clip_pixels(gradient: Tensor, limit: float) -> Tensor:
+def clip_pixel_gradients(gradient: Tensor, limit: float) -> Tensor:
     """Shorten the gradients of single pixels that stick out.
 
     Args:
@@ -73,7 +73,7 @@ class Critic:
         config: CriticConfig,
         generator: torch.Generator,
         *,
-        visits: bool = False,
+        offload: bool = False,
     ) -> None:
         """Keep what every step needs.
 
@@ -82,10 +82,10 @@ class Critic:
             questions: asked at every due step.
             config: see there.
             generator: of the augmentation, on the CPU.
-            visits: move the model to its device for each answer, and away afterwards.
+            offload: move the model to its device for each answer, and away afterwards.
         """
         self.model, self.questions, self.config = model, tuple(questions), config
-        self.generator, self.visits = generator, visits
+        self.generator, self.offload = generator, offload
 
     def is_due(self, progress: Progress) -> bool:
         """Every k-th step, k = `critic.every`, while the reward has a weight."""
@@ -93,7 +93,7 @@ class Critic:
 
     def azimuth_range_deg(self, progress: Progress) -> tuple[float, float]:
         """Views with a name only."""
-        return (-VIEW_REACH_DEG, VIEW_REACH_DEG)
+        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Nothing beside the streams, which the trainer saves: the critic is frozen."""
@@ -112,7 +112,7 @@ class Critic:
         config, fraction = self.config, progress.fraction
         inputs = [piece.detach().requires_grad_() for piece in self._inputs(views)]
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
-        home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
+        home = resident(self.model.network, self.model.device) if self.offload else nullcontext()
 
         with torch.enable_grad(), home:
             pictures = self._pictures(inputs, views)
@@ -138,7 +138,7 @@ class Critic:
         scalars["reward"] = (weights * mean).sum()
 
         weight = config.weight(fraction) * (1 if config.reuse else config.every)
-        color, *alpha = (clip_pixels(gradient, config.clip) for gradient in gradients)
+        color, *alpha = (clip_pixel_gradients(gradient, config.clip) for gradient in gradients)
         reused = config.reuse and config.every > 1
         if config.balance == "raw":
             alpha_gradient = weight * alpha[0] if alpha else None
@@ -160,7 +160,7 @@ class Critic:
         groups = len(views.cameras) // views.n_views
         drawn = torch.rand(groups, 3, generator=self.generator).to(pieces[0], non_blocking=True)
         new = drawn.repeat_interleave(views.n_views, 0)
-        return before_background(pieces[0], pieces[1], views.background.to(new), new)
+        return replace_background(pieces[0], pieces[1], views.background.to(new), new)
 
     def _ask(self, group: Tensor, names: Sequence[str], fraction: float) -> Tensor:
         """Return the log-odds [K] of the questions about one group [V, H, W, 3]."""

@@ -23,7 +23,7 @@ class Judge:
         questions: Sequence[Question],
         *,
         size_px: int | None = None,
-        visits: bool = False,
+        offload: bool = False,
     ) -> None:
         """Keep what every reading needs.
 
@@ -31,10 +31,10 @@ class Judge:
             model: answers.
             questions: with weights.
             size_px: side to which views are resized; None is as they come.
-            visits: move the model to its device for each reading, and away afterwards.
+            offload: move the model to its device for each reading, and away afterwards.
         """
         self.model, self.questions = model, tuple(questions)
-        self.size_px, self.visits = size_px, visits
+        self.size_px, self.offload = size_px, offload
 
     def answers(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return the log-odds of each question about one group of named views [V, H, W, 3]."""
@@ -57,6 +57,6 @@ class Judge:
         if self.size_px is not None:
             small = resize(images.flatten(0, 1), (self.size_px, self.size_px))
             images = small.unflatten(0, images.shape[:2])
-        home = resident(self.model.network, self.model.device) if self.visits else nullcontext()
+        home = resident(self.model.network, self.model.device) if self.offload else nullcontext()
         with home:
             return self.model.scene_log_odds(images, names, [q.text for q in self.questions]).cpu()

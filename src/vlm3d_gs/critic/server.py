@@ -24,9 +24,9 @@ from vlm3d_gs.core.errors import InputFileError, ModelError
 from vlm3d_gs.core.images import encode_png
 from vlm3d_gs.critic.questions.templates import Question
 
-SURE = 5.0
+WORD_LOG_ODDS = 5.0
 """Log-odds of a plain Yes from a server that tells no probabilities."""
-AT_ONCE = 8
+MAX_CONCURRENT_REQUESTS = 8
 """Requests in flight."""
 TOP_TOKENS = 20
 """Log-probabilities asked for; the most that the protocol allows."""
@@ -65,7 +65,7 @@ class ServerScorer:
                 {"type": "image_url", "image_url": {"url": address}},
             ]
         texts = [question.text for question in self.questions]
-        with ThreadPoolExecutor(min(AT_ONCE, len(texts))) as pool:
+        with ThreadPoolExecutor(min(MAX_CONCURRENT_REQUESTS, len(texts))) as pool:
             odds = list(pool.map(lambda text: self._ask(shown, text), texts))
         return {q.name: value for q, value in zip(self.questions, odds, strict=True)}
 
@@ -95,7 +95,7 @@ class ServerScorer:
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=self.config.timeout_s) as reply:
-                return log_odds_of(json.loads(reply.read()))
+                return reply_log_odds(json.loads(reply.read()))
         except urllib.error.HTTPError as error:
             said = io.TextIOWrapper(error, errors="replace").read(300)
             raise ModelError(f"The server at {address} refused ({error.code}): {said}") from None
@@ -106,7 +106,7 @@ class ServerScorer:
             ) from error
 
 
-def log_odds_of(reply: dict[str, Any]) -> float:
+def reply_log_odds(reply: dict[str, Any]) -> float:
     """Return log p(Yes) - log p(No) of a chat completion's first token.
 
     A word that is not among the told tokens counts as the least likely of them. Without probabilities the written word
@@ -116,7 +116,13 @@ def log_odds_of(reply: dict[str, Any]) -> float:
     told = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
     if not told:
         word = _plain(choice["message"]["content"] or "")
-        return SURE if word.startswith("yes") else -SURE if word.startswith("no") else 0.0
+        return (
+            WORD_LOG_ODDS
+            if word.startswith("yes")
+            else -WORD_LOG_ODDS
+            if word.startswith("no")
+            else 0.0
+        )
     found = {"yes": -math.inf, "no": -math.inf}
     for item in told:
         word = _plain(item["token"])

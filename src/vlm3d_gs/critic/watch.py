@@ -2,7 +2,7 @@
 
 A critic can be pleased without the scene getting better. So the scene is read now and then in two ways: by the critic's
 own questions on its own views, and by a held-out judge in other words, from other views, rendered at another
-resolution. When the reward went on and the held-out score fell back, the two have parted, and the best reading by the
+resolution. When the reward went on and the held-out score fell back, the two have diverged, and the best reading by the
 held-out score is what should be exported.
 """
 
@@ -25,7 +25,7 @@ OWN_VIEWS = ((0.0, 0.5),)
 """(azimuth offset in degrees, place in the config's range of elevations) of the critic's own views."""
 HELD_OUT_VIEWS = ((12.0, 0.9), (-12.0, 0.1))
 """The same of the views that only the judge sees; offsets within what has a name."""
-FINER = 2
+HELD_OUT_SCALE = 2
 """The judge's views are rendered this many times finer than they are shown."""
 GREY = (0.5, 0.5, 0.5)
 CANDIDATES_FROM = 0.5
@@ -49,7 +49,7 @@ class Reading:
 
 @dataclass
 class RewardWatch:
-    """Reads the scene, keeps the best, and tells when the two scores have parted."""
+    """Reads the scene, keeps the best, and tells when the two scores have diverged."""
 
     own: Scorer
     """The critic's own questions."""
@@ -73,7 +73,7 @@ class RewardWatch:
         """Read the scene after a step; return both scores for the log."""
         side = round(self.camera.resolution_px(step / self.steps))
         reward = self._mean(gaussians, self.own, OWN_VIEWS, side)
-        held_out = self._mean(gaussians, self.judge, HELD_OUT_VIEWS, side * FINER)
+        held_out = self._mean(gaussians, self.judge, HELD_OUT_VIEWS, side * HELD_OUT_SCALE)
         self.readings.append(Reading(step, reward, held_out))
         if step >= CANDIDATES_FROM * self.steps and (self.best is None or held_out > self.best[0]):
             kept = {name: value.cpu().clone() for name, value in gaussians.parameters().items()}
@@ -110,7 +110,7 @@ class RewardWatch:
             }
             self.best = (score, int(step), Gaussians(**scene))
 
-    def parted(self) -> bool:
+    def diverged(self) -> bool:
         """Tell whether the last held-out score is worse than the best by the margin, though the reward is not."""
         if self.best is None:
             return False
@@ -122,11 +122,11 @@ class RewardWatch:
     def choose(self, final: Gaussians) -> tuple[Gaussians, int, str | None]:
         """Return the scene to export, its step, and what to tell the user; None where all is well."""
         last = self.readings[-1]
-        if not self.parted() or self.best is None:
+        if not self.diverged() or self.best is None:
             return final, last.step, None
         score, step, scene = self.best
         said = (
-            f"Reward and held-out score have parted: after step {step} the held-out score fell from {score:.1f} to "
+            f"Reward and held-out score have diverged: after step {step} the held-out score fell from {score:.1f} to "
             f"{last.held_out:.1f} while the reward rose. Exporting the scene of step {step}. A lower critic.weight or "
             "more critic.augment may help."
         )
@@ -138,7 +138,7 @@ class RewardWatch:
             "steps": [reading.step for reading in self.readings],
             "reward": [round(reading.reward, 3) for reading in self.readings],
             "held_out": [round(reading.held_out, 3) for reading in self.readings],
-            "parted": bool(self.readings) and self.parted(),
+            "diverged": bool(self.readings) and self.diverged(),
         }
 
     def _mean(

@@ -29,7 +29,7 @@ from vlm3d_gs.prior.loading.text import embed_texts
 from vlm3d_gs.prior.sampling import sample_views
 
 TEST_SEED = 987_654_321
-PROMPTS_A_BATCH = 8
+PROMPTS_PER_BATCH = 8
 
 
 def measure_codec(denoiser: Denoiser, n_scenes: int = 64) -> dict[str, float]:
@@ -67,8 +67,8 @@ def _prompts_right(
     recognize = Recognizer(cameras, len(compositions[0].objects))
     generator = torch.Generator().manual_seed(seed)
     right = 0
-    for start in range(0, len(compositions), PROMPTS_A_BATCH):
-        part = compositions[start : start + PROMPTS_A_BATCH]
+    for start in range(0, len(compositions), PROMPTS_PER_BATCH):
+        part = compositions[start : start + PROMPTS_PER_BATCH]
         shown_texts = texts.rows([0, *range(1 + start, 1 + start + len(part))])
         views = sample_views(denoiser, shown_texts, cameras, generator, guidance_scale=scale)
         right += sum(

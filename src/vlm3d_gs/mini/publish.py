@@ -13,7 +13,7 @@ from torch import nn
 from vlm3d_gs.core.errors import CheckpointError
 from vlm3d_gs.mini.critic.model import new_critic, save_processor
 from vlm3d_gs.mini.prior.train import new_prior
-from vlm3d_gs.mini.training import published
+from vlm3d_gs.mini.training import load_averaged
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -23,7 +23,7 @@ def publish_prior(out: Path, target: Path) -> None:
     prior = new_prior(0)
     codec = AutoencoderTiny.from_pretrained(out / "codec")
     _load({"unet": prior.unet, "text_encoder": prior.text_encoder}, out / "prior")
-    published(
+    load_averaged(
         {"vae": codec}, out / "vae"
     )  # absent after a warm start: the codec is trained already
     prior.unet.half().save_pretrained(target / "unet")
@@ -61,7 +61,7 @@ def drop_setting(path: Path, name: str) -> None:
 
 
 def _load(modules: dict[str, nn.Module], folder: Path) -> None:
-    if not published(modules, folder):
+    if not load_averaged(modules, folder):
         raise CheckpointError(
             f"No checkpoint under {folder}. Train first: python -m vlm3d_gs.mini.train --help"
         )

@@ -28,7 +28,7 @@ from vlm3d_gs.mini.prior.train_vae import prepared_codec, train_vae
 from vlm3d_gs.mini.training import TrainingPlan
 
 
-def codec_of(out: Path, seed: int, warm_start: Path | None) -> AutoencoderTiny:
+def load_codec(out: Path, seed: int, warm_start: Path | None) -> AutoencoderTiny:
     """Load the codec of a training folder; the first time, prepare it or take that of a pipeline folder."""
     folder = out / "codec"
     if not folder.exists():
@@ -71,7 +71,7 @@ def main(
         return replace(
             default,
             steps=steps or default.steps,
-            scenes_a_step=scenes or default.scenes_a_step,
+            scenes_per_step=scenes or default.scenes_per_step,
             lr=lr or default.lr,
             limit_s=60.0 * minutes or math.inf,
             workers=workers,
@@ -79,9 +79,9 @@ def main(
 
     prior = warm_start / "prior" if warm_start else None
     if what == "vae":
-        train_vae(out / "vae", device, seed, log, codec_of(out, seed, prior), plan(VAE_PLAN))
+        train_vae(out / "vae", device, seed, log, load_codec(out, seed, prior), plan(VAE_PLAN))
     elif what == "prior":
-        codec = codec_of(out, seed, prior)
+        codec = load_codec(out, seed, prior)
         train_prior(out / "prior", device, seed, log, codec, plan(PRIOR_PLAN), prior)
     elif what == "critic":
         critic = warm_start / "critic" if warm_start else None

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 MUON_LR_FACTOR = 5.0
 """Learning rate of the matrices against that of everything else."""
-BATCHES_AHEAD = 3
+PREFETCHED_BATCHES = 3
 """Batches that each worker prepares before they are asked for."""
 Batch = TypeVar("Batch")
 Scalars = dict[str, float | Tensor]
@@ -48,7 +48,7 @@ class TrainingPlan:
     """Decay a step of the average that is published; ramped up from the start of the run."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
-    scenes_a_step: int = 8
+    scenes_per_step: int = 8
     """Scenes of one batch."""
     clip_norm: float = 1.0
     """Largest gradient norm over all parameters."""
@@ -67,7 +67,7 @@ class TrainingPlan:
         return self.lr * min(1.0, (step + 1) / self.warmup_steps, max(decay, 0.02))
 
 
-def published(modules: Mapping[str, nn.Module], folder: Path) -> bool:
+def load_averaged(modules: Mapping[str, nn.Module], folder: Path) -> bool:
     """Load the averaged weights of a checkpoint into `modules`; False if there is no checkpoint."""
     path = folder / "state.safetensors"
     if not path.exists():
@@ -148,7 +148,7 @@ def batches(draw: Callable[[int], Batch], first: int, last: int, workers: int) -
         batch_size=None,
         collate_fn=_unchanged,
         num_workers=workers,
-        prefetch_factor=BATCHES_AHEAD,
+        prefetch_factor=PREFETCHED_BATCHES,
         multiprocessing_context="spawn",  # a fork would copy the state of Numba's and CUDA's threads
     )
     return iter(loader)

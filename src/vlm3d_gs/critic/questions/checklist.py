@@ -17,7 +17,7 @@ from vlm3d_gs.config import QuestionConfig
 from vlm3d_gs.core.errors import ConfigError, PromptError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.prompts import OPPOSITE, SHAPE_WORDS, Composition, article, parse_composition
-from vlm3d_gs.critic.questions.sentences import read_sentence
+from vlm3d_gs.critic.questions.sentences import parse_sentence
 from vlm3d_gs.critic.questions.templates import (
     GEOMETRY_QUESTION,
     Question,
@@ -25,9 +25,9 @@ from vlm3d_gs.critic.questions.templates import (
     count_question,
     joint_question,
     object_question,
-    own_question,
     relation_question,
     thing_question,
+    with_answer_format,
 )
 
 LONGEST_QUESTION = 200
@@ -39,12 +39,12 @@ CHECK_REQUEST = (
     "seen from the front. Each question must be answered by Yes if the scene is right. "
     "Write one question a line and nothing else."
 )
-Writer = Callable[[str], str]
+TextGenerator = Callable[[str], str]
 """A model that answers a request in words."""
 
 
-def questions_of(
-    prompt: str, config: QuestionConfig, write: Writer | None = None
+def prompt_questions(
+    prompt: str, config: QuestionConfig, write: TextGenerator | None = None
 ) -> tuple[Question, ...]:
     """Return what the critic is asked about a prompt.
 
@@ -67,7 +67,7 @@ def questions_of(
                     "critic.questions.checks is 'model', but no model can write here."
                 )
             known = {question.text for question in content}
-            listed = listed_questions(prompt, write, config.most)
+            listed = model_questions(prompt, write, config.most)
             content += [question for question in listed if question.text not in known]
         content = content[: max(1, config.most - 1)]
         share = config.semantic_weight / len(content)
@@ -107,7 +107,7 @@ def template_questions(prompt: str) -> list[Question]:
 
 
 def _open_questions(prompt: str) -> list[Question]:
-    things, relations = read_sentence(prompt)
+    things, relations = parse_sentence(prompt)
     found = []
     for index, relation in enumerate(relations, 1):
         name = "relation" if len(relations) == 1 else f"relation_{index}"
@@ -115,7 +115,7 @@ def _open_questions(prompt: str) -> list[Question]:
             str(relation.first),
             relation.words,
             str(relation.second),
-            several=relation.first.count > 1,
+            plural=relation.first.count > 1,
         )
         found.append(Question(name, text))
     if len(things) > 1 or any(thing.count > 1 for thing in things):
@@ -145,10 +145,10 @@ def user_question(text: str, index: int) -> Question:
             f"--ask needs a question, and after a last @ its weight of 0 or more, got {text!r}. "
             'E.g. --ask "Is the lid open? @ 0.5".'
         )
-    return Question(f"ask_{index}", own_question(sentence.strip()), value)
+    return Question(f"ask_{index}", with_answer_format(sentence.strip()), value)
 
 
-def listed_questions(prompt: str, write: Writer, most: int) -> list[Question]:
+def model_questions(prompt: str, write: TextGenerator, most: int) -> list[Question]:
     """Return the checks that a model lists for a prompt; what is no question is left out."""
     answer = write(CHECK_REQUEST.format(prompt=prompt, count=most))
     texts: list[str] = []
@@ -157,11 +157,12 @@ def listed_questions(prompt: str, write: Writer, most: int) -> list[Question]:
         if text.endswith("?") and len(text) <= LONGEST_QUESTION and text not in texts:
             texts.append(text)
     return [
-        Question(f"check_{index}", own_question(text)) for index, text in enumerate(texts[:most], 1)
+        Question(f"check_{index}", with_answer_format(text))
+        for index, text in enumerate(texts[:most], 1)
     ]
 
 
-def remembered(write: Writer, model: str, folder: Path | None) -> Writer:
+def cached_generator(write: TextGenerator, model: str, folder: Path | None) -> TextGenerator:
     """Return a writer that keeps its answers in a folder, by model and request; None keeps nothing."""
     if folder is None:
         return write

@@ -9,26 +9,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-PLACES = (
+SPATIAL_RELATIONS = (
     *("on top of", "in front of", "to the left of", "to the right of", "left of", "right of"),
     *("next to", "close to", "inside of", "underneath", "beneath", "between", "behind", "beside"),
     *("inside", "above", "below", "under", "over", "near", "in", "on"),
 )
 """Relations between neighbours in the sentence."""
-DEEDS = (
+ACTIONS = (
     *("wearing", "holding", "riding", "carrying", "eating", "playing", "reading", "driving"),
     *("sitting on", "standing on", "lying on", "sitting in", "standing in", "leaning against"),
 )
 """Relations whose subject is the first thing of the sentence."""
-JOINTS = ("and", "with", "made of", "that", "which", "while")
+SEPARATORS = ("and", "with", "made of", "that", "which", "while")
 """Words at which a thing ends without a relation that could be asked for."""
-COUNTS = {
+NUMBER_WORDS = {
     word: number
     for number, word in enumerate(
         ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 2
     )
 }
-MOST_WORDS = 6
+MAX_WORDS = 6
 """Longer things are left to the question about the whole sentence."""
 
 
@@ -52,21 +52,21 @@ class Relation:
     first: Thing
     """Subject."""
     words: str
-    """One of `PLACES` or `DEEDS`."""
+    """One of `SPATIAL_RELATIONS` or `ACTIONS`."""
     second: Thing
     """Object."""
 
 
-def read_sentence(text: str) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
+def parse_sentence(text: str) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
     """Return the things of a sentence in order, and the relations between them.
 
     Example:
-        >>> things, relations = read_sentence("a corgi wearing a hat on a red sofa")
+        >>> things, relations = parse_sentence("a corgi wearing a hat on a red sofa")
         >>> [str(thing) for thing in things], [relation.words for relation in relations]
         (['corgi', 'hat', 'red sofa'], ['wearing', 'on'])
     """
     sentence = " ".join(re.findall(r"[a-z0-9'-]+|[,.;]", text.lower()))
-    cuts = sorted((*PLACES, *DEEDS, *JOINTS), key=len, reverse=True)
+    cuts = sorted((*SPATIAL_RELATIONS, *ACTIONS, *SEPARATORS), key=len, reverse=True)
     pattern = r"(?<!\S)(" + "|".join(map(re.escape, cuts)) + r"|[,.;])(?!\S)"
     parts = re.split(pattern, sentence)
     things: list[Thing] = []
@@ -80,9 +80,9 @@ def read_sentence(text: str) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
         if thing is None:
             joint = ""
             continue
-        if things and joint in PLACES:
+        if things and joint in SPATIAL_RELATIONS:
             relations.append(Relation(things[-1], joint, thing))
-        elif things and joint in DEEDS:
+        elif things and joint in ACTIONS:
             relations.append(Relation(things[0], joint, thing))
         things.append(thing)
     return tuple(things), tuple(relations)
@@ -103,7 +103,7 @@ def _thing(part: str) -> Thing | None:
         "are",
     ):
         words = words[1:]
-    if not words or len(words) > MOST_WORDS:
+    if not words or len(words) > MAX_WORDS:
         return None
-    count = COUNTS.get(words[0], int(words[0]) if re.fullmatch(r"[2-9]|1\d", words[0]) else 1)
+    count = NUMBER_WORDS.get(words[0], int(words[0]) if re.fullmatch(r"[2-9]|1\d", words[0]) else 1)
     return None if count > 1 and len(words) == 1 else Thing(" ".join(words), count)

@@ -13,7 +13,7 @@ from vlm3d_gs.core.prompts import ObjectPhrase, article
 
 VIEW_NAMES = ("Front view", "Right side view", "Back view", "Left side view")
 """Names of the views at azimuth 0, 90, 180 and 270 degrees."""
-VIEW_REACH_DEG = 20.0
+VIEW_TOLERANCE_DEG = 20.0
 """A view has a name if it stands within this of one of those azimuths."""
 GEOMETRY_QUESTION = (
     "Do these views show one clean and solid scene from all sides, without floaters, holes, blur or noise? "
@@ -49,10 +49,10 @@ def joint_question(prompt: str) -> str:
 
 
 def relation_question(
-    first: ObjectPhrase | str, relation: str, second: ObjectPhrase | str, *, several: bool = False
+    first: ObjectPhrase | str, relation: str, second: ObjectPhrase | str, *, plural: bool = False
 ) -> str:
-    """Ask whether a relation holds, as the front camera sees it; `several` if the first is a plural."""
-    verb = "are" if several else "is"
+    """Ask whether a relation holds, as the front camera sees it; `plural` if the first is a plural."""
+    verb = "are" if plural else "is"
     return f"Seen from the front, {verb} the {first} {relation} the {second}? Answer Yes or No."
 
 
@@ -71,7 +71,7 @@ def count_question(words: str) -> str:
     return f"Are there exactly {words}, counted over the whole scene? Answer Yes or No."
 
 
-def own_question(text: str) -> str:
+def with_answer_format(text: str) -> str:
     """Ask what the user wrote; the way to answer is added where it is missing."""
     return text if "yes" in text.lower() and "no" in text.lower() else f"{text} Answer Yes or No."
 
@@ -83,10 +83,10 @@ def view_name(azimuth_deg: float) -> str:
         ConfigError: the azimuth is more than 20 degrees from 0, 90, 180 and 270.
     """
     index = round(azimuth_deg / 90.0)
-    if abs(azimuth_deg - 90.0 * index) > VIEW_REACH_DEG + 1e-3:
+    if abs(azimuth_deg - 90.0 * index) > VIEW_TOLERANCE_DEG + 1e-3:
         raise ConfigError(
             f"A critic view at azimuth {azimuth_deg:.1f} degrees has no name. "
-            f"Views must stand within {VIEW_REACH_DEG:.0f} degrees of 0 (front), 90 (right side), "
+            f"Views must stand within {VIEW_TOLERANCE_DEG:.0f} degrees of 0 (front), 90 (right side), "
             f"180 (back) or 270 (left side)."
         )
     return VIEW_NAMES[index % 4]

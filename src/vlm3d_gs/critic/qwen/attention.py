@@ -28,7 +28,7 @@ VISION_ATTENTION = "vlm3d_gs_flash_chunks"
 TEXT_ATTENTION = "vlm3d_gs_text"
 
 
-def use_own_parts(network: Any) -> None:
+def use_fast_modules(network: Any) -> None:
     """Let a Qwen-VL of transformers use the parts of this file, which give what its own give; in place."""
     AttentionInterface.register(VISION_ATTENTION, attend_in_chunks)
     AttentionInterface.register(TEXT_ATTENTION, attend_to_text)
@@ -59,7 +59,7 @@ class StillPatchEmbedding(torch.nn.Module):
         return F.linear(still.to(self.weight.dtype), self.weight, self.bias)
 
 
-def vision_tables(tower: Any, grids: Tensor, device: torch.device) -> dict[str, Any]:
+def vision_kwargs(tower: Any, grids: Tensor, device: torch.device) -> dict[str, Any]:
     """Return what a vision tower would work out anew at every call from the grids of patches, as its arguments.
 
     Borders of chunks stay on the CPU, so that no layer waits for the device to learn them.

@@ -28,7 +28,7 @@ from transformers import (
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
 from vlm3d_gs.core.profiling import section
-from vlm3d_gs.critic.qwen.attention import use_own_parts, vision_tables
+from vlm3d_gs.critic.qwen.attention import use_fast_modules, vision_kwargs
 from vlm3d_gs.critic.qwen.messages import split_message
 from vlm3d_gs.critic.qwen.packing import PackedQuestions, mrope_positions, pack
 from vlm3d_gs.critic.qwen.preprocess import as_grid, load_patch_layout, patch_grids, to_patches
@@ -77,7 +77,7 @@ class YesNoModel:
         layout: Literal["images", "grid"] = "images",
         pooled: bool = True,
         cache_text: bool = True,
-        own_parts: bool = True,
+        fast_modules: bool = True,
         graphs: bool = False,
         resident: bool = True,
     ) -> None:
@@ -93,7 +93,8 @@ class YesNoModel:
             pooled: add up the probabilities of all ways to write Yes and No; else only "Yes" and "No" count.
             cache_text: keep what the text before the first image looks like to the language model. Off with
                 `checkpointing`, which cannot use it.
-            own_parts: attend and embed patches by `guidance.attention`; else by the library's ways, which say the same.
+            fast_modules: use the attention and patch embedding of `attention`; else those of transformers, with equal
+                results.
             graphs: replay looks as CUDA graphs: one launch instead of thousands. A gradient must be taken before the
                 next look at the same questions.
             resident: stay on the device; else the caller moves `network` there for each answer.
@@ -114,8 +115,8 @@ class YesNoModel:
         self.patches = load_patch_layout(folder)
         self.network = _load(folder, device, dtype, quantize, resident)
         self.network.requires_grad_(False).eval()
-        if own_parts:
-            use_own_parts(self.network)
+        if fast_modules:
+            use_fast_modules(self.network)
         if checkpointing:
             _checkpoint_activations(self.network)
             self.network.train()  # transformers checkpoints in this mode only; Qwen-VL has no dropout
@@ -270,14 +271,14 @@ class YesNoModel:
             self._messages[key] = _Message(
                 packed,
                 packed.input_ids == image,
-                vision_tables(self.network.model.visual, grids.repeat(scenes, 1), self.device),
+                vision_kwargs(self.network.model.visual, grids.repeat(scenes, 1), self.device),
                 tuple(prefix[: prefix.index(image)]),
                 scenes,
             )
         return self._messages[key]
 
     @torch.no_grad()
-    def write(self, request: str, max_tokens: int = 512) -> str:
+    def generate_text(self, request: str, max_tokens: int = 512) -> str:
         """Return the model's answer to a request without pictures, most likely words first."""
         turn = [{"role": "user", "content": [{"type": "text", "text": request}]}]
         text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)

@@ -32,7 +32,7 @@ SPLAT_SHARE = 0.5
 JITTER_DEG = 20.0
 SPOILED_SHARE = 0.05
 """Share of a patch's pixels that damage must change to count there."""
-UNSEEN_ALONE = ("floaters", "mismatch")
+UNMARKED_DAMAGES = ("floaters", "mismatch")
 """Damages of ray-cast pictures that are not marked: the one is part of the scene that is cast, of the other no single
 view knows."""
 MIN_VISIBLE_PX = 24
@@ -126,7 +126,7 @@ def sample_critic_batch(
             views, whole = splat_views(scene, kind, cameras.select(mine), rng)
         else:
             views = _ray_cast_views(rgba, s, kind, rng)
-            whole = views if kind == "none" else None if kind in UNSEEN_ALONE else rgba[s]
+            whole = views if kind == "none" else None if kind in UNMARKED_DAMAGES else rgba[s]
         spoiled.append(_spoiled_tokens(views, whole))
         background = torch.from_numpy(sample_background(rng))
         pictures.append((views[..., :3] + (1.0 - views[..., 3:]) * background).clamp(0.0, 1.0))

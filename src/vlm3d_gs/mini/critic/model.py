@@ -117,12 +117,12 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
     for index, block in enumerate(model.model.visual.blocks):
-        look_at_neighbours(block.attn, NEIGHBOUR_STEPS[index])
-    start_evenly(model.model.language_model)
+        init_as_convolution(block.attn, NEIGHBOUR_STEPS[index])
+    init_language_model(model.model.language_model)
     return model, tokenizer
 
 
-def start_evenly(language_model: Any) -> None:
+def init_language_model(language_model: Any) -> None:
     """Start a language model so that words, pictures and what the layers add weigh about the same.
 
     With small embeddings the first layers' sums drown the words, and later layers can hardly find them again; with
@@ -137,7 +137,7 @@ def start_evenly(language_model: Any) -> None:
                 parameter.data.normal_(0.0, 0.02 if adds else 0.07)
 
 
-def look_at_neighbours(attention: Any, step: int) -> None:
+def init_as_convolution(attention: Any, step: int) -> None:
     """Start an attention layer as a 3x3 convolution: head h looks at one neighbour, `step` patches away.
 
     A vision transformer trained from nothing on few pictures hardly learns to compare neighbouring patches. Here the

@@ -22,14 +22,14 @@ GATHER_LAYER, COLOR_HEAD, NAME_HEAD = 0, 0, 1
 """Layer in which words and names are gathered, and its two heads."""
 POINT_LAYER, POINT_HEAD = 2, 0
 """Layer and head with which a noun phrase points at its object."""
-LEAST = 1e-4
+ATTENTION_FLOOR = 1e-4
 """Added to the attention before the logarithm: a head that looks elsewhere must still feel a slope."""
 
 
 def route_loss(
     attentions: tuple[Tensor, ...],
     input_ids: Tensor,
-    image_places: Tensor,
+    image_mask: Tensor,
     phrases: PhraseLabels,
     batch: CriticBatch,
     tokenizer: PreTrainedTokenizerFast,
@@ -39,7 +39,7 @@ def route_loss(
     Args:
         attentions: [S, heads, L, L] of each layer.
         input_ids: [S, L].
-        image_places: [S, L] bool; the same in each row.
+        image_mask: [S, L] bool; the same in each row.
         phrases: the noun phrases of the questions.
         batch: scenes and the labels of their image tokens.
         tokenizer: one token a word.
@@ -47,17 +47,19 @@ def route_loss(
     gather = attentions[GATHER_LAYER].float()
     row, place = phrases.row, phrases.place
     color = gather[row, COLOR_HEAD, place, place - 1]
-    columns = image_places[0].nonzero()[:, 0].reshape(batch.images.shape[1], -1)
-    names = name_places(input_ids[0], columns[:, 0], tokenizer)
+    columns = image_mask[0].nonzero()[:, 0].reshape(batch.images.shape[1], -1)
+    names = name_positions(input_ids[0], columns[:, 0], tokenizer)
     name = torch.stack(
         [gather[:, NAME_HEAD, view][:, :, at] for view, at in zip(columns, names, strict=True)]
     )
     pointed = attentions[POINT_LAYER][:, POINT_HEAD].float()[row, place]
-    shown = objects_shown(batch).to(pointed.device)
+    shown = visible_objects(batch).to(pointed.device)
     own = (pointed[:, columns.flatten()] * shown[row, phrases.index]).sum(-1)
     seen = (phrases.exists > 0) & shown[row, phrases.index].any(-1)
     point = own[seen]
-    losses = [-(share + LEAST).log().mean() for share in (color, name, point) if share.numel()]
+    losses = [
+        -(share + ATTENTION_FLOOR).log().mean() for share in (color, name, point) if share.numel()
+    ]
     scalars = {
         "looks at color": float(color.detach().mean()),
         "looks at name": float(name.detach().mean()),
@@ -66,14 +68,16 @@ def route_loss(
     return torch.stack(losses).sum(), scalars
 
 
-def name_places(input_ids: Tensor, starts: Tensor, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def name_positions(
+    input_ids: Tensor, starts: Tensor, tokenizer: PreTrainedTokenizerFast
+) -> list[int]:
     """Return where the first word of each view's name stands, before its image tokens begin."""
     first = {tokenizer(name, add_special_tokens=False).input_ids[0] for name in VIEW_NAMES}
     ids = input_ids.tolist()
     return [max(place for place in range(int(start)) if ids[place] in first) for start in starts]
 
 
-def objects_shown(batch: CriticBatch) -> Tensor:
+def visible_objects(batch: CriticBatch) -> Tensor:
     """Return [S, 2, V * T] bool: which image tokens show the scene's first and second object."""
     labels, n_scenes = batch.labels, len(batch.scenes)
     named = torch.full((2, n_scenes, 2), -1)

@@ -18,8 +18,8 @@ from vlm3d_gs.mini.critic.model import LAYOUT
 from vlm3d_gs.mini.world.examples import Example
 from vlm3d_gs.mini.world.scenes import IMAGE_PX
 
-PATCHES_A_SIDE = IMAGE_PX // LAYOUT.factor
-TOKENS_A_VIEW = PATCHES_A_SIDE**2
+PATCHES_PER_SIDE = IMAGE_PX // LAYOUT.factor
+TOKENS_PER_VIEW = PATCHES_PER_SIDE**2
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class _Row:
 def token_sequences(tokenizer: PreTrainedTokenizerFast, batch: CriticBatch) -> Sequences:
     """Write down what the language model reads for each scene: views, caption request, questions."""
     names = [VIEW_NAMES[index] for index in batch.view_indices]
-    grids = torch.tensor([[1, PATCHES_A_SIDE, PATCHES_A_SIDE]]).repeat(len(names), 1)
+    grids = torch.tensor([[1, PATCHES_PER_SIDE, PATCHES_PER_SIDE]]).repeat(len(names), 1)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     rows, phrases = [], []
     for scene, examples in zip(batch.scenes, batch.examples, strict=True):
         prefix, questions = split_message(
             tokenizer,
             names,
-            [TOKENS_A_VIEW] * len(names),
+            [TOKENS_PER_VIEW] * len(names),
             [CAPTION_REQUEST, *(item.text for item in examples)],
         )
         positions = mrope_positions(prefix, image_token, grids, LAYOUT.merge_size)

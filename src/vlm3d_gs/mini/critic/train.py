@@ -24,7 +24,7 @@ from vlm3d_gs.mini.critic.data import CriticBatch, sample_critic_batch
 from vlm3d_gs.mini.critic.heads import PhraseHeads, TokenHeads, WorldHead
 from vlm3d_gs.mini.critic.model import LAYOUT, critic_tokenizer, new_critic
 from vlm3d_gs.mini.critic.routes import route_loss
-from vlm3d_gs.mini.critic.sequences import TOKENS_A_VIEW, Sequences, token_sequences
+from vlm3d_gs.mini.critic.sequences import TOKENS_PER_VIEW, Sequences, token_sequences
 from vlm3d_gs.mini.prior.data import step_rng
 from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit, mixed_precision
 
@@ -37,7 +37,7 @@ FRESH_READ_OUTS = 150
 """Steps after a warm start in which the tower is kept: the read-outs are new and would spoil it."""
 QUALITY_WEIGHT = 6.0
 """Weight of an answer about geometric quality: one question in ten asks for that alone, and one for that and more."""
-QUESTIONS_A_SCENE = 10
+QUESTIONS_PER_SCENE = 10
 NAMED_LAYER = 2
 """Layers of the language model after which an image token should know its view's name."""
 POINTED_LAYER = 3
@@ -76,7 +76,7 @@ class CriticDraw:
         rng = step_rng(self.seed, step)
         if step < self.alone_until:
             return CriticStep(sample_critic_batch(rng, self.n_scenes, 1, n_views=4), None)
-        views = sample_critic_batch(rng, self.n_scenes, QUESTIONS_A_SCENE)
+        views = sample_critic_batch(rng, self.n_scenes, QUESTIONS_PER_SCENE)
         return CriticStep(views, token_sequences(_tokenizer(), views))
 
 
@@ -103,19 +103,19 @@ class CriticLoss(nn.Module):
         views = batch.views.to(device)
         with mixed_precision(device):
             if batch.sequences is None:
-                dense, seen = self.heads(look(self.critic, views)[0], views)
+                dense, seen = self.heads(encode_views(self.critic, views)[0], views)
                 return dense, {**seen}
             sequences = batch.sequences.to(device)
             with torch.set_grad_enabled(step >= self.together_from):
-                tokens = look(self.critic, views)[0]
-            read = forward(self.critic, tokens, sequences)
+                tokens = encode_views(self.critic, views)[0]
+            read = read_sequences(self.critic, tokens, sequences)
             total, scalars = self._language_losses(read, views)
             dense, seen = self.heads(tokens, views)
         return total + dense, {**scalars, **seen}
 
-    def _language_losses(self, read: Reading, views: CriticBatch) -> tuple[Tensor, Scalars]:
+    def _language_losses(self, read: LanguageOutput, views: CriticBatch) -> tuple[Tensor, Scalars]:
         packed, hidden = read.sequences, read.hidden
-        named = hidden[NAMED_LAYER][read.image_places].unflatten(0, read.tokens.shape[:2])
+        named = hidden[NAMED_LAYER][read.image_mask].unflatten(0, read.tokens.shape[:2])
         turned, apart = self.world(named, views)
         grounding, grounded = self.phrases(
             hidden[GROUNDED_LAYER], hidden[POINTED_LAYER], packed.phrases
@@ -123,7 +123,7 @@ class CriticLoss(nn.Module):
         routes, looks = route_loss(
             read.attentions,
             packed.input_ids,
-            read.image_places,
+            read.image_mask,
             packed.phrases,
             views,
             self.tokenizer,
@@ -179,7 +179,7 @@ def train_critic(
     if warm_start is not None:
         alone, together = 0, FRESH_READ_OUTS
     objective = CriticLoss(model, tokenizer, together).to(device)
-    draw = CriticDraw(seed, plan.scenes_a_step, alone)
+    draw = CriticDraw(seed, plan.scenes_per_step, alone)
     fit(dict(objective.named_children()), draw, objective, plan, folder, log)
     return model, tokenizer
 
@@ -193,7 +193,7 @@ def _accuracies(batch: CriticBatch, right: Tensor) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LanguageOutput:
     """What the language model made of a batch."""
 
     tokens: Tensor
@@ -204,21 +204,23 @@ class Reading:
     """[S, heads, L, L] of each layer."""
     logits: Tensor
     """[S, L, vocabulary]."""
-    image_places: Tensor
+    image_mask: Tensor
     """[S, L] bool."""
     sequences: Sequences
 
 
-def look(model: Qwen2_5_VLForConditionalGeneration, batch: CriticBatch) -> tuple[Tensor, Tensor]:
+def encode_views(
+    model: Qwen2_5_VLForConditionalGeneration, batch: CriticBatch
+) -> tuple[Tensor, Tensor]:
     """Run the vision tower: tokens [S * V, T, width] and patch grids [S * V, 3]."""
     patches, grids = to_patches(batch.images.flatten(0, 1), LAYOUT)
     tokens = model.model.visual(patches, grid_thw=grids).pooler_output
-    return tokens.unflatten(0, (len(grids), TOKENS_A_VIEW)), grids
+    return tokens.unflatten(0, (len(grids), TOKENS_PER_VIEW)), grids
 
 
-def forward(
+def read_sequences(
     model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, packed: Sequences
-) -> Reading:
+) -> LanguageOutput:
     """Read each scene's sequence once, with its image tokens in place, and answer all its questions."""
     embeddings = model.get_input_embeddings()(packed.input_ids)
     places = packed.input_ids == model.config.image_token_id
@@ -232,7 +234,7 @@ def forward(
         output_hidden_states=True,
         output_attentions=True,
     )
-    return Reading(
+    return LanguageOutput(
         tokens,
         read.hidden_states,
         read.attentions,

@@ -239,6 +239,6 @@ def train_prior(
         of_high = (errors.detach() * high).sum() / high.sum().clamp_min(1.0)
         return errors.mean(), {"loss_high_noise": of_high}
 
-    draw = PriorDraw(seed, plan.scenes_a_step)
+    draw = PriorDraw(seed, plan.scenes_per_step)
     fit({"unet": unet, "text_encoder": text_encoder}, draw, loss, plan, folder, log)
     return prior

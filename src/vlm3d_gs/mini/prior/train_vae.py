@@ -14,7 +14,7 @@ from vlm3d_gs.mini.prior.codec import new_codec, set_patch_components
 from vlm3d_gs.mini.prior.data import sample_batch, step_rng
 from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit
 
-PLAN = TrainingPlan(steps=2500, lr=2e-3, ema_decay=0.99, weight_decay=0.0, scenes_a_step=4)
+PLAN = TrainingPlan(steps=2500, lr=2e-3, ema_decay=0.99, weight_decay=0.0, scenes_per_step=4)
 LATENT_NOISE = 0.02
 """Standard deviation of the noise added to raw latents: the decoder will see a diffusion model's output."""
 
@@ -58,7 +58,7 @@ def train_vae(
         error = (decoded.float() - pictures).div(2.0).square().mean()
         return error, {"psnr_db": -10.0 * torch.log10(error.detach())}
 
-    fit({"vae": codec}, partial(draw_pictures, seed, plan.scenes_a_step), loss, plan, folder, log)
+    fit({"vae": codec}, partial(draw_pictures, seed, plan.scenes_per_step), loss, plan, folder, log)
     return codec
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm3d_gs.core.cameras import CameraRanges, Cameras
+from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.prompts import (
     COLORS,
     OPPOSITE,
@@ -233,17 +233,6 @@ def phrase_prompt(composition: Composition, rng: np.random.Generator | None = No
     ]
     relation = composition.relation if rng.random() < 0.6 else str(rng.choice(same))
     return f"{names[0]} {relation} {names[1]}"
-
-
-def camera_ranges(size_px: int = IMAGE_PX) -> CameraRanges:
-    """Return the camera distribution that the embedded prior was trained on."""
-    return CameraRanges(
-        elevation_deg=ELEVATION_DEG,
-        distance=DISTANCE,
-        fov_deg=(FOV_DEG, FOV_DEG),
-        width=size_px,
-        height=size_px,
-    )
 
 
 def render_rgba(

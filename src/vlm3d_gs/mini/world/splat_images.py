@@ -20,7 +20,7 @@ PLAIN_CHANGE = 0.1
 """Change of a colour channel or of coverage by which a pixel counts as damaged."""
 CHANGED_PX = 24
 """Damaged pixels, of all views together, that make a damage visible; a view has 4,096."""
-TRIES = 5
+MAX_ATTEMPTS = 5
 
 
 def splat_views(
@@ -51,7 +51,7 @@ def splat_views(
     if kind == "none":
         return whole, whole
     name = "inconsistent" if kind == "mismatch" else kind
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         spoiled = _draw(damage(gaussians, name, float(rng.uniform(*STRENGTH)), generator), cameras)
         if int(changed_pixels(spoiled, whole).sum()) >= CHANGED_PX:
             break
