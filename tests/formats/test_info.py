@@ -68,7 +68,7 @@ def test_what_looks_wrong_is_said(tmp_path: Path, arrays: SplatArrays) -> None:
     scales = np.full_like(scales, -40.0)
     assert "200 Gaussians are too small" in warnings_of(path, arrays, log_scales=scales)
     nothing = np.full_like(means, np.nan)
-    assert "no Gaussian is whole" in warnings_of(path, arrays, means=nothing)
+    assert "no Gaussian is finite" in warnings_of(path, arrays, means=nothing)
 
 
 def test_double_activation_is_seen(tmp_path: Path, arrays: SplatArrays) -> None:

@@ -1,9 +1,9 @@
-"""SplatArrays: a splat as plain arrays in the axes of a file, the common tongue of all formats.
+"""SplatArrays: a splat as plain arrays in the axes of a file, which all formats share.
 
-Each format turns its bytes into this record and back; only here are Gaussians of our world made of
-it. Values are raw as in `scene.Gaussians`: logarithms of scales, logits of opacities, quaternions
-wxyz, harmonics [N, K, 3]. Readers may bring NaN and infinities as far as here, so that a broken
-file can still be described.
+Each format turns its bytes into this dataclass and back; only this file converts it to and from
+Gaussians of our world. Values are raw as in `core.gaussians.Gaussians`: logarithms of scales,
+logits of opacities, quaternions wxyz, harmonics [N, K, 3]. Readers may return NaN and infinity, so
+that a broken file can still be described.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from vlm3d_gs.formats.options import Frame
 FloatArray = NDArray[np.float32]
 
 CHUNK = 65_536
-"""Gaussians turned in double precision at once; bounds the memory beside the result."""
-MOST_LOG_SCALE = 20.0
-"""e^20 world units: no scene has such a Gaussian, a scale that was activated twice soon has."""
+"""Gaussians rotated in double precision at once; bounds the memory beside the result."""
+MAX_LOG_SCALE = 20.0
+"""e^20 world units: no scene has such a Gaussian, but scales that were activated twice do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +72,16 @@ class SplatArrays:
         Raises:
             ConfigError: the degree is not 0, 1, 2 or 3.
         """
-        wanted = coefficient_count(degree)
-        missing = max(0, wanted - self.sh.shape[1])
-        return replace(self, sh=np.pad(self.sh[:, :wanted], ((0, 0), (0, missing), (0, 0))))
+        count = coefficient_count(degree)
+        missing = max(0, count - self.sh.shape[1])
+        return replace(self, sh=np.pad(self.sh[:, :count], ((0, 0), (0, missing), (0, 0))))
 
     def finite(self) -> NDArray[np.bool_]:
         """Return [N], whether all numbers of a Gaussian are finite."""
-        found = np.ones(len(self), bool)
+        finite = np.ones(len(self), bool)
         for value in self.columns().values():
-            found &= np.isfinite(value).reshape(len(self), -1).all(1)
-        return found
+            finite &= np.isfinite(value).reshape(len(self), -1).all(1)
+        return finite
 
 
 def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
@@ -104,16 +104,19 @@ def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
         if bad:
             raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
     _expect_sane_scale(float(gaussians.log_scales.max()))
+
     rotation = world_to(frame).double()
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in gaussians.parameters()}
+    chunks: dict[str, list[torch.Tensor]] = {name: [] for name in gaussians.parameters()}
     for start in range(0, len(gaussians), CHUNK):
-        some = gaussians.detach().select(torch.arange(start, min(start + CHUNK, len(gaussians))))
-        there = rotate_gaussians(some.to("cpu", torch.float64), rotation)
-        unit = {**there.parameters(), "quats": normalize_quats(there.quats)}
+        rows = torch.arange(start, min(start + CHUNK, len(gaussians)))
+        chunk = gaussians.detach().select(rows).to("cpu", torch.float64)
+        rotated = rotate_gaussians(chunk, rotation)
+        unit = {**rotated.parameters(), "quats": normalize_quats(rotated.quats)}
         for name, value in unit.items():
-            parts[name].append(value.float())
+            chunks[name].append(value.float())
+
     return SplatArrays(
-        **{name: torch.cat(values).numpy() for name, values in parts.items()}, frame=frame
+        **{name: torch.cat(values).numpy() for name, values in chunks.items()}, frame=frame
     )
 
 
@@ -130,7 +133,7 @@ def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
     Raises:
         InputFileError: no Gaussians, or a value that is not finite.
     """
-    arrays = _whole(arrays, source)
+    arrays = _validated(arrays, source)
     gaussians = Gaussians.from_parameters(
         {
             name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
@@ -142,10 +145,10 @@ def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
     return rotate_gaussians(gaussians, world_to(arrays.frame).T)
 
 
-def turned(arrays: SplatArrays, frame: Frame, source: Path) -> SplatArrays:
+def change_frame(arrays: SplatArrays, frame: Frame, source: Path) -> SplatArrays:
     """Return what a file holds in the axes of another, ready to be written.
 
-    Where both axes are the same nothing is turned, so nothing is rounded but the quaternions'
+    Where both have the same axes nothing is rotated, and only the quaternions are rounded, to unit
     length.
 
     Args:
@@ -159,28 +162,28 @@ def turned(arrays: SplatArrays, frame: Frame, source: Path) -> SplatArrays:
     """
     if arrays.frame != frame:
         return to_arrays(to_gaussians(arrays, source), frame)
-    whole = _whole(arrays, source)
-    _expect_sane_scale(float(whole.log_scales.max()))
-    return whole
+    ready = _validated(arrays, source)
+    _expect_sane_scale(float(ready.log_scales.max()))
+    return ready
 
 
-def _whole(arrays: SplatArrays, source: Path) -> SplatArrays:
-    """Return finite arrays with unit quaternions, or tell what is wrong with the file."""
+def _validated(arrays: SplatArrays, source: Path) -> SplatArrays:
+    """Return the arrays with unit quaternions; raise if there are none or not all are finite."""
     if len(arrays) == 0:
         raise InputFileError(f"{source} holds no Gaussians.")
     bad = int((~arrays.finite()).sum())
     if bad:
         raise InputFileError(
             f"{source} holds NaN or infinite values in {bad} of {len(arrays)} Gaussians; export it again, "
-            "or leave them out with `vlm3d-gs convert --drop-broken`."
+            "or skip them with `vlm3d-gs convert --drop-broken`."
         )
     quats = normalize_quats(torch.from_numpy(np.ascontiguousarray(arrays.quats, np.float32)))
     return replace(arrays, quats=quats.numpy())
 
 
 def _expect_sane_scale(largest: float) -> None:
-    if largest > MOST_LOG_SCALE:
+    if largest > MAX_LOG_SCALE:
         raise ExportError(
-            f"Cannot write the scene: the logarithm of a scale is {largest:.4g}, above {MOST_LOG_SCALE:g}. "
+            f"Cannot write the scene: the logarithm of a scale is {largest:.4g}, above {MAX_LOG_SCALE:g}. "
             "Viewers freeze on such Gaussians; the scales were probably activated twice. Remove them first."
         )

@@ -1,8 +1,8 @@
-"""What a file claims about itself, held against the bytes that are there before memory is spent.
+"""Checks of what a file claims about itself against its size, before memory is allocated.
 
-A header is twelve bytes that can say two thousand million. So every reader computes what its
-header asks for and calls one of these before it allocates. Compressed formats may grow, but only
-as far as a real splat can.
+Twelve bytes of a header can claim two billion Gaussians. So every reader computes how many bytes
+its header promises and calls one of these functions first. Compressed files may grow when they are
+unpacked, but only as far as a real splat can.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from vlm3d_gs.core.errors import InputFileError
 
 FREE_BYTES = 64 * 2**20
-"""What any compressed file may unpack to."""
-MOST_EXPANSION = 200
-"""Beyond that, how many bytes each byte of the file may become; real splats stay below 20."""
+"""Size that any compressed file may unpack to."""
+MAX_EXPANSION = 200
+"""Bytes that each further byte of a file may unpack to; real splats stay below 20."""
 
 
 def file_bytes(source: Path) -> bytes:
@@ -60,7 +60,7 @@ def expect_present(source: Path, promised: str, needed: int, present: int) -> No
 
 
 def expect_plausible(source: Path, promised: str, needed: int, compressed: int) -> None:
-    """Require that so many compressed bytes can unpack to what a header promises.
+    """Require that a file is long enough to unpack to what its header promises.
 
     Args:
         source: the file.
@@ -71,7 +71,7 @@ def expect_plausible(source: Path, promised: str, needed: int, compressed: int) 
     Raises:
         InputFileError: no splat is compressed that well.
     """
-    if needed > FREE_BYTES + MOST_EXPANSION * compressed:
+    if needed > FREE_BYTES + MAX_EXPANSION * compressed:
         raise InputFileError(
             f"{source} promises {promised} ({needed} bytes unpacked) but is only {compressed} bytes "
             "long: it is damaged, or made to exhaust memory."

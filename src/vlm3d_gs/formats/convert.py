@@ -12,7 +12,7 @@ from pathlib import Path
 from vlm3d_gs.core.errors import ExportError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.formats.arrays import SplatArrays, to_arrays, to_gaussians, turned
+from vlm3d_gs.formats.arrays import SplatArrays, change_frame, to_arrays, to_gaussians
 from vlm3d_gs.formats.claims import expect_file
 from vlm3d_gs.formats.codec import codec_of
 from vlm3d_gs.formats.options import Frame, SplatOptions, SpzFrame
@@ -152,7 +152,7 @@ def convert(
     if drop_broken:
         arrays = arrays.select(arrays.finite())
 
-    ready = turned(arrays, target_frame, Path(source))
+    ready = change_frame(arrays, target_frame, Path(source))
     _save(ready, row, Path(target), chosen)
     return ready
 

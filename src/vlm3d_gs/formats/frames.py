@@ -1,9 +1,8 @@
-"""Frames that scenes leave the house in, and the rotation of Gaussians into them.
+"""The frames of files, and the rotation of Gaussians into them.
 
-Our world: the front camera stands on +x, its right is +y, up is +z. A frame is given by the
-rotation matrix whose rows are the frame's axes in world coordinates. Turning a scene means turning
-positions, quaternions and every spherical harmonic band; forgetting the last shows as highlights
-that move.
+Our world: the front camera stands on +x, its right is +y, up is +z. A frame is defined by the
+rotation matrix whose rows are its axes in world coordinates. Rotating a scene rotates positions,
+quaternions and every band of the spherical harmonics; without the last, highlights would move.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def world_to(frame: Frame) -> Tensor:
 
 
 def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
-    """Turn a whole scene: what stood at p stands at R p, and looks from R d as it did from d.
+    """Rotate a whole scene: what was at p is at R p, and looks from R d as it did from d.
 
     Args:
         gaussians: N Gaussians with harmonics of any degree.
@@ -58,17 +57,19 @@ def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
 
     Differentiable in the Gaussians' parameters.
     """
-    turn = rotation.detach().to("cpu", torch.float64)
+    exact = rotation.detach().to("cpu", torch.float64)
     identity = torch.eye(3, dtype=torch.float64)
-    if not torch.allclose(turn @ turn.T, identity, atol=1e-6) or torch.linalg.det(turn) < 0:
+    if not torch.allclose(exact @ exact.T, identity, atol=1e-6) or torch.linalg.det(exact) < 0:
         raise ConfigError(
-            f"rotate_gaussians needs a proper rotation matrix, got {turn.tolist()}: a mirror or a "
+            f"rotate_gaussians needs a proper rotation matrix, got {exact.tolist()}: a mirror or a "
             "scale would change what the scene shows."
         )
-    local = turn.to(gaussians.device, gaussians.dtype)
-    mixing = sh_rotation(turn, degree_of(gaussians.sh.shape[1])).to(
+
+    local = exact.to(gaussians.device, gaussians.dtype)
+    mixing = sh_rotation(exact, degree_of(gaussians.sh.shape[1])).to(
         gaussians.device, gaussians.dtype
     )
+
     quats = torch.nn.functional.normalize(gaussians.quats, dim=-1)
     return Gaussians(
         means=gaussians.means @ local.T,
@@ -80,9 +81,9 @@ def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
 
 
 def sh_rotation(rotation: Tensor, degree: int) -> Tensor:
-    """Return the matrix that turns real harmonic coefficients with a rotation.
+    """Return the matrix that rotates the coefficients of real spherical harmonics.
 
-    The turned function is f'(d) = f(R^T d). Bands do not mix, so each block is the exact solution
+    The rotated function is f'(d) = f(R^T d). Bands do not mix, so each block is the exact solution
     of Y_l(d) M_l = Y_l(R^T d) over fixed directions d.
 
     Args:
@@ -93,12 +94,13 @@ def sh_rotation(rotation: Tensor, degree: int) -> Tensor:
         [K, K] float64 with K = (degree + 1)^2; new coefficients = M @ old.
     """
     directions = _fibonacci_directions(FIT_DIRECTIONS)
-    here = sh_basis(directions, degree)
-    there = sh_basis(directions @ rotation, degree)  # rows: R^T d
-    mixing = torch.zeros(here.shape[-1], here.shape[-1], dtype=torch.float64)
+    before = sh_basis(directions, degree)
+    after = sh_basis(directions @ rotation, degree)  # rows: R^T d
+    mixing = torch.zeros(before.shape[-1], before.shape[-1], dtype=torch.float64)
+
     for band in range(degree + 1):
         block = slice(band * band, (band + 1) * (band + 1))
-        solved = torch.linalg.lstsq(here[:, block], there[:, block]).solution
+        solved = torch.linalg.lstsq(before[:, block], after[:, block]).solution
         # Entries of axis permutations are 0, 1, 1/2, sqrt(3)/2 ...: without rounding noise the
         # written bytes do not depend on the linear algebra library.
         mixing[block, block] = torch.round(solved, decimals=12)

@@ -20,16 +20,16 @@ from vlm3d_gs.formats.options import AXES, Frame, SpzFrame
 from vlm3d_gs.formats.quantize import sigmoid
 
 OPACITY_BINS = 10
-BAR = 40
+BAR_WIDTH = 40
 """Characters of the longest bar."""
 HUGE_SCALE, MANY_HUGE = 1.0, 0.01
-"""A Gaussian is huge from this share of the scene's radius; so many huge ones are worth a word."""
+"""A Gaussian is huge from this share of the scene's radius; above this share of huge ones, warn."""
 ABSURD_SCALE = 10.0
-"""From this many radii of the scene a single Gaussian is worth a word."""
-NEEDLE = 1e-9
-"""Below this share of the radius a Gaussian's largest axis shows nothing."""
+"""From this many radii of the scene on, even a single Gaussian is worth a warning."""
+INVISIBLE_SCALE = 1e-9
+"""A Gaussian whose largest axis is below this share of the radius is invisible."""
 ACTIVATED_SPREAD = 0.01
-"""Opacities squeezed into sigmoid(0)..sigmoid(1), give or take this, were activated before."""
+"""Opacity logits within 0..1, give or take this, are opacities that were activated before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class SplatInfo:
     count: int
     sh_degree: int
     frame: Frame
-    """Axes of the file, by its own word or its format's custom."""
+    """Axes of the file: those that it names, else the usual ones of its format."""
     low: tuple[float, float, float]
     """Smallest coordinates of the centres, in the file's axes; finite ones only."""
     high: tuple[float, float, float]
     opacity_histogram: tuple[int, ...]
-    """Gaussians a tenth of opacity, from 0 to 1."""
+    """Gaussians in each tenth of opacity, from 0 to 1."""
     scale_histogram: dict[int, int]
     """Axes by the power of ten of their standard deviation: key -2 counts 0.01 to 0.1."""
     warnings: tuple[str, ...]
@@ -68,8 +68,8 @@ def inspect_splat(
 
     Args:
         path: the file.
-        frame: as in `formats.read_splat`.
-        spz_frame: as in `formats.read_splat`.
+        frame: as in `convert.read_splat`.
+        spz_frame: as in `convert.read_splat`.
 
     Raises:
         InputFileError: the file cannot be read as a splat; NaN alone is only a warning.
@@ -78,14 +78,17 @@ def inspect_splat(
     source = Path(path)
     arrays = load_arrays(source, frame=frame, spz_frame=spz_frame)
     good = arrays.select(arrays.finite())
+
     none = (math.nan, math.nan, math.nan)
     low, high = (
         (_triple(good.means.min(0)), _triple(good.means.max(0))) if len(good) else (none, none)
     )
+
     opacities, _ = np.histogram(sigmoid(good.opacity_logits), OPACITY_BINS, (0.0, 1.0))
-    powers, numbers = np.unique(
+    powers, counts = np.unique(
         np.floor(good.log_scales.astype(np.float64) / math.log(10)), return_counts=True
     )
+
     return SplatInfo(
         file=str(source),
         format=format_of_file(source).name,
@@ -95,14 +98,14 @@ def inspect_splat(
         frame=arrays.frame,
         low=low,
         high=high,
-        opacity_histogram=tuple(int(number) for number in opacities),
-        scale_histogram={int(p): int(n) for p, n in zip(powers, numbers, strict=True)},
+        opacity_histogram=tuple(int(count) for count in opacities),
+        scale_histogram={int(p): int(n) for p, n in zip(powers, counts, strict=True)},
         warnings=tuple(_warnings(arrays, good)),
     )
 
 
 def info_text(info: SplatInfo) -> str:
-    """Return the findings for a person."""
+    """Return the findings as text for a person."""
     lines = [
         f"{info.file}: {info.format}, {info.bytes / 2**20:.2f} MiB",
         f"  {info.count} Gaussians, harmonics of degree {info.sh_degree}",
@@ -110,28 +113,33 @@ def info_text(info: SplatInfo) -> str:
         f"  bounds  {_point(info.low)} to {_point(info.high)}",
         "  opacity",
     ]
-    most = max(*info.opacity_histogram, 1)
-    for index, number in enumerate(info.opacity_histogram):
-        lines.append(f"    {index / 10:.1f} - {(index + 1) / 10:.1f}  {_bar(number, most)}")
+
+    largest = max(*info.opacity_histogram, 1)
+    for tenth, count in enumerate(info.opacity_histogram):
+        lines.append(f"    {tenth / 10:.1f} - {(tenth + 1) / 10:.1f}  {_bar(count, largest)}")
+
     lines.append("  standard deviations, each axis")
-    most = max([*info.scale_histogram.values(), 1])
-    for power, number in sorted(info.scale_histogram.items()):
-        lines.append(f"    from 1e{power:<+4d}  {_bar(number, most)}")
+    largest = max([*info.scale_histogram.values(), 1])
+    for power, count in sorted(info.scale_histogram.items()):
+        lines.append(f"    from 1e{power:<+4d}  {_bar(count, largest)}")
+
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in info.warnings)])
 
 
 def _warnings(arrays: SplatArrays, good: SplatArrays) -> list[str]:
-    found = []
+    warnings = []
     for name, value in arrays.columns().items():
         bad = int((~np.isfinite(value).reshape(len(arrays), -1).all(1)).sum())
         if bad:
-            found.append(f"{name} is NaN or infinite in {bad} Gaussians")
+            warnings.append(f"{name} is NaN or infinite in {bad} Gaussians")
+
     zero = int((np.square(arrays.quats).sum(1) == 0).sum())
     if zero:
-        found.append(f"{zero} quaternions are zero; they are read as no rotation")
+        warnings.append(f"{zero} quaternions are zero; they are read as no rotation")
+
     if len(good) == 0:
-        return [*found, "no Gaussian is whole"]
-    return [*found, *_scale_warnings(good), *_activation_warnings(good)]
+        return [*warnings, "no Gaussian is finite"]
+    return [*warnings, *_scale_warnings(good), *_activation_warnings(good)]
 
 
 def _scale_warnings(good: SplatArrays) -> list[str]:
@@ -139,29 +147,32 @@ def _scale_warnings(good: SplatArrays) -> list[str]:
     distances = np.linalg.norm((good.means - center).astype(np.float64), axis=1)
     radius = max(float(np.quantile(distances, 0.99)), 1e-12)
     largest = good.log_scales.max(1).astype(np.float64) - math.log(radius)
-    found = []
+
+    warnings = []
     absurd = int((largest > math.log(ABSURD_SCALE)).sum())
     if absurd:
-        found.append(f"{absurd} Gaussians are over {ABSURD_SCALE:g} times as large as the scene")
+        warnings.append(f"{absurd} Gaussians are over {ABSURD_SCALE:g} times as large as the scene")
+
     huge = int((largest > math.log(HUGE_SCALE)).sum())
     if len(good) > 1 and huge > MANY_HUGE * len(good):
-        found.append(f"{huge} Gaussians are as large as the scene")
-    lost = int((largest < math.log(NEEDLE)).sum())
-    if lost:
-        found.append(f"{lost} Gaussians are too small to be seen")
-    return found
+        warnings.append(f"{huge} Gaussians are as large as the scene")
+
+    invisible = int((largest < math.log(INVISIBLE_SCALE)).sum())
+    if invisible:
+        warnings.append(f"{invisible} Gaussians are too small to be seen")
+    return warnings
 
 
 def _activation_warnings(good: SplatArrays) -> list[str]:
-    """Say whether opacities or scales look as if a program had activated them before writing."""
-    found = []
+    """Return warnings where opacities or scales look as if they were activated before writing."""
+    warnings = []
     logits: NDArray[np.float64] = good.opacity_logits.astype(np.float64)
     inside = logits.min() >= -ACTIVATED_SPREAD and logits.max() <= 1.0 + ACTIVATED_SPREAD
     if inside and _varied(good.opacity_logits):
-        found.append("opacities look activated twice: all logits lie in 0..1")
+        warnings.append("opacities look activated twice: all logits lie in 0..1")
     if good.log_scales.min() >= 0 and _varied(good.log_scales):
-        found.append("scales look activated twice: all logarithms are positive")
-    return found
+        warnings.append("scales look activated twice: all logarithms are positive")
+    return warnings
 
 
 def _varied(values: FloatArray) -> bool:
@@ -177,5 +188,5 @@ def _point(values: tuple[float, float, float]) -> str:
     return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
 
 
-def _bar(number: int, most: int) -> str:
-    return f"{number:>9}  {'#' * math.ceil(BAR * number / most)}"
+def _bar(count: int, largest: int) -> str:
+    return f"{count:>9}  {'#' * math.ceil(BAR_WIDTH * count / largest)}"

@@ -1,4 +1,4 @@
-"""The order Gaussians are written in: along a Z-curve for compression, or the important ones first."""
+"""Orders to write Gaussians in: along a Z-curve for compression, or most important first."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ CELL_BITS = 20
 
 
 def morton_order(arrays: SplatArrays) -> NDArray[np.intp]:
-    """Return the indices that put neighbours in space beside each other: a Z-curve over the bounds."""
+    """Return indices along a Z-curve (Morton order) over the bounds: neighbours in space stay close."""
     low = arrays.means.min(0).astype(np.float64)
     extent = max(float((arrays.means.max(0) - low).max()), 1e-30)
     cells = ((arrays.means - low) / extent * ((1 << CELL_BITS) - 1)).astype(np.uint64)
-    key = _spread(cells[:, 0]) | (_spread(cells[:, 1]) << 1) | (_spread(cells[:, 2]) << 2)
+    key = (
+        _interleave(cells[:, 0]) | (_interleave(cells[:, 1]) << 1) | (_interleave(cells[:, 2]) << 2)
+    )
     return np.argsort(key, kind="stable")
 
 
 def importance_order(arrays: SplatArrays) -> NDArray[np.intp]:
-    """Return the indices by falling opacity times volume, so that a page loads from coarse to fine."""
+    """Return indices by decreasing opacity times volume, so that a page loads from coarse to fine."""
     log_volume = arrays.log_scales.sum(1, dtype=np.float64)
     opacity = np.maximum(sigmoid(arrays.opacity_logits).astype(np.float64), 1e-30)
     return np.argsort(-(log_volume + np.log(opacity)), kind="stable")
 
 
-def _spread(cells: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Put two zero bits between the bits of numbers below 2^21."""
+def _interleave(cells: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Insert two zero bits after each bit of numbers below 2^21."""
     spread = cells & np.uint64(0x1FFFFF)
     for shift, mask in (
         (32, 0x1F00000000FFFF),

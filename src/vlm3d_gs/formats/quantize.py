@@ -1,8 +1,8 @@
 """Integer codes that several splat formats share: opacity bytes, scaled integers, smallest three.
 
-Smallest three: of a unit quaternion the component of largest size is left out and made positive;
-the other three lie in -1/sqrt(2)..1/sqrt(2), in their old order. Formats differ in the order of
-the components (wxyz or xyzw) and in how they write the three.
+Smallest three: the component of a unit quaternion with the largest absolute value is made positive
+and dropped; the other three lie in -1/sqrt(2)..1/sqrt(2) and keep their order. Formats differ in
+the order of the components (wxyz or xyzw) and in how they write the three.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ ByteArray = NDArray[np.uint8]
 INV_SQRT2 = 1.0 / math.sqrt(2.0)
 """No component but the largest exceeds this."""
 BYTE_EDGE, FLOAT_EDGE = 0.25 / 255.0, 1e-6
-"""How near to 0 and 1 an opacity comes that was stored as a byte (a quarter step), or as a float."""
+"""Distance kept from opacity 0 and 1: a quarter step for bytes, less for floats."""
 OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-"""Which components remain when one is left out."""
+"""Components that remain when one is dropped."""
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:
@@ -31,14 +31,14 @@ def sigmoid(logits: FloatArray) -> FloatArray:
 
 
 def logit(opacities: NDArray[np.floating], edge: float = FLOAT_EDGE) -> FloatArray:
-    """Return log(p / (1 - p)) with p held `edge` away from 0 and 1, so that it stays finite."""
-    held = np.clip(opacities.astype(np.float64), edge, 1.0 - edge)
-    result: FloatArray = np.log(held / (1.0 - held)).astype(np.float32)
+    """Return log(p / (1 - p)) with p clipped `edge` away from 0 and 1, so that it stays finite."""
+    clipped = np.clip(opacities.astype(np.float64), edge, 1.0 - edge)
+    result: FloatArray = np.log(clipped / (1.0 - clipped)).astype(np.float32)
     return result
 
 
 def log_of(scales: FloatArray) -> FloatArray:
-    """Return logarithms of linear scales: of zero that of the smallest float32, of negatives NaN."""
+    """Return logarithms of linear scales; zero counts as the smallest float32, negatives give NaN."""
     tiny = np.finfo(np.float32).tiny
     with np.errstate(invalid="ignore"):
         logs: FloatArray = np.log(np.where(scales == 0, tiny, scales)).astype(np.float32)
@@ -46,14 +46,14 @@ def log_of(scales: FloatArray) -> FloatArray:
 
 
 def to_unorm(values: NDArray[np.floating], bits: int) -> NDArray[np.uint32]:
-    """Return numbers of 0..1 as integers of so many bits, rounded and held in range."""
-    most = (1 << bits) - 1
-    scaled = np.floor(np.asarray(values, np.float64) * most + 0.5)
-    return np.clip(scaled, 0, most).astype(np.uint32)
+    """Return numbers in 0..1 as integers of `bits` bits, rounded and clipped."""
+    largest = (1 << bits) - 1
+    scaled = np.floor(np.asarray(values, np.float64) * largest + 0.5)
+    return np.clip(scaled, 0, largest).astype(np.uint32)
 
 
 def to_byte(values: NDArray[np.floating]) -> ByteArray:
-    """Return numbers of 0..255 as bytes, rounded and held in range."""
+    """Return numbers in 0..255 as bytes, rounded and clipped."""
     return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
 
 
@@ -83,11 +83,11 @@ def join_largest(largest: NDArray[np.integer], rest: FloatArray) -> FloatArray:
     """Return [N, 4] quaternions; the inverse of `split_largest` up to sign.
 
     Args:
-        largest: [N] index 0 to 3 of the component left out.
-        rest: [N, 3] the others; where their squares sum to more than 1 the left-out one is 0.
+        largest: [N] index 0 to 3 of the dropped component.
+        rest: [N, 3] the others; where their squares sum to more than 1 the dropped one is 0.
     """
     quats = np.zeros((len(rest), 4), np.float32)
     np.put_along_axis(quats, OTHERS[largest], rest, 1)
-    left = np.sqrt(np.maximum(0.0, 1.0 - np.square(rest).sum(1)))
-    np.put_along_axis(quats, largest[:, None].astype(np.intp), left[:, None].astype(np.float32), 1)
+    dropped = np.sqrt(np.maximum(0.0, 1.0 - np.square(rest).sum(1))).astype(np.float32)
+    np.put_along_axis(quats, largest[:, None].astype(np.intp), dropped[:, None], 1)
     return quats

@@ -1,4 +1,4 @@
-"""The .splat file of the first web viewers: 32 bytes a Gaussian, no header, no harmonics.
+"""The .splat format of the first web viewers: 32 bytes a Gaussian, no header, no harmonics.
 
 Little endian: three float32 positions, three float32 scales (standard deviations, not logarithms),
 four bytes red, green, blue, opacity, four bytes of a unit quaternion wxyz as q * 128 + 128. Axes as
@@ -23,7 +23,7 @@ ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("qu
 
 
 def save_splat(arrays: SplatArrays, path: Path) -> None:
-    """Write arrays as .splat, by falling importance; harmonics beyond degree 0 are lost."""
+    """Write arrays as .splat, most important first; harmonics beyond degree 0 are lost."""
     arrays = arrays.select(importance_order(arrays))
     rows = np.empty(len(arrays), ROW)
     rows["mean"] = arrays.means
@@ -35,7 +35,7 @@ def save_splat(arrays: SplatArrays, path: Path) -> None:
 
 
 def load_splat(source: Path) -> SplatArrays:
-    """Read a .splat as arrays in the file's axes. Negative scales become NaN, and are told later.
+    """Read a .splat as arrays in the file's axes; negative scales become NaN.
 
     Raises:
         InputFileError: no such file, or its length is not a multiple of 32 bytes.
@@ -46,9 +46,11 @@ def load_splat(source: Path) -> SplatArrays:
             f"{source} is not a .splat file, or truncated: its length must be a multiple of "
             f"{ROW.itemsize} bytes, it is {len(data)}."
         )
+
     rows = np.frombuffer(data, ROW)
     quats = rows["quat"].astype(np.float32) / 128.0 - 1.0
     color = rows["rgba"][:, :3].astype(np.float32) / 255.0
+
     return SplatArrays(
         means=rows["mean"].astype(np.float32),
         log_scales=log_of(rows["scale"]),

@@ -1,8 +1,8 @@
 """Splats as OpenUSD: one `ParticleField3DGaussianSplat` prim, y up, one unit a metre.
 
 x right, y up, z towards the viewer. Everything is activated, as in glTF; quaternions have the real
-part first; harmonics lie Gaussian after Gaussian, degree 0 included. usd-core is an extra: this
-file imports it inside its functions and says what to type where it is missing.
+part first; harmonics are stored Gaussian by Gaussian, degree 0 included. usd-core is an extra, so
+it is imported inside functions, and the error names the command that installs it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vlm3d_gs.formats.quantize import log_of, logit, sigmoid
 
 PRIM = "ParticleField3DGaussianSplat"
 EXTENT_SIGMAS = 3.0
-"""How many standard deviations of its largest axis a Gaussian adds to the written bounds."""
+"""Standard deviations of its largest axis by which a Gaussian extends the written bounds."""
 
 
 def save_usd(arrays: SplatArrays, path: Path) -> None:
@@ -34,25 +34,31 @@ def save_usd(arrays: SplatArrays, path: Path) -> None:
     usd, geometry, volume, value, _ = _library()
     if path.suffix == ".usdz":
         raise ExportError("A .usdz cannot be written here; write .usdc, and pack it with usdzip.")
+
     scales = np.exp(arrays.log_scales)
     reach = EXTENT_SIGMAS * scales.max(1, keepdims=True)
     extent = np.stack([(arrays.means - reach).min(0), (arrays.means + reach).max(0)])
+
     stage = usd.Stage.CreateNew(str(path))
     geometry.SetStageUpAxis(stage, geometry.Tokens.y)
     geometry.SetStageMetersPerUnit(stage, 1.0)
     prim = volume.ParticleField3DGaussianSplat.Define(stage, "/Splat")
     stage.SetDefaultPrim(prim.GetPrim())
-    degree = int(np.sqrt(arrays.sh.shape[1])) - 1
+
     prim.CreatePositionsAttr(value.Vec3fArray.FromNumpy(np.ascontiguousarray(arrays.means)))
     prim.CreateOrientationsAttr(_quaternions(value, arrays))
     prim.CreateScalesAttr(value.Vec3fArray.FromNumpy(scales))
     prim.CreateOpacitiesAttr(value.FloatArray.FromNumpy(sigmoid(arrays.opacity_logits)))
+
+    degree = int(np.sqrt(arrays.sh.shape[1])) - 1
     prim.CreateRadianceSphericalHarmonicsDegreeAttr(degree)
     harmonics = np.ascontiguousarray(arrays.sh.reshape(-1, 3))
     prim.CreateRadianceSphericalHarmonicsCoefficientsAttr(value.Vec3fArray.FromNumpy(harmonics))
+
     prim.CreateProjectionModeHintAttr("perspective")
     prim.CreateSortingModeHintAttr("cameraDistance")
     prim.CreateExtentAttr(value.Vec3fArray.FromNumpy(extent.astype(np.float32)))
+
     if not stage.GetRootLayer().Save():
         raise ExportError(f"OpenUSD could not write {path}.")
 
@@ -61,8 +67,8 @@ def load_usd(source: Path) -> SplatArrays:
     """Read the splat of a USD file as arrays in `rub` axes.
 
     Raises:
-        InputFileError: not a USD file, damaged, not exactly one splat prim, a stage whose up is not
-            y, or a prim that is moved.
+        InputFileError: not a USD file, damaged, not exactly one splat prim, a stage that is not
+            y up, or a prim with a transform.
         MissingDependencyError: as `save_usd`.
     """
     expect_file(source)
@@ -72,9 +78,10 @@ def load_usd(source: Path) -> SplatArrays:
         prims = [prim for prim in stage.Traverse() if prim.GetTypeName() == PRIM]
         if len(prims) != 1:
             raise InputFileError(f"{source} holds {len(prims)} prims of type {PRIM}; one is read.")
+
         splat = volume.ParticleField3DGaussianSplat(prims[0])
         if geometry.GetStageUpAxis(stage) != geometry.Tokens.y:
-            raise InputFileError(f"{source} is not y up; turn it in the program that made it.")
+            raise InputFileError(f"{source} is not y up; rotate it in the program that made it.")
         transform = np.array(splat.ComputeLocalToWorldTransform(usd.TimeCode.Default()))
         if not np.allclose(transform, np.eye(4)):
             raise InputFileError(f"{source} moves its splat by a transform; apply it first.")
@@ -84,7 +91,7 @@ def load_usd(source: Path) -> SplatArrays:
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of the library's report, which may quote bytes that are no text."""
+    """Return the last line of the library's report, which may quote bytes that are not text."""
     try:
         lines = str(error).strip().splitlines()
     except UnicodeDecodeError:
@@ -104,13 +111,15 @@ def _arrays(source: Path, splat: Any) -> SplatArrays:
         3,
     )
     degree = splat.GetRadianceSphericalHarmonicsDegreeAttr().Get()
-    kept = (min(degree, MAX_DEGREE) + 1) ** 2
-    whole = {len(quats), len(scales), len(opacities), len(sh) // max(1, (degree + 1) ** 2)}
-    if whole != {count} or len(sh) % max(1, count) or degree < 0:
+
+    lengths = {len(quats), len(scales), len(opacities), len(sh) // max(1, (degree + 1) ** 2)}
+    if lengths != {count} or len(sh) % max(1, count) or degree < 0:
         raise InputFileError(
             f"{source} is damaged: {count} positions, {len(quats)} orientations, {len(scales)} scales, "
             f"{len(opacities)} opacities, {len(sh)} coefficients of degree {degree}."
         )
+
+    kept = (min(degree, MAX_DEGREE) + 1) ** 2
     return SplatArrays(
         means=means,
         log_scales=log_of(scales),
@@ -122,9 +131,9 @@ def _arrays(source: Path, splat: Any) -> SplatArrays:
 
 
 def _values(attribute: Any, half: Any, width: int) -> Any:
-    """Return an attribute as float32 [count, width], the half-precision one where only that is set."""
-    found = attribute.Get() if attribute.HasAuthoredValue() else half.Get()
-    return np.array([] if found is None else found, np.float32).reshape(-1, width)
+    """Return an attribute as float32 [count, width], or its half-precision variant if only that is set."""
+    values = attribute.Get() if attribute.HasAuthoredValue() else half.Get()
+    return np.array([] if values is None else values, np.float32).reshape(-1, width)
 
 
 def _quaternions(value: Any, arrays: SplatArrays) -> Any:

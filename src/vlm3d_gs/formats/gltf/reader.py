@@ -1,7 +1,7 @@
 """Reading splats from binary glTF: floats or the quantised types that the extension allows.
 
-All primitives with `KHR_gaussian_splatting` in the default scene are read, each where its nodes put
-it. Every index, offset and length comes from a stranger and is checked against the buffer.
+All primitives with `KHR_gaussian_splatting` in the default scene are read, each with the transform
+of its nodes. Every index, offset and length is untrusted and checked against the buffer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import MAX_DEGREE
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.claims import file_bytes
-from vlm3d_gs.formats.gltf.nodes import MOST_DEPTH, moved, node_matrix
+from vlm3d_gs.formats.gltf.nodes import MAX_DEPTH, node_matrix, transform
 from vlm3d_gs.formats.gltf.writer import CHUNK, EXTENSION, HEADER, MAGIC, VERSION, sh_name
 from vlm3d_gs.formats.quantize import log_of, logit
 
@@ -37,11 +37,11 @@ class _Document:
     buffer: memoryview
 
     def broken(self, why: str) -> str:
-        """Return the message of an error."""
+        """Return an error message that says why the file cannot be read."""
         return f"{self.source} is not a readable splat .glb: {why}."
 
     def item(self, kind: str, index: object) -> dict[str, Any]:
-        """Return an object of one of glTF's arrays."""
+        """Return an object of one of the document's arrays."""
         items = self.json.get(kind, [])
         if not isinstance(items, list) or not isinstance(index, int) or isinstance(index, bool):
             raise InputFileError(self.broken(f"an index into {kind} is {str(index)[:20]}"))
@@ -50,7 +50,7 @@ class _Document:
         return dict(items[index])
 
     def number(self, holder: dict[str, Any], name: str, default: int | None = None) -> int:
-        """Return a whole number that is not negative."""
+        """Return a non-negative whole number."""
         value = holder.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InputFileError(
@@ -67,28 +67,31 @@ def load_glb(source: Path) -> SplatArrays:
     """
     document = _parse(source, file_bytes(source))
     try:
-        found = list(_primitives(document))
+        splats = list(_primitives(document))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputFileError(document.broken(f"{type(error).__name__}: {error}")) from error
-    if not found:
+    if not splats:
         raise InputFileError(document.broken(f"no primitive of its scene has {EXTENSION}"))
-    degrees = {arrays.sh.shape[1] for arrays in found}
-    most = max(degrees)
-    filled = [
-        replace(arrays, sh=np.pad(arrays.sh, ((0, 0), (0, most - arrays.sh.shape[1]), (0, 0))))
-        for arrays in found
+
+    # Primitives of lower degree are padded with zeros, so that all can be joined.
+    count = max(arrays.sh.shape[1] for arrays in splats)
+    padded = [
+        replace(arrays, sh=np.pad(arrays.sh, ((0, 0), (0, count - arrays.sh.shape[1]), (0, 0))))
+        for arrays in splats
     ]
     columns = {
-        name: np.concatenate([arrays.columns()[name] for arrays in filled])
-        for name in filled[0].columns()
+        name: np.concatenate([arrays.columns()[name] for arrays in padded])
+        for name in padded[0].columns()
     }
     return SplatArrays(**columns, frame="rub")
 
 
 def _parse(source: Path, data: bytes) -> _Document:
+    """Return the JSON and the buffer of a .glb, after checking the headers of its chunks."""
     empty = _Document(source, {}, memoryview(b""))
     if len(data) < HEADER.size + CHUNK.size or data[:4] != MAGIC:
         raise InputFileError(empty.broken("it does not begin like one"))
+
     _, version, total = HEADER.unpack_from(data)
     length, kind = CHUNK.unpack_from(data, HEADER.size)
     start = HEADER.size + CHUNK.size
@@ -98,56 +101,63 @@ def _parse(source: Path, data: bytes) -> _Document:
         raise InputFileError(
             empty.broken(f"it is truncated, {len(data)} bytes of {max(total, start + length)}")
         )
+
     try:
         content = json.loads(data[start : start + length])
     except (ValueError, RecursionError) as error:
         raise InputFileError(empty.broken(f"its JSON is damaged: {error}")) from error
     if not isinstance(content, dict):
-        raise InputFileError(empty.broken("its JSON is no object"))
+        raise InputFileError(empty.broken("its JSON is not an object"))
+
     rest = start + length
     buffer = memoryview(b"")
     if rest + CHUNK.size <= total:
         size, kind = CHUNK.unpack_from(data, rest)
         if kind != b"BIN\0" or rest + CHUNK.size + size > total:
-            raise InputFileError(empty.broken("its second chunk is no buffer, or truncated"))
+            raise InputFileError(empty.broken("its second chunk is not a buffer, or truncated"))
         buffer = memoryview(data)[rest + CHUNK.size : rest + CHUNK.size + size]
     return _Document(source, content, buffer)
 
 
 def _primitives(document: _Document) -> Iterator[SplatArrays]:
-    """Yield the splats of the default scene where their nodes put them."""
+    """Yield the splats of the default scene, transformed by their nodes."""
     scene = document.item("scenes", document.json.get("scene", 0))
-    most = len(document.json.get("nodes", []))
-    waiting = [(index, np.eye(4), 0) for index in scene.get("nodes", [])]
-    seen = 0
-    while waiting:
-        index, outer, depth = waiting.pop()
-        seen += 1
-        if seen > most or depth > MOST_DEPTH:
-            raise InputFileError(document.broken("its nodes form no tree"))
+    node_count = len(document.json.get("nodes", []))
+    pending = [(index, np.eye(4), 0) for index in scene.get("nodes", [])]
+    visited = 0
+    while pending:
+        index, parent, depth = pending.pop()
+        visited += 1
+        if visited > node_count or depth > MAX_DEPTH:
+            raise InputFileError(document.broken("its nodes do not form a tree"))
+
         node = document.item("nodes", index)
-        matrix = outer @ node_matrix(document.source, node)
-        waiting += [(child, matrix, depth + 1) for child in node.get("children", [])]
+        matrix = parent @ node_matrix(document.source, node)
+        pending += [(child, matrix, depth + 1) for child in node.get("children", [])]
         if "mesh" not in node:
             continue
+
         for primitive in document.item("meshes", node["mesh"])["primitives"]:
             extension = primitive.get("extensions", {}).get(EXTENSION)
             if extension is not None:
-                yield moved(document.source, _arrays(document, primitive, extension), matrix)
+                yield transform(document.source, _arrays(document, primitive, extension), matrix)
 
 
 def _arrays(
     document: _Document, primitive: dict[str, Any], extension: dict[str, Any]
 ) -> SplatArrays:
+    """Return the splat of a primitive, in the axes of its node."""
     if extension.get("extensions"):
         raise InputFileError(
             document.broken(f"it is compressed: {', '.join(map(str, extension['extensions']))}")
         )
+
     space = extension.get("colorSpace", COLOR_SPACE)
     if space != COLOR_SPACE:
         raise InputFileError(
             document.broken(f"its colours are {str(space)[:40]!r}; only {COLOR_SPACE} is read")
         )
+
     attributes = primitive["attributes"]
 
     def column(name: str, width: int) -> FloatArray:
@@ -158,11 +168,13 @@ def _arrays(
     means = column("POSITION", 3)
     degree = max(d for d in range(MAX_DEGREE + 1) if d == 0 or sh_name(d * d) in attributes)
     sh = [column(sh_name(index), 3) for index in range((degree + 1) ** 2)]
+
     quats = column(f"{EXTENSION}:ROTATION", 4)
     scales = column(f"{EXTENSION}:SCALE", 3)
     opacities = column(f"{EXTENSION}:OPACITY", 1)
     if any(len(values) != len(means) for values in (*sh, quats, scales, opacities)):
         raise InputFileError(document.broken("its attributes differ in length"))
+
     return SplatArrays(
         means=means,
         log_scales=log_of(scales),
@@ -174,16 +186,18 @@ def _arrays(
 
 
 def _accessor(document: _Document, index: object, width: int) -> FloatArray:
-    """Return the numbers of an accessor, [count, width]; integers as 0..1 or -1..1 if normalised."""
+    """Return the values of an accessor, [count, width]; normalised integers as 0..1 or -1..1."""
     accessor = document.item("accessors", index)
     kind = accessor.get("componentType")
     if kind not in COMPONENTS or WIDTHS.get(accessor.get("type", "")) != width:
         raise InputFileError(document.broken(f"accessor {index} has an unexpected type"))
     if "sparse" in accessor or "bufferView" not in accessor:
         raise InputFileError(document.broken(f"accessor {index} is sparse, which is not read"))
+
     view = document.item("bufferViews", accessor["bufferView"])
     if view.get("buffer") != 0 or "uri" in document.item("buffers", 0):
         raise InputFileError(document.broken("its data lies outside the file"))
+
     dtype = np.dtype(COMPONENTS[kind])
     count = document.number(accessor, "count")
     stride = document.number(view, "byteStride", 0) or dtype.itemsize * width
@@ -194,6 +208,7 @@ def _accessor(document: _Document, index: object, width: int) -> FloatArray:
         raise InputFileError(
             document.broken(f"accessor {index} promises {count} values that are not there")
         )
+
     values: NDArray[Any] = np.ndarray(
         (count, width), dtype, document.buffer, start, (stride, dtype.itemsize)
     )

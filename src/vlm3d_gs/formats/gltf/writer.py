@@ -1,9 +1,9 @@
-"""Splats as binary glTF with `KHR_gaussian_splatting`: written with floats, one primitive of points.
+"""Writing splats as binary glTF with `KHR_gaussian_splatting`: floats, one primitive of points.
 
-x right, y up, z towards the viewer, as glTF demands. Everything is activated: unit quaternions
-xyzw, standard deviations, opacities 0..1; harmonics are a VEC3 attribute a coefficient. The
-extension is used, not required, and a linear COLOR_0 stands beside it, so that a program without
-it shows coloured points.
+x right, y up, z towards the viewer, as glTF requires. Everything is activated: unit quaternions
+xyzw, standard deviations, opacities 0..1; each coefficient of the harmonics is a VEC3 attribute.
+The extension is used but not required, and there is a linear COLOR_0 too, so that programs that
+do not know the extension show coloured points.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CHUNK = struct.Struct("<I4s")
 HEADER = struct.Struct("<4sII")
 MAGIC, VERSION = b"glTF", 2
 FLOAT, USHORT = 5126, 5123
-"""Component types, by glTF's numbers."""
+"""glTF's codes of component types."""
 ARRAY_BUFFER, POINTS = 34962, 0
 TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
-MOST_BYTES = 2**32 - 1
+MAX_BYTES = 2**32 - 1
 
 
 def sh_name(index: int) -> str:
-    """Return the attribute of a coefficient, counted from 0 over all degrees."""
+    """Return the attribute name of a coefficient, counted from 0 over all degrees."""
     degree = int(np.sqrt(index))
     return f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{index - degree * degree}"
 
@@ -45,16 +45,7 @@ def save_glb(arrays: SplatArrays, path: Path) -> None:
     Raises:
         ExportError: more than 4 GiB.
     """
-    opacities = sigmoid(arrays.opacity_logits)
-    columns: dict[str, NDArray[Any]] = {
-        "POSITION": arrays.means,
-        "COLOR_0": _linear_color(arrays.sh[:, 0], opacities),
-        f"{EXTENSION}:ROTATION": arrays.quats[:, [1, 2, 3, 0]],
-        f"{EXTENSION}:SCALE": np.exp(arrays.log_scales),
-        f"{EXTENSION}:OPACITY": opacities[:, None],
-    }
-    for index in range(arrays.sh.shape[1]):
-        columns[sh_name(index)] = arrays.sh[:, index]
+    columns = _columns(arrays)
     accessors, views = list[dict[str, Any]](), list[dict[str, Any]]()
     blobs, offset = list[bytes](), 0
     for name, column in columns.items():
@@ -70,20 +61,37 @@ def save_glb(arrays: SplatArrays, path: Path) -> None:
         accessors.append(_accessor(len(accessors), name, column))
         blobs.append(blob)
         offset += len(blob)
+
     document = _document(columns, accessors, views, offset)
     text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
+    text += b" " * (-len(text) % 4)  # chunks are aligned to four bytes
     total = HEADER.size + 2 * CHUNK.size + len(text) + offset
-    if total > MOST_BYTES:
+    if total > MAX_BYTES:
         raise ExportError(
             f"{len(arrays)} Gaussians of {arrays.sh.shape[1]} coefficients take {total} bytes, a .glb "
             "holds 4 GiB. Lower the degree with --sh-degree, or write another format."
         )
+
     with path.open("wb") as stream:
         stream.write(HEADER.pack(MAGIC, VERSION, total))
         stream.write(CHUNK.pack(len(text), b"JSON") + text + CHUNK.pack(offset, b"BIN\0"))
         for blob in blobs:
             stream.write(blob)
+
+
+def _columns(arrays: SplatArrays) -> dict[str, NDArray[Any]]:
+    """Return the attributes of the primitive by their glTF names, in file order."""
+    opacities = sigmoid(arrays.opacity_logits)
+    columns: dict[str, NDArray[Any]] = {
+        "POSITION": arrays.means,
+        "COLOR_0": _linear_color(arrays.sh[:, 0], opacities),
+        f"{EXTENSION}:ROTATION": arrays.quats[:, [1, 2, 3, 0]],
+        f"{EXTENSION}:SCALE": np.exp(arrays.log_scales),
+        f"{EXTENSION}:OPACITY": opacities[:, None],
+    }
+    for index in range(arrays.sh.shape[1]):
+        columns[sh_name(index)] = arrays.sh[:, index]
+    return columns
 
 
 def _linear_color(dc: FloatArray, opacities: FloatArray) -> NDArray[np.uint16]:
@@ -125,6 +133,7 @@ def _document(
         "attributes": {name: index for index, name in enumerate(columns)},
         "extensions": {EXTENSION: extension},
     }
+
     return {
         "asset": {"version": "2.0", "generator": f"vlm3d-gs {__version__}"},
         "extensionsUsed": [EXTENSION],

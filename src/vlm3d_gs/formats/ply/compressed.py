@@ -1,4 +1,4 @@
-"""Compressed PLY, as PlayCanvas and SuperSplat read it: 16 bytes a Gaussian and bounds every 256.
+"""Compressed PLY, as PlayCanvas and SuperSplat read it: 16 bytes a Gaussian, bounds for every 256.
 
 Three elements, binary little endian. `chunk`: bounds of 256 Gaussians in a row (positions, log
 scales, colours). `vertex`: four packed uint32 each; positions and scales 11-10-11 bits inside the
@@ -35,40 +35,44 @@ BOUNDS = tuple(
     for end in ("min", "max")
     for name in names
 )
-"""Columns of `chunk`. Files of the first version lack the last six, and hold colours of 0..1."""
+"""Columns of `chunk`. Files of the first version lack the last six; their colours lie in 0..1."""
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 FEWEST_BOUNDS = 12
 SH_SPAN = 8.0
-"""Harmonics of -4..4 fit; larger ones are held at the ends."""
+"""Harmonics in -4..4 fit; larger ones are clipped."""
 SCALE_LIMIT = 20.0
-"""Log scales are held within this on writing."""
+"""Log scales are clipped to this on writing."""
 REST_COUNTS = (9, 24, 45)
 
 
 def save_compressed_ply(arrays: SplatArrays, path: Path) -> None:
     """Write arrays as compressed PLY, sorted along a Z-curve so that the bounds are tight."""
     arrays = arrays.select(morton_order(arrays))
+
     starts = np.arange(0, len(arrays), CHUNK)
     bounds = np.empty((len(starts), len(BOUNDS)), "<f4")
-    packed = np.empty((len(arrays), 4), "<u4")
     log_scales = np.clip(arrays.log_scales, -SCALE_LIMIT, SCALE_LIMIT)
     colors = (arrays.sh[:, 0] * SH_C0 + 0.5).astype(np.float32)
     units = []
     for index, values in enumerate((arrays.means, log_scales, colors)):
         low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
         bounds[:, 6 * index : 6 * index + 3], bounds[:, 6 * index + 3 : 6 * index + 6] = low, high
-        units.append(_inside(values, low, high))
+        units.append(_normalized(values, low, high))
+
+    packed = np.empty((len(arrays), 4), "<u4")
     packed[:, 0] = _pack_11_10_11(units[0])
     packed[:, 1] = _pack_rotation(arrays.quats)
     packed[:, 2] = _pack_11_10_11(units[1])
     red, green, blue = to_unorm(units[2], 8).T
     packed[:, 3] = red << 24 | green << 16 | blue << 8 | alpha_bytes(arrays.opacity_logits)
+
     rest = arrays.sh[:, 1:].transpose(0, 2, 1).reshape(len(arrays), -1)
     codes = np.clip(np.trunc((rest / SH_SPAN + 0.5) * 256.0), 0, 255).astype(np.uint8)
+
     header = _header(len(starts), len(arrays), codes.shape[1])
     with path.open("wb") as stream:
-        for part in (header.encode(), bounds.tobytes(), packed.tobytes(), codes.tobytes()):
-            stream.write(part)
+        for section in (header.encode(), bounds.tobytes(), packed.tobytes(), codes.tobytes()):
+            stream.write(section)
 
 
 def load_compressed_ply(source: Path) -> SplatArrays:
@@ -80,27 +84,32 @@ def load_compressed_ply(source: Path) -> SplatArrays:
     header = read_header(source)
     _expect_layout(source, header)
     expect_rows(source, header)
+
     tables = {table.name: table for table in header.tables}
     with source.open("rb") as stream:
         stream.seek(header.bytes)
         rows = {table.name: stream.read(table.count * table.row_bytes) for table in header.tables}
+
     bounds = np.frombuffer(rows["chunk"], "<f4").reshape(tables["chunk"].count, -1)
     packed = np.frombuffer(rows["vertex"], "<u4").reshape(-1, 4)
     chunk = np.arange(len(packed)) // CHUNK
+
     rgb_codes = np.stack([packed[:, 3] >> shift & 255 for shift in (24, 16, 8)], axis=1)
     color = (rgb_codes / 255.0).astype(np.float32)
     if bounds.shape[1] == len(BOUNDS):
-        color = _within(color, bounds, chunk, 12)
-    dc = ((color - 0.5) / SH_C0).astype(np.float32)
-    sh = dc[:, None]
+        color = _denormalized(color, bounds, chunk, 12)
+    sh = ((color - 0.5) / SH_C0).astype(np.float32)[:, None]
+
     if "sh" in tables and tables["sh"].properties:
         codes = np.frombuffer(rows["sh"], np.uint8).reshape(len(packed), -1)
+        # A code stands for the middle of its step, the first and last for the ends of the range.
         units = np.where(codes == 0, 0.0, np.where(codes == 255, 256.0, codes + 0.5)) / 256.0
         rest = ((units - 0.5) * SH_SPAN).astype(np.float32).reshape(len(packed), 3, -1)
         sh = np.concatenate([sh, rest.transpose(0, 2, 1)], axis=1)
+
     return SplatArrays(
-        means=_within(_unpack_11_10_11(packed[:, 0]), bounds, chunk, 0),
-        log_scales=_within(_unpack_11_10_11(packed[:, 2]), bounds, chunk, 6),
+        means=_denormalized(_unpack_11_10_11(packed[:, 0]), bounds, chunk, 0),
+        log_scales=_denormalized(_unpack_11_10_11(packed[:, 2]), bounds, chunk, 6),
         quats=_unpack_rotation(packed[:, 1]),
         opacity_logits=byte_logits((packed[:, 3] & 255).astype(np.uint8)),
         sh=np.ascontiguousarray(sh),
@@ -108,8 +117,8 @@ def load_compressed_ply(source: Path) -> SplatArrays:
     )
 
 
-def _inside(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.float64]:
-    """Return values as 0..1 between their chunk's bounds; 0 where the bounds coincide."""
+def _normalized(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.float64]:
+    """Return values as 0..1 between the bounds of their chunk; 0 where the bounds coincide."""
     size = len(values)
     low = np.repeat(low, CHUNK, axis=0)[:size].astype(np.float64)
     span = np.repeat(high, CHUNK, axis=0)[:size] - low
@@ -117,11 +126,12 @@ def _inside(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np
     return unit
 
 
-def _within(
+def _denormalized(
     units: NDArray[np.floating], bounds: FloatArray, chunk: NDArray[np.intp], column: int
 ) -> FloatArray:
-    """Return what 0..1 stands for between bounds that begin at a column."""
-    with np.errstate(invalid="ignore", over="ignore"):  # broken bounds give NaN, and are told
+    """Return the values that 0..1 stands for; their lower bounds begin at a column of `bounds`."""
+    # Broken bounds give NaN, which `to_gaussians` refuses.
+    with np.errstate(invalid="ignore", over="ignore"):
         low, high = bounds[chunk, column : column + 3], bounds[chunk, column + 3 : column + 6]
         values: FloatArray = (low * (1.0 - units) + high * units).astype(np.float32)
     return values
@@ -160,7 +170,7 @@ def _header(chunks: int, count: int, rest_count: int) -> str:
 
 
 def _expect_layout(source: Path, header: PlyHeader) -> None:
-    """Refuse anything but the documented columns and counts that belong together."""
+    """Require the documented columns, and counts that match."""
     tables = {table.name: table for table in header.tables}
     fits = (
         header.encoding == "binary_little_endian"
@@ -171,11 +181,13 @@ def _expect_layout(source: Path, header: PlyHeader) -> None:
     if fits and "sh" in tables:
         allowed = [tuple(f"f_rest_{index}" for index in range(n)) for n in (0, *REST_COUNTS)]
         fits = _has(tables["sh"], "uchar", tuple(allowed))
+
     if not fits:
         raise InputFileError(
             f"{source} is not a compressed splat PLY: it should have the elements chunk, vertex and "
             "perhaps sh with their packed columns, binary and little endian."
         )
+
     count = tables["vertex"].count
     chunks = -(-count // CHUNK)
     if tables["chunk"].count != chunks or ("sh" in tables and tables["sh"].count != count):
@@ -187,7 +199,7 @@ def _expect_layout(source: Path, header: PlyHeader) -> None:
 
 def _has(table: PlyTable, kind: str, allowed: tuple[tuple[str, ...], ...]) -> bool:
     aliases = {"float": "float32", "uint": "uint32", "uchar": "uint8"}
-    kinds = {found for found, _ in table.properties}
+    kinds = {name for name, _ in table.properties}
     return kinds <= {kind, aliases[kind]} and tuple(table.names) in allowed
 
 

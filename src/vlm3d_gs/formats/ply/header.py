@@ -1,4 +1,4 @@
-"""The header of any PLY file, read by hand, so that its claims are known before data is touched."""
+"""The header of any PLY file, parsed here so that its claims are checked before data is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPE_BYTES = {
 """Bytes of PLY's scalar types, old and new names."""
 MAX_HEADER_BYTES = 65_536
 COUNT_DIGITS = 40
-"""A count with more digits is nonsense, and not worth turning into a number."""
+"""A count with more digits is nonsense and is not parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class PlyTable:
 
 @dataclass(frozen=True, slots=True)
 class PlyHeader:
-    """What the header of a PLY file says."""
+    """The header of a PLY file."""
 
     encoding: str
     """`binary_little_endian`, `binary_big_endian` or `ascii`."""
@@ -69,8 +69,8 @@ def read_header(source: Path) -> PlyHeader:
         source: the file.
 
     Raises:
-        InputFileError: no such file, no PLY header, or one that cannot be understood: list
-            properties, unknown types, a count that is no number.
+        InputFileError: no such file, no PLY header, or one that cannot be parsed: list properties,
+            unknown types, a count that is not a number.
     """
     expect_file(source)
     with source.open("rb") as stream:
@@ -78,12 +78,14 @@ def read_header(source: Path) -> PlyHeader:
     head, ended, rest = start.partition(b"end_header")
     if not start.startswith(b"ply") or not ended:
         raise InputFileError(f"{source} is not a PLY file: it has no PLY header.")
+
     newline = 2 if rest.startswith(b"\r\n") else 1
     encoding, tables, comments = "", list[PlyTable](), list[str]()
     for line in head.decode("ascii", "replace").splitlines()[1:]:
         words = line.split()
         if not words or words[0] == "obj_info":
             continue
+
         if words[0] == "comment":
             comments.append(" ".join(words[1:]))
         elif words[0] == "format" and words[2:] == ["1.0"]:
@@ -98,6 +100,7 @@ def read_header(source: Path) -> PlyHeader:
                 f"{source} has a header that this program cannot read: {line[:80]!r}. "
                 "A splat has plain number columns only."
             )
+
     if encoding not in ("binary_little_endian", "binary_big_endian", "ascii"):
         raise InputFileError(f"{source} has a header that names no known format, got {encoding!r}.")
     return PlyHeader(encoding, tuple(tables), tuple(comments), len(head) + 10 + newline)
@@ -110,6 +113,7 @@ def expect_rows(source: Path, header: PlyHeader) -> None:
         InputFileError: it is shorter.
     """
     binary = header.encoding != "ascii"
+    # In ASCII every value takes at least a digit and a separator.
     rows = sum(
         table.count * (table.row_bytes if binary else 2 * len(table.properties))
         for table in header.tables

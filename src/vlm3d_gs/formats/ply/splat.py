@@ -1,10 +1,9 @@
-"""The canonical product: a splat PLY in the layout that common viewers load.
+"""The splat PLY of the 3DGS paper's code (INRIA), which every viewer loads; a run's main product.
 
 Binary little endian, one `vertex` element of float32 properties in this order: x y z, nx ny nz
 (zeros), f_dc_0..2, f_rest_* (channel-major: all red coefficients, then green, then blue), opacity
-(logit), scale_0..2 (natural log), rot_0..3 (unit quaternion, wxyz). PLY names no frame; what
-viewers assume is x right, y down, z away, so scenes are turned into that on writing and back on
-reading.
+(logit), scale_0..2 (natural log), rot_0..3 (unit quaternion, wxyz). PLY names no frame. Viewers
+assume x right, y down, z away, so scenes are rotated into that on writing and back on reading.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from vlm3d_gs.formats.options import Frame, PlyFrame
 from vlm3d_gs.formats.ply.header import PlyHeader, expect_rows, read_header
 
 REST_COUNTS = (0, 9, 24, 45, 72)
-"""Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4 the first three bands are kept."""
+"""Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4, the last band is dropped."""
 KEPT_REST = 15
-"""Coefficients a channel beyond degree 0 that a scene can hold."""
+"""Coefficients per channel beyond degree 0 that a scene can hold."""
 LEADING = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
 TRAILING = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 REQUIRED = ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", *TRAILING)
@@ -35,18 +34,21 @@ COMMENTS = {
 
 
 def save_ply(arrays: SplatArrays, path: Path, *, pad_sh3: bool = False) -> None:
-    """Write arrays as they are, with all 45 f_rest properties if asked."""
-    columns = [*arrays.means.T, *np.zeros_like(arrays.means).T, *arrays.sh[:, 0].T]
+    """Write arrays as they are, with all 45 f_rest properties if `pad_sh3`."""
+    normals = np.zeros_like(arrays.means)
     rest = arrays.sh[:, 1:].transpose(2, 1, 0)  # [3, K-1, N]: channel-major
     if pad_sh3:
         rest = np.pad(rest, ((0, 0), (0, KEPT_REST - rest.shape[1]), (0, 0)))
     rest = rest.reshape(-1, len(arrays))
-    columns += [*rest, arrays.opacity_logits, *arrays.log_scales.T, *arrays.quats.T]
+
+    columns = [*arrays.means.T, *normals.T, *arrays.sh[:, 0].T, *rest]
+    columns += [arrays.opacity_logits, *arrays.log_scales.T, *arrays.quats.T]
     names = (*LEADING, *(f"f_rest_{index}" for index in range(len(rest))), *TRAILING)
     table = np.empty((len(arrays), len(names)), "<f4")
     for index, column in enumerate(columns):
         table[:, index] = column
     rows = table.view(np.dtype([(name, "<f4") for name in names])).reshape(len(arrays))
+
     comments = [COMMENTS["world" if arrays.frame == "world" else "viewer"]]
     element = PlyElement.describe(rows, "vertex")
     PlyData([element], text=False, byte_order="<", comments=comments).write(str(path))
@@ -70,7 +72,7 @@ def load_ply(source: Path) -> SplatArrays:
 
 
 def axes_of(frame: PlyFrame) -> Frame:
-    """Return the axes that a choice of the user stands for.
+    """Return the axes of a PLY file for the user's choice.
 
     Raises:
         ConfigError: neither `viewer` nor `world`.
@@ -85,14 +87,13 @@ def axes_of(frame: PlyFrame) -> Frame:
 def _from_table(data: NDArray[np.void], header: PlyHeader, frame: Frame) -> SplatArrays:
     """Return the arrays of a vertex table."""
 
-    def columns(*wanted: str) -> FloatArray:
-        found = np.empty((len(data), len(wanted)), np.float32)
-        with np.errstate(
-            over="ignore"
-        ):  # doubles that no float32 holds become infinite, and are told
-            for index, name in enumerate(wanted):
-                found[:, index] = data[name]
-        return found
+    def columns(*names: str) -> FloatArray:
+        values = np.empty((len(data), len(names)), np.float32)
+        # Doubles beyond float32 become infinite, which `to_gaussians` refuses.
+        with np.errstate(over="ignore"):
+            for index, name in enumerate(names):
+                values[:, index] = data[name]
+        return values
 
     per_channel = sum(name.startswith("f_rest_") for name in header.tables[0].names) // 3
     kept = min(per_channel, KEPT_REST)
@@ -100,8 +101,8 @@ def _from_table(data: NDArray[np.void], header: PlyHeader, frame: Frame) -> Spla
     sh[:, 0] = columns("f_dc_0", "f_dc_1", "f_dc_2")
     for channel in range(3):
         first = channel * per_channel
-        names = (f"f_rest_{first + index}" for index in range(kept))
-        sh[:, 1:, channel] = columns(*names)
+        sh[:, 1:, channel] = columns(*(f"f_rest_{first + index}" for index in range(kept)))
+
     return SplatArrays(
         means=columns("x", "y", "z"),
         log_scales=columns("scale_0", "scale_1", "scale_2"),
@@ -120,6 +121,7 @@ def _expect_splat(source: Path, header: PlyHeader) -> None:
             f"{source} is not a plain Gaussian splat: it should have the one element 'vertex', it "
             f"has: {found}. Meshes are not read; compressed PLY is, by `vlm3d-gs convert`."
         )
+
     names = header.tables[0].names
     missing = [name for name in REQUIRED if name not in names]
     if missing:
@@ -127,6 +129,7 @@ def _expect_splat(source: Path, header: PlyHeader) -> None:
             f"{source} is not a Gaussian splat: it lacks {', '.join(missing)}. A point cloud or a "
             "mesh cannot be rendered as Gaussians."
         )
+
     rest = sorted(int(name[7:]) for name in names if name[:7] == "f_rest_" and name[7:].isdigit())
     if len(rest) not in REST_COUNTS or rest != list(range(len(rest))):
         allowed = ", ".join(str(count) for count in REST_COUNTS)

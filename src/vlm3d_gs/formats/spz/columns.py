@@ -1,9 +1,9 @@
 """The quantised columns of an SPZ file: positions, opacities, colours, scales, rotations, harmonics.
 
-Positions are 24-bit fixed point, opacities and colours bytes (0.15 a unit of the degree-0
-coefficient), log scales sixteenths from -10, rotations three bytes (version 1 and 2) or the
-smallest three with nine bits and a sign each, harmonics bytes rounded to 5 bits at degree 1 and 4
-bits above, coefficient by coefficient with the colour fastest. Knows no container.
+Positions are 24-bit fixed point; opacities and colours are bytes (0.15 of the range per unit of the
+degree-0 coefficient); log scales are sixteenths from -10; rotations are three bytes (versions 1 and
+2) or the smallest three with nine bits and a sign each; harmonics are bytes rounded to 5 bits at
+degree 1 and 4 bits above, with colour as the fastest axis. The container is `stream`'s business.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from vlm3d_gs.formats.quantize import (
 )
 
 DEGREES = range(5)
-"""Degree 4 exists from version 4 on; of it the first three bands are kept."""
+"""Degree 4 exists from version 4 on; its last band is dropped."""
 USUAL_BITS = 12
-"""Fractional bits of positions for scenes of usual size, as other programs write."""
+"""Fractional bits of positions that other programs write for scenes of usual size."""
 POSITION_BITS = 23
 COLOR_STEP = 0.15 * 255.0
-"""Bytes a unit of the degree-0 coefficient."""
+"""Byte steps per unit of the degree-0 coefficient."""
 BUCKETS = (1, 8, 16, 16)
 """Steps of the bytes that harmonics of each degree are rounded to."""
 MAGNITUDE = 511
@@ -43,13 +43,13 @@ MAGNITUDE = 511
 
 @dataclass(frozen=True, slots=True)
 class SpzHeader:
-    """What the columns cannot say of themselves."""
+    """What a reader of the columns must know."""
 
     version: int
     count: int
     degree: int
     fractional_bits: int
-    """Positions are integers over 2 to this."""
+    """Positions are integers divided by 2 to this power."""
 
 
 def section_sizes(header: SpzHeader) -> list[int]:
@@ -69,6 +69,7 @@ def encode(arrays: SplatArrays, version: int) -> tuple[SpzHeader, list[bytes]]:
     degree = math.isqrt(arrays.sh.shape[1]) - 1
     bits = _fractional_bits(float(np.abs(arrays.means).max()))
     fixed = np.rint(arrays.means.astype(np.float64) * 2.0**bits).astype("<i4")
+
     columns = [
         np.ascontiguousarray(fixed).view(np.uint8).reshape(-1, 3, 4)[:, :, :3].tobytes(),
         alpha_bytes(arrays.opacity_logits).tobytes(),
@@ -87,10 +88,12 @@ def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> Sp
         np.frombuffer(column, np.uint8) for column in columns
     )
     count = header.count
+
     dc = (colors.reshape(count, 1, 3).astype(np.float32) - 127.5) / COLOR_STEP
     kept = coefficient_count(min(header.degree, 3))
     rest = harmonics.reshape(count, (header.degree + 1) ** 2 - 1, 3)[:, : kept - 1]
     sh = np.concatenate([dc, (rest.astype(np.float32) - 128.0) / 128.0], axis=1)
+
     old = header.version < 3
     return SplatArrays(
         means=_decode_positions(positions, header),
@@ -103,7 +106,7 @@ def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> Sp
 
 
 def _fractional_bits(farthest: float) -> int:
-    """Return 12, more for a tiny scene, fewer for one that would not fit."""
+    """Return 12, more for a tiny scene, fewer for one that would not fit otherwise."""
     exponent = math.frexp(farthest)[1]  # farthest < 2^exponent
     bits = min(max(USUAL_BITS, USUAL_BITS - exponent), POSITION_BITS - exponent - 1, POSITION_BITS)
     if bits < 0:
@@ -118,7 +121,7 @@ def _decode_positions(data: ByteArray, header: SpzHeader) -> FloatArray:
         return data.view("<f2").reshape(-1, 3).astype(np.float32)
     wide = np.zeros((header.count, 3, 4), np.uint8)
     wide[:, :, 1:] = data.reshape(header.count, 3, 3)
-    # In the upper three bytes the sign is in place; shifting back keeps it.
+    # In the upper three bytes the sign bit is in place; the arithmetic shift extends it.
     fixed = wide.view("<i4")[:, :, 0] >> 8
     return (fixed / 2.0**header.fractional_bits).astype(np.float32)
 

@@ -1,10 +1,10 @@
 """SPZ, Niantic's compressed splat: versions 1 to 4 are read, 2 to 4 written.
 
-Quantised columns one after the other (`spz_columns`), inside one gzip stream up to version 3, as a
-zstd stream a column from version 4. The specification says x right, y up, z towards the viewer
-(`rub`), yet most files in the wild, and the tools that make them, hold the axes of the PLY as they
-were (`raw`). Version 4 files of ours say which in an extension record, and such a record is
-believed on reading; otherwise the caller decides.
+The quantised columns (`columns`) follow each other in one gzip stream up to version 3; from version
+4 each is a zstd stream. The specification says x right, y up, z towards the viewer (`rub`), yet
+most files in the wild, and the tools that make them, keep the axes of the PLY (`raw`). Our version
+4 files name their axes in an extension record, and such a record is trusted on reading; otherwise
+the caller decides.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ ENTRY = struct.Struct("<QQ")
 HAS_EXTENSIONS = 0x2
 AXES_EXTENSION = 0xADBE0003
 AXES_RUB, AXES_RDF = 4, 6
-"""Codes of coordinate systems in that record; 0, unspecified, also means the specification's."""
-MOST_COUNT = 2**32 - 1
+"""Codes of coordinate systems in that record; 0, unspecified, means that of the specification too."""
+MAX_COUNT = 2**32 - 1
 GZIP_LEVEL, ZSTD_LEVEL = 4, 12
-"""Filtered level 4 is a fifth of level 6's time on quantised columns, and packs them tighter."""
-MOST_TRAILING = 2**20
-"""Extension records behind the columns of versions 1 to 3 may be this long."""
+"""On quantised columns, level 4 with Z_FILTERED takes a fifth of level 6's time and packs tighter."""
+MAX_TRAILING_BYTES = 2**20
+"""Most bytes of extension records after the columns of versions 1 to 3."""
 
 
 def frame_of(spz_frame: SpzFrame) -> Frame:
-    """Return the axes that a choice of the user stands for.
+    """Return the axes of an .spz file for the user's choice.
 
     Raises:
         ConfigError: neither `raw` nor `rub`.
@@ -69,22 +69,24 @@ def save_spz(arrays: SplatArrays, path: Path, *, version: SpzVersion = 3) -> Non
     """
     if version not in (2, 3, 4):
         raise ConfigError(f"The version of an .spz file must be 2, 3 or 4, got {version}.")
-    if len(arrays) > MOST_COUNT:
-        raise ExportError(f"An .spz file holds at most {MOST_COUNT} Gaussians, got {len(arrays)}.")
+    if len(arrays) > MAX_COUNT:
+        raise ExportError(f"An .spz file holds at most {MAX_COUNT} Gaussians, got {len(arrays)}.")
+
     header, columns = encode(arrays, version)
     fields = (MAGIC, version, header.count, header.degree, header.fractional_bits)
     if version < 4:
         body = HEADER.pack(*fields, 0, 0) + b"".join(columns)
-        squeezer = zlib.compressobj(GZIP_LEVEL, wbits=31, strategy=zlib.Z_FILTERED)
-        path.write_bytes(squeezer.compress(body) + squeezer.flush())
+        gzip = zlib.compressobj(GZIP_LEVEL, wbits=31, strategy=zlib.Z_FILTERED)
+        path.write_bytes(gzip.compress(body) + gzip.flush())
         return
-    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
-    streams = [packer.compress(column) for column in columns]
+
+    zstd = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    streams = [zstd.compress(column) for column in columns]
     axes = RECORD.pack(AXES_EXTENSION, 4, AXES_RUB if arrays.frame == "rub" else AXES_RDF)
     offset = HEADER_V4.size + len(axes)
-    parts = [HEADER_V4.pack(*fields, HAS_EXTENSIONS, len(streams), offset), axes]
-    parts += [ENTRY.pack(len(s), len(c)) for s, c in zip(streams, columns, strict=True)]
-    path.write_bytes(b"".join([*parts, *streams]))
+    sections = [HEADER_V4.pack(*fields, HAS_EXTENSIONS, len(streams), offset), axes]
+    sections += [ENTRY.pack(len(s), len(c)) for s, c in zip(streams, columns, strict=True)]
+    path.write_bytes(b"".join([*sections, *streams]))
 
 
 def load_spz(source: Path, *, spz_frame: SpzFrame = "raw") -> SplatArrays:
@@ -92,11 +94,10 @@ def load_spz(source: Path, *, spz_frame: SpzFrame = "raw") -> SplatArrays:
 
     Args:
         source: the file; gzip or zstd container.
-        spz_frame: its axes, unless an extension record says them.
+        spz_frame: its axes, unless an extension record names them.
 
     Raises:
-        InputFileError: not SPZ, an unknown version, truncated, damaged, or in axes that are none of
-            ours.
+        InputFileError: not SPZ, an unknown version, truncated, damaged, or in axes other than ours.
     """
     data = file_bytes(source)
     frame = frame_of(spz_frame)
@@ -111,49 +112,58 @@ def load_spz(source: Path, *, spz_frame: SpzFrame = "raw") -> SplatArrays:
 
 
 def _load_gzip(source: Path, data: bytes, frame: Frame) -> SplatArrays:
-    unpacker = zlib.decompressobj(wbits=31)
-    start = unpacker.decompress(data, HEADER.size)
+    """Read versions 1 to 3: header, columns and extension records in one gzip stream."""
+    gzip = zlib.decompressobj(wbits=31)
+    start = gzip.decompress(data, HEADER.size)
     if len(start) < HEADER.size or start[:4] != MAGIC:
         raise InputFileError(f"{source} is not an .spz file: its gzip stream holds no SPZ header.")
+
     _, version, count, degree, bits, flags, _ = HEADER.unpack(start)
     header = SpzHeader(version, count, degree, bits)
     sizes = _sizes(source, header, (1, 2, 3))
     expect_plausible(source, f"{count} Gaussians", sum(sizes), len(data))
-    parts, missing = [], sum(sizes)
-    while missing and not unpacker.eof:
-        part = unpacker.decompress(unpacker.unconsumed_tail, missing)
-        if not part:
+
+    # Unpack what the header promises and no more, however much the stream holds.
+    chunks, missing = [], sum(sizes)
+    while missing and not gzip.eof:
+        chunk = gzip.decompress(gzip.unconsumed_tail, missing)
+        if not chunk:
             break
-        parts.append(part)
-        missing -= len(part)
+        chunks.append(chunk)
+        missing -= len(chunk)
     expect_present(source, f"{count} Gaussians", sum(sizes), sum(sizes) - missing)
-    trailing = unpacker.decompress(unpacker.unconsumed_tail, MOST_TRAILING)
-    if not unpacker.eof:
-        raise InputFileError(
-            f"{source} is truncated, or carries unknown data behind its Gaussians."
-        )
+
+    trailing = gzip.decompress(gzip.unconsumed_tail, MAX_TRAILING_BYTES)
+    if not gzip.eof:
+        raise InputFileError(f"{source} is truncated, or has unknown data after its Gaussians.")
     if flags & HAS_EXTENSIONS:
         frame = _frame_in_records(source, trailing, frame)
-    body = memoryview(b"".join(parts))
+
+    body = memoryview(b"".join(chunks))
     return decode(header, _split(body, sizes), frame)
 
 
 def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
+    """Read version 4: header, extension records, table of streams, one zstd stream a column."""
     if len(data) < HEADER_V4.size:
         raise InputFileError(
             f"{source} is truncated: it is shorter than the header of an .spz file."
         )
+
     _, version, count, degree, bits, flags, streams, offset = HEADER_V4.unpack_from(data)
     header = SpzHeader(version, count, degree, bits)
     sizes = [size for size in _sizes(source, header, (4,)) if size]
     expect_plausible(source, f"{count} Gaussians", sum(sizes), len(data))
+
     end = offset + ENTRY.size * streams
     if streams != len(sizes) or offset < HEADER_V4.size or end > len(data):
         raise InputFileError(
             f"{source} is damaged or truncated: its table of streams is not there."
         )
+
     if flags & HAS_EXTENSIONS:
         frame = _frame_in_records(source, data[HEADER_V4.size : offset], frame)
+
     columns: list[memoryview] = []
     for index, size in enumerate(sizes):
         packed, unpacked = ENTRY.unpack_from(data, offset + ENTRY.size * index)
@@ -162,13 +172,14 @@ def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
         expect_present(source, f"stream {index}", packed, len(data) - end)
         columns.append(_unzstd(source, data[end : end + packed], size))
         end += packed
+
     if degree == 0:
         columns.append(memoryview(b""))
     return decode(header, columns, frame)
 
 
 def _unzstd(source: Path, packed: bytes, size: int) -> memoryview:
-    """Unpack one stream of known size, and refuse one that is shorter or longer."""
+    """Unpack one stream; raise if it is shorter or longer than `size`."""
     try:
         with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed)) as reader:
             content = reader.read(size + 1)
@@ -180,7 +191,7 @@ def _unzstd(source: Path, packed: bytes, size: int) -> memoryview:
 
 
 def _sizes(source: Path, header: SpzHeader, versions: tuple[int, ...]) -> list[int]:
-    """Return the bytes of each column, after looking at the header."""
+    """Return the bytes of each column, after checking the header."""
     if header.version not in versions:
         raise InputFileError(
             f"{source} is an .spz file of version {header.version}; this program reads 1 to 4."
@@ -202,7 +213,7 @@ def _split(body: memoryview, sizes: list[int]) -> list[memoryview]:
 
 
 def _frame_in_records(source: Path, records: bytes, frame: Frame) -> Frame:
-    """Return the axes that extension records name, or those given where none does."""
+    """Return the axes that extension records name, or `frame` where none does."""
     while len(records) >= 8:
         kind, length = struct.unpack_from("<II", records)
         if kind == AXES_EXTENSION and length == 4 and len(records) >= RECORD.size:
