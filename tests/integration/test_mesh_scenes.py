@@ -61,8 +61,8 @@ def test_a_mesh_is_sound_and_looks_like_its_splat(prompt: str, method: Method) -
     azimuths = [360.0 * k / VIEWS + 7.0 for k in range(VIEWS)]
     elevations = [(15.0, -20.0, 40.0, 62.0)[k % 4] for k in range(VIEWS)]
     cameras = orbit(azimuths, elevations, 3.1, 40.0, 160, 160)
-    places = solid.vertices[texture.flat.sources]
-    color, mask = draw(places, texture.flat.faces, texture.flat.uvs, texture.image, cameras)
+    places = solid.vertices[texture.atlas.sources]
+    color, mask = draw(places, texture.atlas.faces, texture.atlas.uvs, texture.image, cameras)
     rendering = render(gaussians, cameras, background=BACKGROUND)
     solid_pixels = rendering.alpha[..., 0].numpy() >= 0.5
     ious = [
@@ -78,7 +78,7 @@ def test_a_mesh_is_sound_and_looks_like_its_splat(prompt: str, method: Method) -
 @pytest.mark.slow
 def test_thinning_out_leaves_no_slivers() -> None:
     gaussians = splats(scene_for(PROMPTS[0]), n=5000)
-    mesh = extract_mesh(gaussians, MeshSettings(method="tsdf"), paint_as="none")
+    mesh = extract_mesh(gaussians, MeshSettings(method="tsdf"), color="none")
     assert count_parts(mesh.solid) == 1  # it pinches off five without cleaning
 
 
@@ -86,12 +86,12 @@ def test_the_oracle_tells_a_wrong_mesh_from_a_right_one() -> None:
     gaussians = splats_for(PROMPTS[2])
     mesh = extract_mesh(gaussians, MeshSettings(resolution=32, faces=500, texture_px=64))
     assert mesh.texture is not None
-    flat = mesh.texture.flat
-    places = mesh.solid.vertices[flat.sources]
+    atlas = mesh.texture.atlas
+    places = mesh.solid.vertices[atlas.sources]
     cameras = orbit([7.0], [15.0], 3.1, 40.0, 96, 96)
     theirs = render(gaussians, cameras).alpha[..., 0].numpy() >= 0.5
     for scale, fits in ((1.0, True), (0.9, False), (1.1, False)):
-        _, ours = draw(scale * places, flat.faces, flat.uvs, mesh.texture.image, cameras)
+        _, ours = draw(scale * places, atlas.faces, atlas.uvs, mesh.texture.image, cameras)
         assert ((ours & theirs).sum() / (ours | theirs).sum() >= LEAST_IOU) == fits
 
 

@@ -8,12 +8,12 @@ import torch
 
 from scenes import scene_for, splats
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.mesh.atlas import dilated, paint, unwrap
+from vlm3d_gs.mesh.atlas import dilate, paint, unwrap
 from vlm3d_gs.mesh.bake import bake, bake_cameras, project
 from vlm3d_gs.mesh.grid import grid_over
-from vlm3d_gs.mesh.raster import draw_depth
+from vlm3d_gs.mesh.raster import rasterize_depth
 from vlm3d_gs.mesh.shells import outer_field
-from vlm3d_gs.mesh.solid import Solid, surface, thin_out
+from vlm3d_gs.mesh.solid import Solid, decimate, surface
 from vlm3d_gs.mini.world.scenes import ObjectSpec, SceneSpec
 
 RADIUS = 0.6
@@ -24,7 +24,7 @@ def ball(radius: float = RADIUS, x: float = 0.0, faces: int = 3000) -> Solid:
     axes = [o + grid.step * np.arange(n) for o, n in zip(grid.origin, grid.shape, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - [x, 0.0, 0.0]
     field = (radius - np.linalg.norm(points, axis=-1)).astype(np.float32)
-    return thin_out(surface(outer_field(field, 0.0, grid.step), grid), faces)
+    return decimate(surface(outer_field(field, 0.0, grid.step), grid), faces)
 
 
 def two_sided(gaussians: Gaussians) -> Gaussians:
@@ -43,7 +43,7 @@ def test_depth_is_that_of_the_nearest_surface() -> None:
     solid, view = ball(), bake_cameras(101).select([0])
     viewmat, intrinsics = view.viewmats[0].double().numpy(), view.Ks[0].double().numpy()
     depth = np.full((101, 101), 1e9, np.float32)
-    draw_depth(project(solid.vertices, viewmat, intrinsics), solid.faces, depth)
+    rasterize_depth(project(solid.vertices, viewmat, intrinsics), solid.faces, depth)
     assert depth[50, 50] == pytest.approx(3.1 - RADIUS, abs=0.01)
     assert depth[0, 0] > 1e8
     # The sphere's outline, as seen from 3.1 with 40 degrees, has this radius in pixels.
@@ -89,11 +89,11 @@ def test_what_no_view_sees_takes_the_nearest_colour() -> None:
 
 def test_an_atlas_covers_every_triangle_once() -> None:
     solid = ball()
-    flat = unwrap(solid, 256)
-    assert np.array_equal(np.sort(flat.sources[flat.faces], axis=1), np.sort(solid.faces, axis=1))
-    assert flat.uvs.min() >= 0.0
-    assert flat.uvs.max() <= 1.0
-    a, b, c = (flat.uvs[flat.faces[:, k]] for k in range(3))
+    atlas = unwrap(solid, 256)
+    assert np.array_equal(np.sort(atlas.sources[atlas.faces], axis=1), np.sort(solid.faces, axis=1))
+    assert atlas.uvs.min() >= 0.0
+    assert atlas.uvs.max() <= 1.0
+    a, b, c = (atlas.uvs[atlas.faces[:, k]] for k in range(3))
     areas = np.abs(np.linalg.det(np.stack([b - a, c - a], axis=-1))) / 2.0
     assert 0.4 < areas.sum() <= 1.0  # no room for overlap, little waste
 
@@ -102,11 +102,11 @@ def test_the_texture_shows_at_each_corner_what_is_baked_there() -> None:
     solid, scene = ball(), two_sided(white_ball())
     texture = paint(scene, solid, 512)
     assert texture.image.shape == (512, 512, 3)
-    expected = bake(scene, solid, solid.vertices, solid.vertex_normals)[texture.flat.sources]
-    uv = texture.flat.uvs
+    expected = bake(scene, solid, solid.vertices, solid.vertex_normals)[texture.atlas.sources]
+    uv = texture.atlas.uvs
     rows = np.clip(((1.0 - uv[:, 1]) * 512).astype(int), 0, 511)
     columns = np.clip((uv[:, 0] * 512).astype(int), 0, 511)
-    away = np.abs(solid.vertices[texture.flat.sources][:, 1]) > 0.05
+    away = np.abs(solid.vertices[texture.atlas.sources][:, 1]) > 0.05
     assert np.abs(texture.image[rows, columns] - expected)[away].mean() < 0.02
 
 
@@ -115,7 +115,7 @@ def test_dilation_copies_the_nearest_texel_and_changes_none() -> None:
     covered = np.zeros((8, 8), bool)
     covered[2, 2], covered[6, 6] = True, True
     image[2, 2], image[6, 6] = 0.25, 0.75
-    filled = dilated(image, covered)
+    filled = dilate(image, covered)
     assert np.array_equal(filled[covered], image[covered])
     assert (filled[:3, :3] == 0.25).all()
     assert (filled[6:, 6:] == 0.75).all()

@@ -10,8 +10,8 @@ from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.mesh import density
 from vlm3d_gs.mesh.bake import bake_cameras
 from vlm3d_gs.mesh.density import density_blocks, density_field
-from vlm3d_gs.mesh.grid import MARGIN, Grid, bounds_of, grid_over, place
-from vlm3d_gs.mesh.silhouettes import fit_cameras, fit_level, largest_values
+from vlm3d_gs.mesh.grid import MARGIN, Grid, bounds_of, grid_over, normalize
+from vlm3d_gs.mesh.silhouettes import fit_cameras, fit_level, ray_maxima
 from vlm3d_gs.mesh.tsdf import distance_field, fuse_torch
 
 CUBE = np.ones(3)
@@ -84,7 +84,7 @@ def test_threads_do_not_change_the_density(generator: torch.Generator) -> None:
 
 
 def test_torch_and_the_kernel_agree_on_the_distance(device: torch.device) -> None:
-    scene, _ = place(splats_for("a white cone"))
+    scene, _ = normalize(splats_for("a white cone"))
     # Not symmetric: samples on a line between two pixels belong to either.
     grid = grid_over(-np.array([0.913, 0.971, 0.937]), CUBE, 24)
     reach = max(4.0 * grid.step, 3.5 * float(scene.scales.amax(dim=-1).median()))
@@ -95,7 +95,7 @@ def test_torch_and_the_kernel_agree_on_the_distance(device: torch.device) -> Non
 
 
 def test_the_distance_is_1_deep_inside_and_minus_1_far_outside() -> None:
-    scene, _ = place(splats_for("a white sphere"))
+    scene, _ = normalize(splats_for("a white sphere"))
     grid = grid_over(-CUBE, CUBE, 32)
     field = distance_field(scene, grid)
     radii = np.linalg.norm(points_of(grid), axis=-1)
@@ -106,7 +106,7 @@ def test_the_distance_is_1_deep_inside_and_minus_1_far_outside() -> None:
 def test_the_largest_value_along_a_ray_is_that_of_its_nearest_point() -> None:
     grid = grid_over(-CUBE, CUBE, 48)
     cameras = fit_cameras(32)
-    peaks = largest_values(ball_field(grid, 0.7), grid, cameras)
+    peaks = ray_maxima(ball_field(grid, 0.7), grid, cameras)
     # A ray through pixel (u, v) passes the middle at the distance |origin x direction|.
     for view in range(len(cameras)):
         rows, columns = np.mgrid[0:32, 0:32] + 0.5
@@ -122,7 +122,7 @@ def test_the_largest_value_along_a_ray_is_that_of_its_nearest_point() -> None:
 def test_the_level_is_the_one_whose_outlines_fit() -> None:
     grid = grid_over(-CUBE, CUBE, 64)
     cameras = fit_cameras(96)
-    wanted = largest_values(ball_field(grid, 0.6), grid, cameras) >= 0.0
+    wanted = ray_maxima(ball_field(grid, 0.6), grid, cameras) >= 0.0
     fit = fit_level(ball_field(grid, 0.9), grid, cameras, wanted)
     assert fit.level == pytest.approx(0.3, abs=0.01)
     assert fit.iou > 0.99
@@ -141,18 +141,20 @@ def test_placing_leaves_fly_aways_out_and_can_be_undone(generator: torch.Generat
     moved["log_scales"] = scene.log_scales + np.log(5.0)
     far = scene.select(torch.tensor([0]))
     stray = Gaussians.from_parameters({**far.parameters(), "means": torch.full((1, 3), 900.0)})
-    placed, placement = place(concatenate([Gaussians.from_parameters(moved), stray]))
-    assert len(placed) == len(scene)
-    assert float(placed.means.norm(dim=-1).max()) < 1.0
-    back = placement.back(placed.means.double().numpy())
-    assert np.abs(back - moved["means"].numpy()).max() < 1e-3
-    assert torch.allclose(placed.scales * placement.radius, moved["log_scales"].exp(), rtol=1e-4)
+    normalized, normalization = normalize(concatenate([Gaussians.from_parameters(moved), stray]))
+    assert len(normalized) == len(scene)
+    assert float(normalized.means.norm(dim=-1).max()) < 1.0
+    denormalize = normalization.denormalize(normalized.means.double().numpy())
+    assert np.abs(denormalize - moved["means"].numpy()).max() < 1e-3
+    assert torch.allclose(
+        normalized.scales * normalization.radius, moved["log_scales"].exp(), rtol=1e-4
+    )
 
 
 def test_of_a_few_gaussians_none_counts_as_flown_away() -> None:
     few = splats_for("a red cube").select(torch.tensor([0, 1]))
     apart = {**few.parameters(), "means": torch.tensor([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])}
-    assert len(place(Gaussians.from_parameters(apart))[0]) == 2
+    assert len(normalize(Gaussians.from_parameters(apart))[0]) == 2
 
 
 def test_the_box_of_what_is_seen() -> None:
@@ -169,4 +171,4 @@ def test_an_empty_or_transparent_scene_is_an_error(opacity_logit: float, count: 
     scene = splats_for("a red cube").select(torch.arange(count))
     faint = {**scene.parameters(), "opacity_logits": torch.full((count,), opacity_logit)}
     with pytest.raises(ExportError, match="no Gaussians" if count == 0 else "transparent"):
-        place(Gaussians.from_parameters(faint))
+        normalize(Gaussians.from_parameters(faint))

@@ -14,7 +14,7 @@ from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.mesh import Mesh, MeshSettings, extract_mesh, write_mesh
 from vlm3d_gs.mesh.product import describe, make_mesh
-from vlm3d_gs.mesh.writers import SUFFIXES, paint_of
+from vlm3d_gs.mesh.writers import SUFFIXES, mesh_format
 
 RUNNER = CliRunner()
 QUICK = MeshSettings(resolution=48, faces=1500, texture_px=128)
@@ -82,7 +82,7 @@ def test_the_glb_has_a_matt_textured_material_and_unit_normals(written: Path) ->
 
 
 def colors_of(read: trimesh.Trimesh) -> np.ndarray:
-    """Colours of the corners, 0 to 1, from the texture (nearest texel) or as they are."""
+    """Colours of the vertices, 0 to 1, from the texture (nearest texel) or as they are."""
     if read.visual.kind == "vertex":
         return read.visual.vertex_colors[:, :3] / 255.0
     material = read.visual.material
@@ -123,7 +123,7 @@ def test_the_same_scene_gives_the_same_bytes(run: Path, written: Path, tmp_path:
 def test_a_mesh_lies_where_its_scene_lies() -> None:
     scene = splats_for("a red cube")
     far = type(scene).from_parameters({**scene.parameters(), "means": scene.means + 7.0})
-    here, there = (extract_mesh(item, QUICK, paint_as="none") for item in (scene, far))
+    here, there = (extract_mesh(item, QUICK, color="none") for item in (scene, far))
     assert np.allclose(
         here.solid.vertices.mean(axis=0) + 7.0, there.solid.vertices.mean(axis=0), atol=0.01
     )
@@ -213,17 +213,14 @@ def test_a_mesh_without_the_colours_of_a_format_is_refused(mesh: Mesh, tmp_path:
     bare = Mesh(mesh.solid, None, None, mesh.fit)
     with pytest.raises(ExportError, match="as 'texture'"):
         write_mesh(bare, tmp_path / "a.glb")
-    with pytest.raises(ExportError, match="as 'corners'"):
+    with pytest.raises(ExportError, match="as 'vertices'"):
         write_mesh(bare, tmp_path / "a.ply")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_suffix_may_be_in_capitals() -> None:
-    assert (paint_of("A.GLB"), paint_of("a.Ply"), paint_of("a.STL")) == (
-        "texture",
-        "corners",
-        "none",
-    )
+    colors = [mesh_format(name).color for name in ("A.GLB", "a.Ply", "a.STL")]
+    assert colors == ["texture", "vertices", "none"]
 
 
 def test_the_command_writes_and_reports(run: Path, tmp_path: Path) -> None:
@@ -232,7 +229,7 @@ def test_the_command_writes_and_reports(run: Path, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert f"written to {out}: " in result.output
-    assert "outlines fit 9" in result.output
+    assert "silhouettes match 9" in result.output
     assert len(loaded(out).faces) <= 500
     again = RUNNER.invoke(app, arguments)
     assert again.exit_code == 2

@@ -12,10 +12,10 @@ from vlm3d_gs.mesh.shells import FILLED, outer_field
 from vlm3d_gs.mesh.solid import (
     Solid,
     count_parts,
+    decimate,
     keep_parts,
-    moved_apart,
+    separate_vertices,
     surface,
-    thin_out,
     volume,
 )
 
@@ -134,14 +134,14 @@ def test_parts_turned_inside_out_always_go() -> None:
 
 @pytest.mark.parametrize("faces", [4, 12, 100, 2001])
 def test_thinning_out_keeps_to_the_number_and_stays_sound(faces: int) -> None:
-    thin = thin_out(solid_of(ball(0.7)), faces)
+    thin = decimate(solid_of(ball(0.7)), faces)
     assert 4 <= len(thin.faces) <= faces
     assert_sound(thin)
 
 
 def test_thinning_out_leaves_a_small_mesh_alone() -> None:
     solid = solid_of(ball(0.7))
-    assert thin_out(solid, len(solid.faces)) is solid
+    assert decimate(solid, len(solid.faces)) is solid
 
 
 def test_a_torn_result_is_thinned_out_the_second_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_torn_result_is_thinned_out_the_second_way(monkeypatch: pytest.MonkeyP
         return vertices, faces[:target_count]
 
     monkeypatch.setattr(module.fast_simplification, "simplify", tear)
-    thin = thin_out(solid, 3000)
+    thin = decimate(solid, 3000)
     assert 500 < len(thin.faces) <= 3000
     assert_sound(thin)
     assert volume(thin) == pytest.approx(volume(solid), rel=0.02)
@@ -160,17 +160,17 @@ def test_a_torn_result_is_thinned_out_the_second_way(monkeypatch: pytest.MonkeyP
 def test_fewer_faces_than_the_parts_need_is_an_error() -> None:
     pair = solid_of(np.maximum(ball(0.4, -0.5), ball(0.4, 0.5)))
     with pytest.raises(ConfigError, match="cannot be drawn with 5 faces"):
-        thin_out(pair, 5)
+        decimate(pair, 5)
 
 
 def merged(solid: Solid) -> trimesh.Trimesh:
-    """What a reader makes of it that knows corners by their place only."""
+    """The surface as a reader sees it that merges vertices by position."""
     mesh = trimesh.Trimesh(solid.vertices.astype(np.float32), solid.faces, process=False)
     mesh.merge_vertices()
     return mesh
 
 
-def test_where_a_surface_touches_itself_its_corners_are_moved_apart() -> None:
+def test_where_a_surface_touches_itself_its_vertices_are_separated() -> None:
     boxes = [trimesh.creation.box(bounds=((c, c, 0.0), (c + 0.5,) * 2 + (0.5,))) for c in (0, 0.5)]
     starts = (0, len(boxes[0].vertices))
     touching = Solid(
@@ -179,11 +179,11 @@ def test_where_a_surface_touches_itself_its_corners_are_moved_apart() -> None:
     )
     assert_sound(touching)
     assert not merged(touching).is_watertight  # they share an edge
-    apart = moved_apart(touching)
+    apart = separate_vertices(touching)
     assert_sound(apart)
     assert merged(apart).is_watertight
     assert np.abs(apart.vertices - touching.vertices).max() < 1e-3
-    assert moved_apart(apart) is apart
+    assert separate_vertices(apart) is apart
 
 
 def test_an_open_mesh_is_an_error() -> None:

@@ -1,7 +1,7 @@
-"""Meshes: the outer surface of a scene, closed, thinned out and textured, for programs that know no splats.
+"""Meshes: the outer surface of a scene, closed, decimated and textured, for programs that read no splats.
 
-`grid` places the voxels, `density` or `tsdf` fills them, `silhouettes` finds the level of the surface, `shells`
-fills hollows, `solid` makes and cleans the triangles, `bake` and `atlas` colour them, `writers` writes files.
+`grid` lays out the voxels, `density` or `tsdf` fills them, `silhouettes` finds the level of the surface, `shells`
+fills cavities, `solid` makes and cleans the triangles, `bake` and `atlas` colour them, `writers` writes files.
 """
 
 from __future__ import annotations

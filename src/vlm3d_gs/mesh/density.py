@@ -1,10 +1,10 @@
-"""How dense a scene of Gaussians is at every sample of a grid.
+"""The density of a scene of Gaussians at every sample of a grid.
 
-The density at p is the sum of opacity * exp(-d^2 / 2) over the Gaussians, d the distance of p from
-a Gaussian's centre in its own standard deviations, cut off at d = 3; every Gaussian is first blurred a
-little, so that none falls between the samples. On the CPU a compiled kernel
-walks each Gaussian's voxels, slab by slab of the grid; on a GPU torch evaluates block by block, only
-with the Gaussians that reach the block. Memory is the grid itself and a bounded scratch.
+The density at p is the sum of opacity * exp(-d^2 / 2) over the Gaussians, where d is the distance of
+p from a Gaussian's centre in its own standard deviations, cut off at d = 3. Every Gaussian is first
+blurred a little, so that none falls between the samples. On the CPU a compiled kernel visits the
+voxels of each Gaussian, slab by slab of the grid; on a GPU torch evaluates block by block, only with
+the Gaussians that reach the block. Memory is the grid itself and a bounded scratch.
 """
 
 # Numba's decorators carry no types.
@@ -26,13 +26,13 @@ from vlm3d_gs.render.cpu.math import entry_options, next_task
 from vlm3d_gs.render.cpu.threads import run_tasks
 
 SLABS = 64
-"""Pieces of the grid across x, the unit of work of a thread."""
+"""Slices of the grid along x, the unit of work of a thread."""
 BLOCK = 24
 """Side of torch's blocks, samples."""
 MAX_PAIRS = 32_000_000
 """Gaussian-sample pairs that torch evaluates at once; 4 to 16 bytes each."""
 THINNEST = 0.7
-"""Standard deviation, in voxels, that every Gaussian is blurred by: samples would miss thinner ones."""
+"""Standard deviation, in voxels, of the blur: samples would miss thinner Gaussians."""
 
 
 def density_field(gaussians: Gaussians, grid: Grid) -> F32:
@@ -58,6 +58,7 @@ def density_blocks(gaussians: Gaussians, grid: Grid) -> F32:
     rows = _rows(gaussians, grid.step)
     field = np.zeros(grid.shape, np.float32)
     origin = rows.new_tensor(grid.origin)
+
     for x in range(0, grid.shape[0], BLOCK):
         for y in range(0, grid.shape[1], BLOCK):
             for z in range(0, grid.shape[2], BLOCK):
@@ -67,13 +68,14 @@ def density_blocks(gaussians: Gaussians, grid: Grid) -> F32:
                     origin[k] + grid.step * torch.arange(start[k], stop[k], device=rows.device)
                     for k in range(3)
                 ]
+
                 low = torch.stack([axis[0] for axis in axes])
                 high = torch.stack([axis[-1] for axis in axes])
                 near = (rows[:, :3] + rows[:, 9:12] >= low) & (rows[:, :3] - rows[:, 9:12] <= high)
-                some = rows[near.all(dim=-1)]
-                if len(some):
+                nearby = rows[near.all(dim=-1)]
+                if len(nearby):
                     block = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-                    field[block] = _block_density(some, axes).cpu().numpy()
+                    field[block] = _block_density(nearby, axes).cpu().numpy()
     return field
 
 
@@ -83,17 +85,17 @@ def _block_density(rows: Tensor, axes: list[Tensor]) -> Tensor:
     flat = points.reshape(-1, 3)
     total = flat.new_zeros(len(flat))
     chunk = max(1, MAX_PAIRS // len(flat))
-    for some in rows.split(chunk):
-        x, y, z = (flat[:, None, k] - some[None, :, k] for k in range(3))
-        xx, yy, zz, xy, xz, yz = some[:, 3:9].unbind(-1)
+    for several in rows.split(chunk):
+        x, y, z = (flat[:, None, k] - several[None, :, k] for k in range(3))
+        xx, yy, zz, xy, xz, yz = several[:, 3:9].unbind(-1)
         square = xx * x * x + yy * y * y + zz * z * z + 2.0 * (xy * x * y + xz * x * z + yz * y * z)
         weight = torch.where(square < REACH * REACH, torch.exp(-0.5 * square), 0.0)
-        total += weight @ some[:, 12]
+        total += weight @ several[:, 12]
     return total.reshape(points.shape[:3])
 
 
 def _rows(gaussians: Gaussians, step: float) -> Tensor:
-    """Return what the density needs of each Gaussian, [N, 13].
+    """Return the constants of each Gaussian's density, [N, 13].
 
     Centre, precision (xx, yy, zz, xy, xz, yz), reach along x, y and z, opacity.
     """
@@ -112,7 +114,7 @@ def _rows(gaussians: Gaussians, step: float) -> Tensor:
 def add_gaussians(
     counter: NDArray[np.int64], tasks: int, rows: F64, origin: F64, step: float, field: F32
 ) -> None:
-    """Add Gaussians to a field; each task owns one slab of x.
+    """Add Gaussians to a field; each task owns one slab along x.
 
     Args:
         counter: [1], the next task.
@@ -128,24 +130,28 @@ def add_gaussians(
         if task >= tasks:
             return
         first, last = task * field.shape[0] // tasks, (task + 1) * field.shape[0] // tasks
+
         for n in range(rows.shape[0]):
+            # The voxels within reach, inside this slab.
             cx, cy, cz = rows[n, 0] - origin[0], rows[n, 1] - origin[1], rows[n, 2] - origin[2]
             i0 = max(math.ceil((cx - rows[n, 9]) / step), first)
             i1 = min(math.floor((cx + rows[n, 9]) / step) + 1, last)
             j0 = max(math.ceil((cy - rows[n, 10]) / step), 0)
             j1 = min(math.floor((cy + rows[n, 10]) / step) + 1, field.shape[1])
+
             xx, yy, zz = rows[n, 3], rows[n, 4], rows[n, 5]
             xy, xz, yz = rows[n, 6], rows[n, 7], rows[n, 8]
             for i in range(i0, i1):
                 x = i * step - cx
                 for j in range(j0, j1):
                     y = j * step - cy
-                    # Along z the square is zz z^2 + 2 b z + c; it stays below the limit between its roots.
+                    # Along z the square is zz z^2 + 2 b z + c, below the limit between its roots.
                     b = xz * x + yz * y
                     c = xx * x * x + yy * y * y + 2.0 * xy * x * y
                     root = b * b - zz * (c - limit)
                     if root <= 0.0:
                         continue
+
                     root = math.sqrt(root)
                     k0 = max(math.ceil((cz + (-b - root) / zz) / step), 0)
                     k1 = min(math.floor((cz + (-b + root) / zz) / step) + 1, field.shape[2])

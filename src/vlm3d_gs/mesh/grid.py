@@ -1,6 +1,6 @@
-"""Where the voxels are: the scene brought into the unit ball, and the box around what is seen of it.
+"""The voxel grid: the scene normalised into the unit ball, and the box around its visible part.
 
-Letters: X, Y, Z samples along the axes of a grid; N Gaussians. A grid's values sit at its samples;
+Letters: X, Y, Z samples along the axes of a grid; N Gaussians. Values are given at the samples;
 sample (i, j, k) is at origin + step * (i, j, k).
 """
 
@@ -19,27 +19,27 @@ from vlm3d_gs.core.gaussians import Gaussians, validate
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-SEEN_OPACITY = 0.02
-"""Fainter Gaussians do not decide where the object is."""
+VISIBLE_OPACITY = 0.02
+"""Fainter Gaussians do not count when the object is located."""
 FAR_QUANTILE, FAR_FACTOR = 0.99, 2.0
-"""Gaussians farther out than so many times the radius of nearly all of them have flown away."""
+"""Gaussians beyond this multiple of the radius that holds this share of them are dropped."""
 REACH = 3.0
-"""Standard deviations within which a Gaussian counts."""
+"""Standard deviations at which a Gaussian is cut off."""
 MARGIN = 2
-"""Empty samples around the box, so that every surface closes."""
+"""Empty samples around the box, so that every surface is closed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """How a scene was brought into the unit ball: p' = (p - center) / radius."""
+class Normalization:
+    """How a scene was normalised into the unit ball: p' = (p - center) / radius."""
 
     center: tuple[float, float, float]
-    """In the scene's own world."""
+    """In the scene's own coordinates."""
     radius: float
     """World units."""
 
-    def back(self, points: F64) -> F64:
-        """Return points of the unit ball in the scene's own world, [..., 3] both."""
+    def denormalize(self, points: F64) -> F64:
+        """Return points of the unit ball in the scene's own coordinates, [..., 3] both."""
         return points * self.radius + np.asarray(self.center)
 
 
@@ -48,24 +48,24 @@ class Grid:
     """Samples on a regular lattice."""
 
     origin: tuple[float, float, float]
-    """Place of sample (0, 0, 0)."""
+    """Position of sample (0, 0, 0)."""
     step: float
-    """Distance of neighbours, the same along all axes."""
+    """Distance between neighbours, the same along all axes."""
     shape: tuple[int, int, int]
     """X, Y, Z."""
 
 
-def place(gaussians: Gaussians) -> tuple[Gaussians, Placement]:
+def normalize(gaussians: Gaussians) -> tuple[Gaussians, Normalization]:
     """Return the visible part of a scene, moved and scaled into the unit ball.
 
-    Fly-aways are left out: what is farther from the median than twice the radius that holds 99 % of
-    the visible Gaussians.
+    Stray Gaussians are dropped: those farther from the median than twice the radius that holds 99 %
+    of the visible Gaussians.
 
     Args:
-        gaussians: any scene, of any place and size.
+        gaussians: any scene, at any position and scale.
 
     Returns:
-        The placed Gaussians, detached, and how they were placed.
+        The normalised Gaussians, detached, and how they were normalised.
 
     Raises:
         ExportError: the scene is empty or nothing of it is visible.
@@ -74,32 +74,37 @@ def place(gaussians: Gaussians) -> tuple[Gaussians, Placement]:
     if len(gaussians) == 0:
         raise ExportError("There is no mesh to make: the scene has no Gaussians.")
     validate(gaussians)
+
     scene = gaussians.detach()
-    scene = scene.select(scene.opacities >= SEEN_OPACITY)
+    scene = scene.select(scene.opacities >= VISIBLE_OPACITY)
     if len(scene) == 0:
         raise ExportError(
-            f"There is no mesh to make: all {len(gaussians)} Gaussians are transparent (opacity below {SEEN_OPACITY})."
+            f"There is no mesh to make: all {len(gaussians)} Gaussians are transparent "
+            f"(opacity below {VISIBLE_OPACITY})."
         )
-    middle = scene.means.median(dim=0).values
-    distances = (scene.means - middle).norm(dim=-1)
+
+    median = scene.means.median(dim=0).values
+    distances = (scene.means - median).norm(dim=-1)
     near = distances.sort().values[math.ceil(FAR_QUANTILE * (len(scene) - 1))]
     scene = scene.select(distances <= FAR_FACTOR * near + 1e-9)
+
     reach = REACH * _deviations(scene)
     low = (scene.means - reach).amin(dim=0)
     high = (scene.means + reach).amax(dim=0)
     center = 0.5 * (low + high)
     radius = float(((scene.means - center).norm(dim=-1) + reach.amax(dim=-1)).max())
+
     moved = {
         "means": (scene.means - center) / radius,
         "log_scales": scene.log_scales - scene.means.new_tensor(radius).log(),
     }
-    placed = Gaussians.from_parameters({**scene.parameters(), **moved})
+    normalized = Gaussians.from_parameters({**scene.parameters(), **moved})
     x, y, z = center.tolist()
-    return placed, Placement((x, y, z), radius)
+    return normalized, Normalization((x, y, z), radius)
 
 
 def grid_over(low: F64, high: F64, resolution: int) -> Grid:
-    """Return a grid over a box, with `MARGIN` samples beyond it on every side.
+    """Return a grid over a box, with `MARGIN` more samples on every side.
 
     Args:
         low: [3] corner of the box.
@@ -115,10 +120,10 @@ def grid_over(low: F64, high: F64, resolution: int) -> Grid:
 
 
 def bounds_of(field: F32, grid: Grid, level: float) -> tuple[F64, F64]:
-    """Return the box of the samples at or above a level, grown by one voxel.
+    """Return the bounding box of the samples at or above a level, enlarged by one voxel.
 
     Raises:
-        ExportError: there is none.
+        ExportError: there are none.
     """
     occupied = field >= level
     corners = []

@@ -1,4 +1,4 @@
-"""A run or a splat file in, a mesh file out."""
+"""From a run or a splat file to a mesh file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
 from vlm3d_gs.mesh.solid import count_parts
-from vlm3d_gs.mesh.writers import files_of, paint_of, write_mesh
+from vlm3d_gs.mesh.writers import files_of, mesh_format, write_mesh
 from vlm3d_gs.render import Backend
 from vlm3d_gs.runs.record import find_splat
 
@@ -22,15 +22,15 @@ class MeshReport:
     """What was written."""
 
     files: tuple[Path, ...]
-    """The mesh first, then what belongs to it."""
+    """The mesh first, then its companions."""
     faces: int
     """Triangles."""
     parts: int
     """Separate surfaces."""
-    outline_iou: float
-    """Overlap of the surface's outlines with those of the renders, before thinning out, 0 to 1."""
+    silhouette_iou: float
+    """Intersection over union of the surface's silhouettes and those of the renders, before decimation."""
     seconds: float
-    """Time it took."""
+    """Wall-clock time."""
 
 
 def make_mesh(
@@ -47,7 +47,7 @@ def make_mesh(
     Args:
         source: a run's folder, or a splat file of any format.
         out: the mesh file; its suffix chooses the format.
-        settings: how; the defaults if not given.
+        settings: None for the defaults.
         overwrite: replace files that exist.
         device: where density or depth is computed.
         backend: as in `render.render`.
@@ -59,29 +59,31 @@ def make_mesh(
         ConfigError: a setting that the scene does not allow.
     """
     started = time.monotonic()
-    paint_as = paint_of(out)
+    color = mesh_format(out).color
     _check_target(Path(out), overwrite)
     splat, _ = find_splat(Path(source))
-    _spare_the_splat(splat, out)
+    _check_not_source(splat, out)
+
     gaussians = read_splat(splat).to(device)
-    mesh = extract_mesh(gaussians, settings, paint_as=paint_as, backend=backend)
+    mesh = extract_mesh(gaussians, settings, color=color, backend=backend)
     write_mesh(mesh, out)
+
     return MeshReport(
         files=files_of(out),
         faces=len(mesh.solid.faces),
         parts=count_parts(mesh.solid),
-        outline_iou=mesh.fit.iou,
+        silhouette_iou=mesh.fit.iou,
         seconds=time.monotonic() - started,
     )
 
 
 def describe(report: MeshReport) -> str:
-    """Return the report as a line for a person."""
+    """Return the report as one line of text."""
     parts = "1 part" if report.parts == 1 else f"{report.parts} parts"
     names = ", ".join(str(file) for file in report.files)
     return (
         f"written to {names}: {report.faces} faces, {parts}, "
-        f"outlines fit {report.outline_iou:.1%}, {report.seconds:.1f} s"
+        f"silhouettes match {report.silhouette_iou:.1%}, {report.seconds:.1f} s"
     )
 
 
@@ -97,7 +99,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         )
 
 
-def _spare_the_splat(splat: Path, out: str | Path) -> None:
+def _check_not_source(splat: Path, out: str | Path) -> None:
     if any(file.exists() and file.samefile(splat) for file in files_of(out)):
         raise ExportError(
             f"{splat} is the splat itself; a mesh there would replace it. Give another name."

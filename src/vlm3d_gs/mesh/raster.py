@@ -1,6 +1,6 @@
-"""Compiled loops over triangles: a depth picture of a mesh, and the texels of its atlas.
+"""Compiled loops over triangles: a depth image of a mesh, and the texels of its atlas.
 
-Letters: V corners, F triangles, H rows, W columns, T side of the texture.
+Letters: V vertices, F triangles, H rows, W columns, T side of the texture.
 """
 
 # Numba's decorators carry no types.
@@ -20,43 +20,44 @@ from vlm3d_gs.render.cpu.math import entry_options, kernel_options
 I32 = NDArray[np.int32]
 
 SHALLOWEST = 0.15
-"""Cosine of the flattest angle at which a view still counts."""
+"""Cosine of the most grazing angle at which a view still counts."""
 SHARPNESS = 4
-"""Power of the cosine that weights the views: higher is crisper, lower is smoother."""
+"""Exponent of the cosine that weights the views: higher is sharper, lower is smoother."""
 EDGE = 1e-9
-"""How far outside a triangle a pixel's centre may be, so that none falls between two triangles."""
+"""Slack of the inside test, so that no pixel falls between two triangles."""
 
 
 @njit(**kernel_options)
 def signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float) -> float:
-    """Return twice the area of a triangle, positive where its corners go round from x to y."""
+    """Return twice the signed area of a triangle, positive where its vertices turn from x to y."""
     return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
 
 
 @njit(**kernel_options)
 def pixel_range(a: float, b: float, c: float, count: int) -> tuple[int, int]:
-    """Return the first and the last of `count` pixels whose centres a triangle's extent can reach."""
+    """Return the first and the last of `count` pixels whose centres lie within a triangle's extent."""
     first = max(math.floor(min(a, b, c) - 0.5), 0)
     return first, min(math.ceil(max(a, b, c) - 0.5), count - 1)
 
 
 @njit(**entry_options)
-def draw_depth(corners: F64, faces: I32, depth: F32) -> None:
+def rasterize_depth(vertices: F64, faces: I32, depth: F32) -> None:
     """Write the depth of the nearest triangle at each pixel's centre.
 
     Args:
-        corners: [V, 3] x and y in pixels, and depth along the camera's axis, positive.
+        vertices: [V, 3] x and y in pixels, and depth along the camera's axis, positive.
         faces: [F, 3].
         depth: [H, W], lowered where a triangle is nearer.
     """
     height, width = depth.shape
     for f in range(faces.shape[0]):
-        ax, ay, az = corners[faces[f, 0]]
-        bx, by, bz = corners[faces[f, 1]]
-        cx, cy, cz = corners[faces[f, 2]]
+        ax, ay, az = vertices[faces[f, 0]]
+        bx, by, bz = vertices[faces[f, 1]]
+        cx, cy, cz = vertices[faces[f, 2]]
         area = signed_area(ax, ay, bx, by, cx, cy)
         if abs(area) < 1e-12:
             continue
+
         first, last = pixel_range(ay, by, cy, height)
         left, right = pixel_range(ax, bx, cx, width)
         for row in range(first, last + 1):
@@ -66,28 +67,29 @@ def draw_depth(corners: F64, faces: I32, depth: F32) -> None:
                 v = signed_area(x, y, cx, cy, ax, ay) / area
                 w = 1.0 - u - v
                 if u >= -EDGE and v >= -EDGE and w >= -EDGE:
-                    z = 1.0 / (u / az + v / bz + w / cz)  # 1 / depth is linear in the picture
+                    z = 1.0 / (u / az + v / bz + w / cz)  # 1 / depth is linear in the image
                     depth[row, col] = min(depth[row, col], z)
 
 
 @njit(**entry_options)
-def fill_texels(corners: F64, faces: I32, owners: I32, weights: F32) -> None:
-    """Write which triangle covers each texel's centre, and where in it.
+def rasterize_texels(vertices: F64, faces: I32, owners: I32, weights: F32) -> None:
+    """Write which triangle covers each texel's centre, and the barycentric coordinates there.
 
     Args:
-        corners: [V, 2] column and row in texels.
+        vertices: [V, 2] column and row in texels.
         faces: [F, 3].
-        owners: [T, T], written where a triangle covers; the first one stays.
-        weights: [T, T, 3] shares of the three corners, written with the owner.
+        owners: [T, T], written where a triangle covers and no other did before.
+        weights: [T, T, 3] barycentric coordinates, written with the owner.
     """
     side = owners.shape[0]
     for f in range(faces.shape[0]):
-        ax, ay = corners[faces[f, 0]]
-        bx, by = corners[faces[f, 1]]
-        cx, cy = corners[faces[f, 2]]
+        ax, ay = vertices[faces[f, 0]]
+        bx, by = vertices[faces[f, 1]]
+        cx, cy = vertices[faces[f, 2]]
         area = signed_area(ax, ay, bx, by, cx, cy)
         if abs(area) < 1e-12:
             continue
+
         first, last = pixel_range(ay, by, cy, side)
         left, right = pixel_range(ax, bx, cx, side)
         for row in range(first, last + 1):
@@ -102,8 +104,8 @@ def fill_texels(corners: F64, faces: I32, owners: I32, weights: F32) -> None:
 
 
 @njit(**kernel_options)
-def farthest(depth: F32, row: int, col: int, z: float) -> float:
-    """Return the largest difference of a depth to that of four pixels."""
+def depth_difference(depth: F32, row: int, col: int, z: float) -> float:
+    """Return the largest difference between a depth and that of four pixels."""
     worst = 0.0
     for i in range(2):
         for j in range(2):
@@ -115,7 +117,7 @@ def farthest(depth: F32, row: int, col: int, z: float) -> float:
 def add_color(
     color: F32, row: int, col: int, down: float, right: float, weight: float, total: F64
 ) -> None:
-    """Add the bilinear mean of four pixels, each weighted by its fourth channel too, to a total [4]."""
+    """Add the bilinear mean of four pixels, weighted by their fourth channel, to a total [4]."""
     for i in range(2):
         for j in range(2):
             share = (right if j else 1.0 - right) * (down if i else 1.0 - down)
@@ -126,7 +128,7 @@ def add_color(
 
 
 @njit(**entry_options)
-def gather(
+def accumulate_colors(
     points: F64,
     normals: F64,
     viewmat: F64,
@@ -136,19 +138,19 @@ def gather(
     tolerance: float,
     totals: F64,
 ) -> None:
-    """Add what one view shows of points to their totals, where it sees them.
+    """Add the colours of one view to the totals of the points that it sees.
 
-    A point is seen if it faces the camera and if the four pixels around show the surface at its depth:
-    colours never leak over an edge. Weights fall to 0 towards either limit, so that no border shows
-    where a view begins to count.
+    A point is visible if it faces the camera and the four pixels around it show the surface at its
+    depth, so colours never leak across an edge. Weights fall to 0 towards both limits, so that the
+    border of a view does not show.
 
     Args:
         points: [P, 3] in the world.
         normals: [P, 3] unit, outwards.
         viewmat: [4, 4] world to camera.
         intrinsics: [3, 3] pixels.
-        color: [H, W, 4] straight colour and how much each pixel counts.
-        depth: [H, W] of the mesh, large where it is not.
+        color: [H, W, 4] straight colour, and the weight of each pixel.
+        depth: [H, W] of the mesh, large where there is none.
         tolerance: largest difference in depth, world units.
         totals: [P, 4] weighted colour and weight, added to.
     """
@@ -157,6 +159,7 @@ def gather(
     for k in range(3):
         for m in range(3):
             eye[k] -= viewmat[m, k] * viewmat[m, 3]
+
     for p in range(points.shape[0]):
         ex, ey, ez = eye[0] - points[p, 0], eye[1] - points[p, 1], eye[2] - points[p, 2]
         facing = ex * normals[p, 0] + ey * normals[p, 1] + ez * normals[p, 2]
@@ -165,6 +168,7 @@ def gather(
         facing /= math.sqrt(ex * ex + ey * ey + ez * ez)
         if facing <= SHALLOWEST:
             continue
+
         x = viewmat[0, 3]
         y = viewmat[1, 3]
         z = viewmat[2, 3]
@@ -172,12 +176,14 @@ def gather(
             x += viewmat[0, k] * points[p, k]
             y += viewmat[1, k] * points[p, k]
             z += viewmat[2, k] * points[p, k]
+
         column = intrinsics[0, 0] * x / z + intrinsics[0, 2] - 0.5
         line = intrinsics[1, 1] * y / z + intrinsics[1, 2] - 0.5
         c, r = math.floor(column), math.floor(line)
         if c < 0 or r < 0 or c + 1 >= width or r + 1 >= height:
             continue
-        nearness = 1.0 - farthest(depth, r, c, z) * facing / tolerance
+
+        nearness = 1.0 - depth_difference(depth, r, c, z) * facing / tolerance
         if nearness <= 0.0:
             continue
         weight = nearness * (facing - SHALLOWEST) ** SHARPNESS

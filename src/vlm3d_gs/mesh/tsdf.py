@@ -1,11 +1,13 @@
-"""How far inside the object every sample of a grid is, by fusing rendered depth of many views.
+"""Truncated signed distance at every sample of a grid, fused from rendered depth of many views.
 
-Each view says of a sample how far it is before the surface that the view shows there, in units of a
-short range, cut off at 1; a sample farther than that behind the surface is hidden and the view says
-nothing. A view that shows nothing solid there says that the sample is free. The field is the negative mean of
-what the views say (a truncated signed distance), and 1 where none says anything: inside.
+Each view measures how far a sample is in front of the surface that it shows there, in units of the
+truncation range, clipped at 1. A sample more than that behind the surface is hidden, and the view
+does not count. A view with nothing solid there sees the sample as free. The field is the negative
+mean over the views (a truncated signed distance), and 1, inside, where no view counts.
 
-On the CPU a compiled kernel goes slab by slab; on a GPU torch does. Memory is the grid and one view.
+On the CPU a compiled kernel fuses slab by slab, on a GPU torch does. Memory is the grid and one view.
+
+Source: Curless and Levoy 1996 (volumetric fusion of range images).
 """
 
 # Numba's decorators carry no types.
@@ -30,14 +32,14 @@ from vlm3d_gs.render.cpu.math import entry_options, next_task
 from vlm3d_gs.render.cpu.threads import run_tasks
 
 SLABS = 64
-"""Pieces of the grid across x, the unit of work of a thread."""
+"""Slices of the grid along x, the unit of work of a thread."""
 RANGE_STEPS, RANGE_DEVIATIONS = 4.0, 3.5
-"""Truncation range: so many voxels, and at least so many of the Gaussians' usual standard deviations,
-since the depth of soft splats differs by about as much from view to view."""
+"""Truncation range: at least this many voxels, and this many of the Gaussians' median standard
+deviations, since the depth of soft splats varies by about as much from view to view."""
 PIXELS_PER_STEP = 2.0
-"""Size of the depth pictures: about so many pixels a voxel."""
+"""Size of the depth images: about this many pixels a voxel."""
 SIZES_PX = (128, 1024)
-"""Smallest and largest depth pictures."""
+"""Smallest and largest depth images."""
 
 
 def distance_field(gaussians: Gaussians, grid: Grid, backend: Backend = "auto") -> F32:
@@ -53,23 +55,24 @@ def distance_field(gaussians: Gaussians, grid: Grid, backend: Backend = "auto") 
     """
     size_px = int(min(max(PIXELS_PER_STEP * 2.2 / grid.step, SIZES_PX[0]), SIZES_PX[1]))
     cameras = bake_cameras(size_px)
-    usual = float(gaussians.scales.amax(dim=-1).median())
-    reach = max(RANGE_STEPS * grid.step, RANGE_DEVIATIONS * usual)
+    deviation = float(gaussians.scales.amax(dim=-1).median())
+    truncation = max(RANGE_STEPS * grid.step, RANGE_DEVIATIONS * deviation)
     if gaussians.device.type == "cuda":
-        return fuse_torch(gaussians, grid, cameras, reach, backend)
+        return fuse_torch(gaussians, grid, cameras, truncation, backend)
+
     total = np.zeros(grid.shape, np.float32)
     counts = np.zeros(grid.shape, np.uint16)
     for index in range(len(cameras)):
         view = cameras.select([index])
-        depth = depth_picture(gaussians, view, backend).numpy()
+        depth = depth_image(gaussians, view, backend).numpy()
         project = (view.Ks[0].double() @ view.viewmats[0, :3].double()).numpy()
         origin = np.asarray(grid.origin)
-        run_tasks(fuse, SLABS, depth, project, origin, grid.step, reach, total, counts)
+        run_tasks(fuse, SLABS, depth, project, origin, grid.step, truncation, total, counts)
     return _mean(total, counts)
 
 
 def fuse_torch(
-    gaussians: Gaussians, grid: Grid, cameras: Cameras, reach: float, backend: Backend = "auto"
+    gaussians: Gaussians, grid: Grid, cameras: Cameras, truncation: float, backend: Backend = "auto"
 ) -> F32:
     """Return what `distance_field` returns, by torch plane by plane, on the device of the Gaussians."""
     device = gaussians.device
@@ -78,31 +81,34 @@ def fuse_torch(
         for origin, count in zip(grid.origin, grid.shape, strict=True)
     )
     depths = torch.stack(
-        [depth_picture(gaussians, cameras.select([i]), backend) for i in range(len(cameras))]
+        [depth_image(gaussians, cameras.select([i]), backend) for i in range(len(cameras))]
     )
-    matrices = cameras.Ks.double() @ cameras.viewmats[:, :3].double()
+    projections = cameras.Ks.double() @ cameras.viewmats[:, :3].double()
     plane = torch.stack(torch.meshgrid(y, z, indexing="ij"), dim=-1).to(device)
+
     field = np.empty(grid.shape, np.float32)
-    for i, x_here in enumerate(x.tolist()):
+    for i, x_plane in enumerate(x.tolist()):
         total = torch.zeros(plane.shape[:2], dtype=torch.float32, device=device)
         counts = torch.zeros_like(total)
-        for depth, matrix in zip(depths, matrices.to(device), strict=True):
-            image = plane @ matrix[:, 1:3].T + (matrix[:, 0] * x_here + matrix[:, 3])
+        for depth, project in zip(depths, projections.to(device), strict=True):
+            image = plane @ project[:, 1:3].T + (project[:, 0] * x_plane + project[:, 3])
             column = torch.floor(image[..., 0] / image[..., 2]).long()
             row = torch.floor(image[..., 1] / image[..., 2]).long()
             inside = (column >= 0) & (row >= 0) & (column < depth.shape[1]) & (row < depth.shape[0])
             inside &= image[..., 2] > 0.0
-            found = depth[row.clamp(0, depth.shape[0] - 1), column.clamp(0, depth.shape[1] - 1)]
-            before = (found - image[..., 2].float()) / reach
-            said = inside & (before >= -1.0)
-            total += torch.where(said, before.clamp(max=1.0), 0.0)
-            counts += said
+
+            surface = depth[row.clamp(0, depth.shape[0] - 1), column.clamp(0, depth.shape[1] - 1)]
+            distance = (surface - image[..., 2].float()) / truncation
+            observed = inside & (distance >= -1.0)
+            total += torch.where(observed, distance.clamp(max=1.0), 0.0)
+            counts += observed
+
         mean = torch.where(counts > 0, -total / counts.clamp(min=1), 1.0)
         field[i] = mean.cpu().numpy()
     return field
 
 
-def depth_picture(gaussians: Gaussians, view: Cameras, backend: Backend) -> torch.Tensor:
+def depth_image(gaussians: Gaussians, view: Cameras, backend: Backend) -> torch.Tensor:
     """Return the expected depth of one view, [H, W] float32, infinite where nothing is solid."""
     with torch.no_grad():
         rendering = render(gaussians, view.to(gaussians.device), backend=backend)
@@ -124,44 +130,49 @@ def fuse(
     project: F64,
     origin: F64,
     step: float,
-    reach: float,
+    truncation: float,
     total: F32,
     counts: NDArray[np.uint16],
 ) -> None:
-    """Add what one view says to the totals; each task owns one slab of x.
+    """Add the distances of one view to the totals; each task owns one slab along x.
 
     Args:
         counter: [1], the next task.
         tasks: number of slabs.
-        depth: [H, W], infinite where the view is free.
+        depth: [H, W], infinite where nothing is solid.
         project: [3, 4] world to column * depth, row * depth, depth.
         origin: [3] of the grid.
         step: of the grid.
-        reach: truncation range, world units.
-        total: [X, Y, Z], sum of the distances before the surface, in ranges.
-        counts: [X, Y, Z], views that said something.
+        truncation: truncation range, world units.
+        total: [X, Y, Z], sum of the distances in front of the surface, in truncation ranges.
+        counts: [X, Y, Z], views that counted.
     """
     height, width = depth.shape
     while True:
         task = next_task(counter)
         if task >= tasks:
             return
+
         for i in range(task * total.shape[0] // tasks, (task + 1) * total.shape[0] // tasks):
             x = origin[0] + i * step
             for j in range(total.shape[1]):
                 y = origin[1] + j * step
                 for k in range(total.shape[2]):
                     z = origin[2] + k * step
-                    away = project[2, 0] * x + project[2, 1] * y + project[2, 2] * z + project[2, 3]
-                    if away <= 0.0:
+                    camera_z = (
+                        project[2, 0] * x + project[2, 1] * y + project[2, 2] * z + project[2, 3]
+                    )
+                    if camera_z <= 0.0:
                         continue
+
                     across = project[0, 0] * x + project[0, 1] * y + project[0, 2] * z
                     down = project[1, 0] * x + project[1, 1] * y + project[1, 2] * z
-                    column = math.floor((across + project[0, 3]) / away)
-                    row = math.floor((down + project[1, 3]) / away)
+                    column = math.floor((across + project[0, 3]) / camera_z)
+                    row = math.floor((down + project[1, 3]) / camera_z)
                     if column < 0 or row < 0 or column >= width or row >= height:
                         continue
-                    before = (depth[int(row), int(column)] - away) / reach
-                    if before >= -1.0:
-                        total[i, j, k] += min(before, 1.0)
+
+                    distance = (depth[int(row), int(column)] - camera_z) / truncation
+                    if distance >= -1.0:
+                        total[i, j, k] += min(distance, 1.0)
                         counts[i, j, k] += 1
