@@ -33,7 +33,7 @@ from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.config.run import folder_name
 from vlm3d_gs.config.schedules import Schedule
-from vlm3d_gs.core.prompts import parse_composition
+from vlm3d_gs.core.prompts import parse_composition, parse_prompt
 from vlm3d_gs.critic.judge import Judge
 from vlm3d_gs.critic.questions.checklist import held_out_questions
 from vlm3d_gs.critic.questions.templates import VIEW_NAMES
@@ -83,7 +83,7 @@ def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
     config = from_dict(json.loads((folder / "config.json").read_text())["config"])
     summary = json.loads((folder / "summary.json").read_text())
     gaussians = read_splat(folder / "scene.ply")
-    judge = Judge(model, held_out_questions(config.prompt), size_px=SIDE_PX)
+    judge = Judge(model, held_out_questions(parse_prompt(config.prompt)), size_px=SIDE_PX)
     scores = []
     for offset, place in HELD_OUT_VIEWS:
         cameras = named_views(config.camera, offset, place, SIDE_PX * HELD_OUT_SCALE)

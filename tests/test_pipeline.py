@@ -12,6 +12,7 @@ from vlm3d_gs import pipeline, render
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import ConfigError, DeviceError
+from vlm3d_gs.core.prompts import parse_prompt
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, card: bool, gsplat: bool) -> None:
@@ -56,10 +57,11 @@ def test_a_critic_that_can_only_choose_wants_a_choice_before_anything_is_fetched
 def test_a_run_says_why_it_leaves_a_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"critic.enabled": False, "scene.n_init": 10}
     config = apply_settings(preset("mini", "a red cube"), settings)
-    _, _, silent = pipeline.new_run(config, torch.device("cpu"), quiet=True)
+    prompt = parse_prompt(config.prompt)
+    _, _, silent = pipeline.new_run(config, prompt, torch.device("cpu"), quiet=True)
     assert not silent
     machine(monkeypatch, card=True, gsplat=False)
-    _, _, notes = pipeline.new_run(config, torch.device("cpu"), quiet=True)
+    _, _, notes = pipeline.new_run(config, prompt, torch.device("cpu"), quiet=True)
     assert notes == [pipeline.NO_GSPLAT]
     chosen = apply_settings(config, {"device": "cpu"})
-    assert not pipeline.new_run(chosen, torch.device("cpu"), quiet=True)[2]
+    assert not pipeline.new_run(chosen, prompt, torch.device("cpu"), quiet=True)[2]

@@ -22,10 +22,10 @@ from vlm3d_gs.assembly.products import write_products
 from vlm3d_gs.config import Config, SceneConfig
 from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.config.products import PRODUCTS
-from vlm3d_gs.core.errors import CheckpointError, ConfigError, DeviceError, ExportError
+from vlm3d_gs.core.errors import CheckpointError, ConfigError, DeviceError, ExportError, PromptError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
-from vlm3d_gs.core.prompts import parse_composition
+from vlm3d_gs.core.prompts import Prompt, parse_prompt
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
@@ -95,11 +95,11 @@ def generate(
         ExportError: the scene gives no mesh, though one is asked for; all else is written.
     """
     began = time.monotonic()
-    check_prompt(config)
+    prompt = read_prompt(config)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = choose_device(config.device)
     checkpoint = resumable(config) if resume else None
-    state, objective, notes = new_run(config, device, quiet=quiet)
+    state, objective, notes = new_run(config, prompt, device, quiet=quiet)
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
     watch = reward_watch(config, objective)
     if checkpoint is not None:
@@ -140,7 +140,7 @@ def generate(
 
 
 def new_run(
-    config: Config, device: torch.device, *, quiet: bool
+    config: Config, prompt: Prompt, device: torch.device, *, quiet: bool
 ) -> tuple[TrainState, Objective, list[str]]:
     """Load the models and make the first cloud; return what a run changes, what pulls on it, and notes for the user."""
     check_choice(config)
@@ -150,7 +150,7 @@ def new_run(
     if config.device == "auto" and device.type == "cpu" and torch.cuda.is_available():
         notes.insert(0, NO_GSPLAT)
     objective = build_objective(
-        config, folders, device, streams, text_cache=text_cache(config), plan=plan
+        config, prompt, folders, device, streams, text_cache=text_cache(config), plan=plan
     )
     notes += [f"The critic asks {q.name}: {q.text}" for q in objective.questions]
     return new_state(config, device, streams), objective, notes
@@ -210,25 +210,29 @@ def last_reading(
 
 def questions_for(config: Config) -> tuple[Question, ...]:
     """Return what the critic of a run would be asked; loads the critic only if it lists checks itself."""
+    prompt = parse_prompt(config.prompt)
     if config.critic.questions.checks != "model":
-        return build_questions(config)
+        return build_questions(config.critic, prompt)
     folder = model_folders(replace(config, prior=replace(config.prior, enabled=False)))["critic"]
     model = build_vlm(config.critic, folder, choose_device(config.device))
-    return build_questions(config, model, str(folder), text_cache(config))
+    return build_questions(config.critic, prompt, model, str(folder), text_cache(config))
 
 
-def check_prompt(config: Config) -> None:
-    """Refuse a prompt that the chosen models cannot draw, before anything is loaded.
+def read_prompt(config: Config) -> Prompt:
+    """Parse the prompt, and refuse one that the chosen models cannot draw, before anything is loaded.
 
     Raises:
         PromptError: an embedded model does not know its words.
     """
+    prompt = parse_prompt(config.prompt)
     priors = [prior for prior in (config.prior, config.detail) if prior.enabled]
     families: list[tuple[Role, str]] = [("prior", prior.family) for prior in priors]
     if config.critic.enabled and config.critic.family != "server":
         families.append(("critic", config.critic.family))
     if any(family_entry(role, family).embedded for role, family in families):
-        parse_composition(config.prompt)
+        if prompt.composition is None:
+            raise PromptError(prompt.refusal)
+    return prompt
 
 
 def resumable(config: Config) -> Checkpoint:

@@ -8,6 +8,7 @@ import pytest
 
 from vlm3d_gs.config import QuestionConfig
 from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.prompts import parse_prompt
 from vlm3d_gs.critic.questions.checklist import (
     cached_generator,
     held_out_questions,
@@ -18,7 +19,8 @@ from vlm3d_gs.critic.questions.checklist import (
 from vlm3d_gs.critic.questions.sentences import parse_sentence
 from vlm3d_gs.mini.critic.model import critic_tokenizer
 
-MINI = "a red cube on top of a blue sphere"
+MINI = parse_prompt("a red cube on top of a blue sphere")
+CORGI = parse_prompt("a corgi")
 
 
 def test_relation_and_objects_get_questions_of_their_own_and_share_the_weight() -> None:
@@ -33,14 +35,14 @@ def test_relation_and_objects_get_questions_of_their_own_and_share_the_weight() 
 
 
 def test_two_objects_of_one_kind_are_asked_for_once() -> None:
-    questions = prompt_questions("a red cube behind a red cube", QuestionConfig())
+    questions = prompt_questions(parse_prompt("a red cube behind a red cube"), QuestionConfig())
     names = [question.name for question in questions]
     assert names == ["semantic", "relation", "object_1", "geometric"]
 
 
 def test_an_open_prompt_is_asked_for_its_relations_counts_and_things() -> None:
     text = "three green apples in front of a wooden bowl, next to a sleeping cat wearing a hat"
-    questions = {q.name: q.text for q in prompt_questions(text, QuestionConfig())}
+    questions = {q.name: q.text for q in prompt_questions(parse_prompt(text), QuestionConfig())}
     assert "are the three green apples in front of the wooden bowl?" in questions["relation_1"]
     assert "exactly three green apples" in questions["count_1"]
     assert "show a wooden bowl?" in questions["thing_2"]
@@ -49,7 +51,7 @@ def test_an_open_prompt_is_asked_for_its_relations_counts_and_things() -> None:
 
 
 def test_one_plain_thing_gets_no_more_than_content_and_geometry() -> None:
-    names = [q.name for q in prompt_questions("a corgi", QuestionConfig())]
+    names = [q.name for q in prompt_questions(CORGI, QuestionConfig())]
     assert names == ["semantic", "geometric"]
 
 
@@ -79,7 +81,7 @@ def test_sentences_are_cut_at_relations(
 def test_the_joint_question_stands_alone() -> None:
     (question,) = prompt_questions(MINI, QuestionConfig(checks="joint"))
     assert question.name == "joint"
-    assert MINI in question.text
+    assert MINI.text in question.text
     assert "floaters" in question.text
 
 
@@ -103,7 +105,7 @@ def test_questions_are_dropped_by_name_and_wrong_names_refused() -> None:
     with pytest.raises(ConfigError, match=r"colour.*geometric, object_1, object_2, relation"):
         prompt_questions(MINI, QuestionConfig(drop=("colour",)))
     with pytest.raises(ConfigError, match="nothing to ask"):
-        prompt_questions("a corgi", QuestionConfig(drop=("semantic", "geometric")))
+        prompt_questions(CORGI, QuestionConfig(drop=("semantic", "geometric")))
 
 
 ANSWER = """Here are some checks:
@@ -116,22 +118,22 @@ Is it nice.
 
 
 def test_what_a_model_lists_becomes_questions_without_repetition() -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
-    def write(request: str) -> str:
-        asked.append(request)
+    def generate_text(request: str) -> str:
+        requests.append(request)
         return ANSWER
 
-    texts = [question.text for question in model_questions(MINI, write, 12)]
+    texts = [question.text for question in model_questions(MINI.text, generate_text, 12)]
     assert texts == [
         "Is there a red cube? Answer Yes or No.",
         "Is the cube on top of the sphere? Answer Yes or No.",
         "Is the sphere blue? Answer Yes or No.",
     ]
-    assert MINI in asked[0]
-    assert len(model_questions(MINI, write, 2)) == 2
+    assert MINI.text in requests[0]
+    assert len(model_questions(MINI.text, generate_text, 2)) == 2
     config = QuestionConfig(checks="model", drop=("check_3",))
-    names = [question.name for question in prompt_questions(MINI, config, write)]
+    names = [question.name for question in prompt_questions(MINI, config, generate_text)]
     assert names == [
         *("semantic", "relation", "object_1", "object_2"),
         *("check_2", "geometric"),  # the first that is listed is asked for already
@@ -141,14 +143,14 @@ def test_what_a_model_lists_becomes_questions_without_repetition() -> None:
 def test_answers_are_kept_by_model_and_request(tmp_path: Path) -> None:
     calls: list[str] = []
 
-    def write(request: str) -> str:
+    def generate_text(request: str) -> str:
         calls.append(request)
         return f"answer {len(calls)}"
 
     for _ in range(2):
-        assert cached_generator(write, "model", tmp_path / "cache")("request") == "answer 1"
-    assert cached_generator(write, "other", tmp_path / "cache")("request") == "answer 2"
-    assert cached_generator(write, "model", None)("request") == "answer 3"
+        assert cached_generator(generate_text, "model", tmp_path / "cache")("request") == "answer 1"
+    assert cached_generator(generate_text, "other", tmp_path / "cache")("request") == "answer 2"
+    assert cached_generator(generate_text, "model", None)("request") == "answer 3"
 
 
 def test_held_out_questions_use_other_words_that_the_embedded_critic_knows() -> None:
@@ -158,14 +160,13 @@ def test_held_out_questions_use_other_words_that_the_embedded_critic_knows() -> 
     assert semantic.text not in own
     assert "a blue ball under a red box" in semantic.text
     assert tokenizer.unk_token_id not in tokenizer(semantic.text).input_ids
-    texts = {question.text for question in held_out_questions("a corgi wearing a hat")}
-    assert texts.isdisjoint(
-        {q.text for q in prompt_questions("a corgi wearing a hat", QuestionConfig())}
-    )
+    hat = parse_prompt("a corgi wearing a hat")
+    texts = {question.text for question in held_out_questions(hat)}
+    assert texts.isdisjoint({q.text for q in prompt_questions(hat, QuestionConfig())})
 
 
 def test_many_questions_are_cut_at_the_limit_but_geometry_stays() -> None:
     text = " next to ".join(f"a thing{index}" for index in range(20))
-    questions = prompt_questions(text, QuestionConfig(most=5))
+    questions = prompt_questions(parse_prompt(text), QuestionConfig(most=5))
     assert len(questions) == 5
     assert questions[-1].name == "geometric"

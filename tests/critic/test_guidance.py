@@ -13,6 +13,7 @@ from vlm3d_gs.config import AugmentConfig, CriticConfig, QuestionConfig
 from vlm3d_gs.config.schedules import Schedule, constant
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.prompts import parse_prompt
 from vlm3d_gs.critic.guidance import Critic, clip_pixel_gradients, reward_loss
 from vlm3d_gs.critic.questions.checklist import prompt_questions
 from vlm3d_gs.critic.questions.templates import (
@@ -91,7 +92,9 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
     model: YesNoModel, generator: torch.Generator
 ) -> None:
     config = CriticConfig(every=3, weight=constant(0.5))
-    critic = Critic(model, prompt_questions(PROMPT, QuestionConfig()), config, generator)
+    critic = Critic(
+        model, prompt_questions(parse_prompt(PROMPT), QuestionConfig()), config, generator
+    )
     assert [step for step in range(7) if critic.is_due(Progress(step, 7))] == [0, 3, 6]
     output = critic(shown(generator), Progress(0, 1))
     names = ("semantic", "relation", "object_1", "object_2", "geometric")

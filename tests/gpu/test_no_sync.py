@@ -18,6 +18,7 @@ import vlm3d_gs
 from vlm3d_gs.assembly.objective import build_objective
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
+from vlm3d_gs.core.prompts import parse_prompt
 from vlm3d_gs.core.seeding import generator as named_generator
 from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.kernels import available
@@ -78,7 +79,9 @@ def waits_of_a_step(tmp_path: Path, **settings: object) -> Counter[str]:
     )
     device = torch.device("cuda")
     streams = generators(config.train.seed, STREAMS)
-    objective = build_objective(config, model_folders(config), device, streams)
+    objective = build_objective(
+        config, parse_prompt(config.prompt), model_folders(config), device, streams
+    )
     first = first_cloud(config.scene, named_generator(config.train.seed, "first cloud"))
     state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
     for _ in range(STEPS):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlm3d_gs.config import Config, replace_path
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.pipeline import GenerateResult, check_prompt, choose_device, generate
+from vlm3d_gs.pipeline import GenerateResult, choose_device, generate, read_prompt
 from vlm3d_gs.runs.log import prepare_run_folder, write_config, write_json
 
 CANDIDATES = "candidates"
@@ -56,7 +56,7 @@ def generate_best(
     until = max(1, round(pick_at * config.train.steps))
     first = config.train.seed
     scores: dict[int, float] = {}
-    check_prompt(config)
+    read_prompt(config)  # refuses what the models cannot draw
     choose_device(config.device)
     prepare_run_folder(config.out, overwrite=overwrite)
     shutil.rmtree(config.out / CANDIDATES, ignore_errors=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlm3d_gs.config import Config, CriticConfig, PriorConfig
+    from vlm3d_gs.core.prompts import Prompt
     from vlm3d_gs.core.residency import Plan
     from vlm3d_gs.critic.best_of_n import Scorer
     from vlm3d_gs.critic.judge import Judge
@@ -39,6 +40,7 @@ class Objective:
 
 def build_objective(
     config: Config,
+    prompt: Prompt,
     folders: dict[str, Path],
     device: torch.device,
     streams: dict[str, torch.Generator],
@@ -50,6 +52,7 @@ def build_objective(
 
     Args:
         config: the run.
+        prompt: what the scene should show.
         folders: weights of each model that the run uses: `prior`, `detail`, `critic`, `judge`.
         device: where the networks run.
         streams: `noise` for the priors, `critic` for the augmentation.
@@ -63,7 +66,7 @@ def build_objective(
     priors = {
         name: build_prior(
             name,
-            config.prompt,
+            prompt.text,
             settings,
             folders[name],
             device,
@@ -79,8 +82,9 @@ def build_objective(
     if critic.enabled and critic.family == "server":
         from vlm3d_gs.critic.server import ServerScorer
 
-        asked = build_questions(config)
-        return Objective(_ranked(priors, ServerScorer(critic.server, asked), config), asked)
+        questions = build_questions(critic, prompt)
+        scorer = ServerScorer(critic.server, questions)
+        return Objective(_ranked(priors, scorer, config), questions)
     if "critic" not in folders:
         if not guidances:
             raise ConfigError(
@@ -94,8 +98,8 @@ def build_objective(
 
     offload = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
     model = build_vlm(critic, folders["critic"], device, plan)
-    asked = build_questions(config, model, str(folders["critic"]), text_cache)
-    own = Judge(model, asked, size_px=model.trained_px, offload=offload)
+    questions = build_questions(critic, prompt, model, str(folders["critic"]), text_cache)
+    own = Judge(model, questions, size_px=model.trained_px, offload=offload)
     held_out = None
     if critic.watch.enabled:
         other = model
@@ -103,15 +107,15 @@ def build_objective(
             kind = replace(critic, family=critic.watch.family or critic.family)
             other = build_vlm(kind, folders["judge"], device, plan)
         held_out = Judge(
-            other, held_out_questions(config.prompt), size_px=other.trained_px, offload=offload
+            other, held_out_questions(prompt), size_px=other.trained_px, offload=offload
         )
     if critic.mode in ("best-of-n", "pairwise") or (critic.mode == "both" and can_rank(config)):
         guidances = _ranked(priors, own, config)
     if critic.mode in ("gradient", "both"):
         from vlm3d_gs.critic.guidance import Critic
 
-        guidances.append(Critic(model, asked, critic, streams["critic"], offload=offload))
-    return Objective(guidances, asked, own, held_out)
+        guidances.append(Critic(model, questions, critic, streams["critic"], offload=offload))
+    return Objective(guidances, questions, own, held_out)
 
 
 def build_prior(
@@ -189,32 +193,34 @@ def build_vlm(
 
 
 def build_questions(
-    config: Config,
+    critic: CriticConfig,
+    prompt: Prompt,
     model: YesNoModel | None = None,
     name: str = "",
     cache: Path | None = None,
 ) -> tuple[Question, ...]:
-    """Return what the critic is asked.
+    """Return the questions to the critic.
 
     Args:
-        config: the run.
-        model: the critic, where it shall list checks itself.
+        critic: settings, those of the questions among them.
+        prompt: what the scene should show.
+        model: the critic, to list checks itself with `checks="model"`; else not used.
         name: of the model, for the cache.
         cache: folder of its earlier answers, None for none.
     """
     from vlm3d_gs.critic.questions.checklist import cached_generator, prompt_questions
 
-    wanted = config.critic.questions
-    if model is None or wanted.checks != "model":
-        return prompt_questions(config.prompt, wanted)
+    if model is None or critic.questions.checks != "model":
+        return prompt_questions(prompt, critic.questions)
 
-    def write(request: str) -> str:
-        if config.critic.quantize != "none":
+    def generate_text(request: str) -> str:
+        if critic.quantize != "none":
             return model.generate_text(request)
         with resident(model.network, model.device):
             return model.generate_text(request)
 
-    return prompt_questions(config.prompt, wanted, cached_generator(write, name, cache))
+    generator = cached_generator(generate_text, name, cache)
+    return prompt_questions(prompt, critic.questions, generator)
 
 
 def check_choice(config: Config) -> None:

@@ -87,6 +87,18 @@ class Composition:
         return f"{first} {self.relation} {article(self.objects[1].color)} {self.objects[1]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt, parsed once at the start of a run."""
+
+    text: str
+    """As the user wrote it."""
+    composition: Composition | None
+    """None for a prompt outside the language of the embedded models."""
+    refusal: str = ""
+    """Why the embedded models cannot draw it, and the cure; empty for a composition."""
+
+
 def article(word: str) -> str:
     """Return "an" before a vowel, else "a"."""
     return "an" if word[:1] in "aeiou" else "a"
@@ -129,6 +141,14 @@ def parse_composition(text: str) -> Composition:
             objects = (_parse_object(first, text), _parse_object(second, text))
             return Composition(objects, RELATION_PHRASES[phrase])
     return Composition((_parse_object(sentence, text),))
+
+
+def parse_prompt(text: str) -> Prompt:
+    """Parse any prompt; one that `parse_composition` refuses has no composition, and the reason instead."""
+    try:
+        return Prompt(text, parse_composition(text))
+    except PromptError as error:
+        return Prompt(text, None, str(error))
 
 
 def _parse_object(phrase: str, text: str) -> ObjectPhrase:

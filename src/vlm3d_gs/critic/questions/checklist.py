@@ -1,7 +1,7 @@
 """Which questions a prompt gets: from templates, from the user, and from the critic itself.
 
 Questions about the content share one weight, so that a long prompt does not outweigh its geometry. Every question has
-a name, by which it is logged and by which it can be dropped.
+a name, which appears in the log and by which it can be dropped.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlm3d_gs.config import QuestionConfig
-from vlm3d_gs.core.errors import ConfigError, PromptError
+from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.core.prompts import OPPOSITE, SHAPE_WORDS, Composition, article, parse_composition
+from vlm3d_gs.core.prompts import OPPOSITE, SHAPE_WORDS, Composition, Prompt, article
 from vlm3d_gs.critic.questions.sentences import parse_sentence
 from vlm3d_gs.critic.questions.templates import (
     GEOMETRY_QUESTION,
@@ -30,8 +30,8 @@ from vlm3d_gs.critic.questions.templates import (
     with_answer_format,
 )
 
-LONGEST_QUESTION = 200
-"""Characters; what the critic lists beyond is no question."""
+MAX_QUESTION_LENGTH = 200
+"""Characters; longer lines of a model's answer are not taken as questions."""
 CHECK_REQUEST = (
     "Somebody made a 3D scene from this description: {prompt}\n"
     "List at most {count} short questions that tell from several views whether the scene is as described. "
@@ -40,98 +40,120 @@ CHECK_REQUEST = (
     "Write one question a line and nothing else."
 )
 TextGenerator = Callable[[str], str]
-"""A model that answers a request in words."""
+"""A language model: request -> answer."""
 
 
 def prompt_questions(
-    prompt: str, config: QuestionConfig, write: TextGenerator | None = None
+    prompt: Prompt, config: QuestionConfig, generate_text: TextGenerator | None = None
 ) -> tuple[Question, ...]:
-    """Return what the critic is asked about a prompt.
+    """Return the questions for a prompt, with their weights.
 
     Args:
-        prompt: what to make.
-        config: sources, weights, and the names of questions to leave out.
-        write: for `checks="model"`.
+        prompt: what the scene should show.
+        config: sources, weights, and the names of questions to drop.
+        generate_text: the model that lists further questions with `checks="model"`.
 
     Raises:
-        ConfigError: a name to drop that no question has, a malformed question of the user, or nothing left to ask.
+        ConfigError: a name to drop that no question has, a malformed question of the user, or no question left.
     """
     if config.checks == "joint":
         weight = config.semantic_weight + config.geometric_weight
-        found = [Question("joint", joint_question(prompt), weight)]
+        questions = [Question("joint", joint_question(prompt.text), weight)]
     else:
-        content = template_questions(prompt)
-        if config.checks == "model":
-            if write is None:
-                raise ConfigError(
-                    "critic.questions.checks is 'model', but no model can write here."
-                )
-            known = {question.text for question in content}
-            listed = model_questions(prompt, write, config.most)
-            content += [question for question in listed if question.text not in known]
-        content = content[: max(1, config.most - 1)]
+        content = _content_questions(prompt, config, generate_text)
         share = config.semantic_weight / len(content)
         geometry = Question("geometric", GEOMETRY_QUESTION, config.geometric_weight)
-        found = [*(replace(question, weight=share) for question in content), geometry]
-    found += [user_question(text, index) for index, text in enumerate(config.asks, 1)]
-    names = {question.name for question in found}
-    for name in config.drop:
+        questions = [*(replace(question, weight=share) for question in content), geometry]
+
+    questions += [user_question(text, number) for number, text in enumerate(config.asks, 1)]
+
+    return _without_dropped(questions, config.drop)
+
+
+def _content_questions(
+    prompt: Prompt, config: QuestionConfig, generate_text: TextGenerator | None
+) -> list[Question]:
+    """Return the unweighted questions about the content: templates first, then those of the model."""
+    questions = template_questions(prompt)
+    if config.checks == "model":
+        if generate_text is None:
+            raise ConfigError("critic.questions.checks is 'model', but no model can write here.")
+        known = {question.text for question in questions}
+        listed = model_questions(prompt.text, generate_text, config.most)
+        questions += [question for question in listed if question.text not in known]
+
+    # One place is kept for the question about geometry, and the whole prompt is always asked for.
+    return questions[: max(1, config.most - 1)]
+
+
+def _without_dropped(questions: Sequence[Question], drop: Sequence[str]) -> tuple[Question, ...]:
+    names = {question.name for question in questions}
+    for name in drop:
         if name not in names:
             raise ConfigError(
                 f"critic.questions.drop names {name!r}, but the questions are {', '.join(sorted(names))}."
             )
-    kept = tuple(question for question in found if question.name not in config.drop)
-    if not any(question.weight > 0 for question in kept):
+
+    remaining = tuple(question for question in questions if question.name not in drop)
+    if not any(question.weight > 0 for question in remaining):
         raise ConfigError(
             "The critic has nothing to ask. Drop fewer questions, or use --no-critic."
         )
-    return kept
+
+    return remaining
 
 
-def template_questions(prompt: str) -> list[Question]:
+def template_questions(prompt: Prompt) -> list[Question]:
     """Return questions about the content alone: the whole, then each relation, number and described thing."""
-    questions = [Question("semantic", content_question(prompt))]
-    try:
-        composition = parse_composition(prompt)
-    except PromptError:
-        return questions + _open_questions(prompt)
+    questions = [Question("semantic", content_question(prompt.text))]
+    composition = prompt.composition
+    if composition is None:
+        return questions + _sentence_questions(prompt.text)
+
+    # A single object is covered by the question about the whole.
     if composition.relation is not None:
         first, second = composition.objects
         relation = relation_question(first, composition.relation, second)
         questions.append(Question("relation", relation))
         questions += [
-            Question(f"object_{index}", object_question(item))
-            for index, item in enumerate(dict.fromkeys(composition.objects), 1)
+            Question(f"object_{number}", object_question(item))
+            for number, item in enumerate(dict.fromkeys(composition.objects), 1)
         ]
+
     return questions
 
 
-def _open_questions(prompt: str) -> list[Question]:
-    things, relations = parse_sentence(prompt)
-    found = []
-    for index, relation in enumerate(relations, 1):
-        name = "relation" if len(relations) == 1 else f"relation_{index}"
+def _sentence_questions(text: str) -> list[Question]:
+    """Return questions about the relations, numbers and things of an open-vocabulary prompt."""
+    things, relations = parse_sentence(text)
+    questions = []
+
+    for number, relation in enumerate(relations, 1):
+        name = "relation" if len(relations) == 1 else f"relation_{number}"
         text = relation_question(
             str(relation.first),
             relation.words,
             str(relation.second),
             plural=relation.first.count > 1,
         )
-        found.append(Question(name, text))
+        questions.append(Question(name, text))
+
+    # A single thing is covered by the question about the whole, unless there are several of it.
     if len(things) > 1 or any(thing.count > 1 for thing in things):
-        for index, thing in enumerate(things, 1):
+        for number, thing in enumerate(things, 1):
             if thing.count > 1:
-                found.append(Question(f"count_{index}", count_question(str(thing))))
+                questions.append(Question(f"count_{number}", count_question(str(thing))))
             else:
-                found.append(Question(f"thing_{index}", thing_question(str(thing))))
-    return found
+                questions.append(Question(f"thing_{number}", thing_question(str(thing))))
+
+    return questions
 
 
-def user_question(text: str, index: int) -> Question:
-    """Read a question of the user: a sentence, and perhaps its weight after a last @.
+def user_question(text: str, number: int) -> Question:
+    """Parse a question of the user: a sentence, optionally followed by "@" and its weight.
 
     Raises:
-        ConfigError: empty, or the weight is no number of 0 or more.
+        ConfigError: empty, or the weight is not a number of 0 or more.
     """
     sentence, at, weight = text.rpartition("@")
     if not at:
@@ -140,77 +162,82 @@ def user_question(text: str, index: int) -> Question:
         value = float(weight)
     except ValueError:
         value = -1.0
+
     if not sentence.strip() or not 0.0 <= value <= 1e6:
         raise ConfigError(
             f"--ask needs a question, and after a last @ its weight of 0 or more, got {text!r}. "
             'E.g. --ask "Is the lid open? @ 0.5".'
         )
-    return Question(f"ask_{index}", with_answer_format(sentence.strip()), value)
+
+    return Question(f"ask_{number}", with_answer_format(sentence.strip()), value)
 
 
-def model_questions(prompt: str, write: TextGenerator, most: int) -> list[Question]:
-    """Return the checks that a model lists for a prompt; what is no question is left out."""
-    answer = write(CHECK_REQUEST.format(prompt=prompt, count=most))
+def model_questions(prompt: str, generate_text: TextGenerator, most: int) -> list[Question]:
+    """Return up to `most` questions that a model lists for a prompt; lines that are no question are skipped."""
+    answer = generate_text(CHECK_REQUEST.format(prompt=prompt, count=most))
+
     texts: list[str] = []
     for line in answer.splitlines():
+        # Models number their lists or mark them with bullets, and some quote each question.
         text = re.sub(r"^[\s\-*•]*(\d+[.)]\s*)?", "", line).strip().strip('"').strip()
-        if text.endswith("?") and len(text) <= LONGEST_QUESTION and text not in texts:
+        if text.endswith("?") and len(text) <= MAX_QUESTION_LENGTH and text not in texts:
             texts.append(text)
+
     return [
-        Question(f"check_{index}", with_answer_format(text))
-        for index, text in enumerate(texts[:most], 1)
+        Question(f"check_{number}", with_answer_format(text))
+        for number, text in enumerate(texts[:most], 1)
     ]
 
 
-def cached_generator(write: TextGenerator, model: str, folder: Path | None) -> TextGenerator:
-    """Return a writer that keeps its answers in a folder, by model and request; None keeps nothing."""
+def cached_generator(
+    generate_text: TextGenerator, model: str, folder: Path | None
+) -> TextGenerator:
+    """Return a generator that caches answers in a folder, by model and request; None caches nothing."""
     if folder is None:
-        return write
+        return generate_text
 
-    def answer(request: str) -> str:
+    def cached(request: str) -> str:
         key = hashlib.sha256(json.dumps([model, request]).encode()).hexdigest()[:32]
         path = folder / f"{key}.txt"
         if path.is_file():
             return path.read_text()
-        said = write(request)
+
+        answer = generate_text(request)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as draft:
-            draft.write_text(said)
-        return said
+            draft.write_text(answer)
+        return answer
 
-    return answer
+    return cached
 
 
-def held_out_questions(prompt: str) -> tuple[Question, ...]:
-    """Return questions in other words than a run is optimised for, to see whether it got better or only pleasing.
+def held_out_questions(prompt: Prompt) -> tuple[Question, ...]:
+    """Return questions worded differently from those a run optimises, to detect a reward that is merely gamed.
 
-    For the embedded critic's language: synonyms, and the relation told from the other object. For any other prompt:
+    In the embedded critic's language: synonyms, and the relation stated from the other object. For any other prompt:
     other sentences.
     """
-    try:
-        said = _reworded(parse_composition(prompt))
-    except PromptError:
-        return (
-            Question("semantic", f"Would a careful eye call this {prompt}? Answer Yes or No."),
-            Question(
-                "geometric",
-                "Is everything here well formed, the same object from each side, with no second face, loose parts, "
-                "cracks or speckles? Answer Yes or No.",
-            ),
+    if prompt.composition is None:
+        semantic = f"Would a careful eye call this {prompt.text}? Answer Yes or No."
+        geometric = (
+            "Is everything here well formed, the same object from each side, with no second face, loose parts, "
+            "cracks or speckles? Answer Yes or No."
         )
-    return (
-        Question("semantic", content_question(said)),
-        Question("geometric", GEOMETRY_QUESTION),
-    )
+    else:
+        semantic = content_question(_reworded(prompt.composition))
+        geometric = GEOMETRY_QUESTION
+
+    return Question("semantic", semantic), Question("geometric", geometric)
 
 
 def _reworded(composition: Composition) -> str:
     """Put a composition into other words: synonyms of the shapes, the second object first."""
-    other = {shape: word for word, shape in SHAPE_WORDS.items() if word != shape}
-    objects: Sequence[str] = [
-        f"{article(item.color)} {item.color} {other.get(item.shape, item.shape)}"
+    synonyms = {shape: word for word, shape in SHAPE_WORDS.items() if word != shape}
+    objects = [
+        f"{article(item.color)} {item.color} {synonyms.get(item.shape, item.shape)}"
         for item in composition.objects
     ]
     if composition.relation is None:
         return objects[0]
+
     return f"{objects[1]} {OPPOSITE[composition.relation]} {objects[0]}"
