@@ -136,6 +136,11 @@ class ExportConfig:
         check_ranges(self, "export")
         if not self.formats:
             raise ConfigError("export.formats is empty: nothing would be written. Use e.g. 'ply'.")
+        for name in self.formats:
+            if name not in PRODUCTS:
+                raise ConfigError(
+                    f"export.formats must be one of {', '.join(PRODUCTS)}, got {name!r}."
+                )
         if self.turntable_px % 2:
             raise ConfigError(
                 f"export.turntable_px must be even, got {self.turntable_px}. "
