@@ -1,11 +1,11 @@
-"""Seconds until a scene is right: whole runs of the embedded models, read every twentieth by the checker.
+"""Seconds until a scene is right: whole runs of the embedded models, checked at every twentieth of a run.
 
     python benchmarks/bench_asset.py [--seeds 1] [--prompts 8] [--set a.b=c]
 
-A run is finished, for this count, at the first reading from which on every reading has the objects and the relation
-right (`evaluate.composition`), and clean at the first from which on all are clean too. Readings are copies taken while
-the run goes on and judged after it, so the checker's time is not in the count. The seconds begin with the call, so they
-hold the loading of models, but not Python's imports.
+A run counts as right from the first reading on after which every reading has the objects and the relation right
+(`evaluate.composition`), and as clean from the first on after which all are clean too. Readings are copies taken during
+the run and judged after it, so the checker's time does not count. The seconds start with the call, so they include
+loading the models, but not Python's imports.
 """
 
 from __future__ import annotations
@@ -30,48 +30,50 @@ from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.pipeline import generate
 
 READINGS = 20
-"""A run."""
+"""Per run."""
 
 
-class Reader:
-    """Copies the scene now and then, with the seconds since the beginning."""
+class SceneReader:
+    """Copies the scene at regular steps, with the seconds since the start."""
 
     def __init__(self, steps: int) -> None:
         self.every = max(1, steps // READINGS)
         self.began = time.perf_counter()
-        self.taken: list[tuple[float, int, Gaussians]] = []
+        self.readings: list[tuple[float, int, Gaussians]] = []
 
     def __call__(
         self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
     ) -> bool:
-        """Take a copy if it is time; never ends the run."""
+        """Take a copy if it is time; never end the run."""
         if state.step % self.every == 0:
             scene = state.optimizer.gaussians.detach().clone()
-            self.taken.append((time.perf_counter() - self.began, state.step, scene))
+            self.readings.append((time.perf_counter() - self.began, state.step, scene))
         return False
 
 
-def since_when(
-    taken: Sequence[tuple[float, int]], passes: Sequence[bool]
+def settled_at(
+    times: Sequence[tuple[float, int]], passes: Sequence[bool]
 ) -> tuple[float, int] | None:
-    """Return seconds and step of the first reading from which on all pass; None if the last does not."""
+    """Return seconds and step of the first reading from which on all pass; None if the last one fails."""
     first = len(passes)
     while first and passes[first - 1]:
         first -= 1
-    return taken[first] if first < len(passes) else None
+    return times[first] if first < len(passes) else None
 
 
 def time_run(config: Config) -> dict[str, Any]:
-    """Make one run and return its row."""
-    reader = Reader(config.train.steps)
+    """Run once and return the row."""
+    reader = SceneReader(config.train.steps)
     result = generate(config, quiet=True, observe=reader)
+
     composition = parse_composition(config.prompt)
     last = (result.seconds, result.steps, result.gaussians)
-    readings = [*reader.taken, last]
+    readings = [*reader.readings, last]
     reports: list[CompositionReport] = [evaluate(scene, composition) for _, _, scene in readings]
+
     times = [(seconds, step) for seconds, step, _ in readings]
-    right = since_when(times, [report.content_right for report in reports])
-    clean = since_when(times, [report.content_right and report.clean for report in reports])
+    right = settled_at(times, [report.content_right for report in reports])
+    clean = settled_at(times, [report.content_right and report.clean for report in reports])
     return {
         "prompt": config.prompt,
         "seed": config.train.seed,
@@ -83,15 +85,17 @@ def time_run(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the options, make the runs, print medians, and write the JSON."""
+    """Run every prompt and seed, print the median, and write the JSON."""
     parser = arguments((__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--prompts", type=int, default=8, help="how many, spread over the list")
+    parser.add_argument("--prompts", type=int, default=8, help="number, spread over the list")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+
     listed = read_prompts(PROMPTS)
     prompts = listed[:: max(1, len(listed) // options.prompts)][: options.prompts]
+
     rows = []
     for seed in range(options.seeds):
         for prompt in prompts:
@@ -101,6 +105,7 @@ def main() -> None:
                     time_run(apply_settings(preset("mini", prompt), values, options.settings))
                 )
             print(rows[-1], flush=True)
+
     reached = [r["right_after_s"] for r in rows if r["right_after_s"] is not None]
     print(
         f"right: {len(reached)} of {len(rows)}"

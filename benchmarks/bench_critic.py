@@ -1,12 +1,12 @@
-"""What each saving in the critic's step is worth: one look at the views, forward and backward to the pixels.
+"""What each saving in the critic's step is worth: forward and backward to the pixels of the views, once.
 
     python benchmarks/bench_critic.py --model mini
     python benchmarks/bench_critic.py --model tiny-qwen --views 4 --size 252
 
-Every way is timed in turn in one process and given as a ratio to ours, beside the time of its products at the machine's
-measured rate (a graph's are not seen: 0). `released` is the procedure of the released
-VLM3D code (released.py). Models other than `mini` are built from their
-published sizes (or a tenth of them, `tiny-qwen`) with random weights: speed does not depend on the values.
+All ways take turns in one process. Each is given as a ratio to ours, with the time of its matrix products at the
+machine's measured rate (those of a CUDA graph cannot be counted: 0). `released` is the procedure of the released VLM3D
+code (released.py). Models other than `mini` are built in their published sizes (or a tenth of them, `tiny-qwen`) with
+random weights: speed does not depend on the values.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ QUESTIONS = [
 
 
 class Models:
-    """One set of weights, used in different ways; each is made when it is first asked for."""
+    """One set of weights, used in different ways; each is built when it is first used."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder, self.device = folder, device
@@ -48,37 +48,37 @@ class Models:
 
     @cached_property
     def uncached(self) -> YesNoModel:
-        """Without what the text before the views looks like to the language model; the same weights."""
-        twin = copy(self.usual)
-        twin.cache_text = False
-        return twin
+        """The same weights, without caching the text before the views."""
+        model = copy(self.usual)
+        model.cache_text = False
+        return model
 
     @cached_property
     def graphed(self) -> YesNoModel:
-        """By CUDA graphs; the same weights."""
-        twin = copy(self.usual)
-        twin.graphs, twin._messages = True, {}
-        return twin
+        """The same weights, replayed as CUDA graphs."""
+        model = copy(self.usual)
+        model.graphs, model._messages = True, {}
+        return model
 
     @cached_property
     def checkpointed(self) -> YesNoModel:
-        """With activations computed again in the backward pass."""
+        """With activations recomputed in the backward pass."""
         return YesNoModel(self.folder, self.device, self.dtype, checkpointing=True)
 
     @cached_property
     def library(self) -> YesNoModel:
-        """With transformers' own attention and embedding of patches."""
+        """With the attention and patch embedding of transformers."""
         return YesNoModel(self.folder, self.device, self.dtype, fast_modules=False)
 
     @cached_property
     def other(self) -> YesNoModel:
-        """In float32 where the usual one is in bfloat16, else the other way round."""
-        turned = torch.float32 if self.dtype == torch.bfloat16 else torch.bfloat16
-        return YesNoModel(self.folder, self.device, turned)
+        """In float32 if the usual one is in bfloat16, else in bfloat16."""
+        other = torch.float32 if self.dtype == torch.bfloat16 else torch.bfloat16
+        return YesNoModel(self.folder, self.device, other)
 
 
 class Counter(TorchDispatchMode):
-    """Counts operations of torch; on a GPU most are one launch or more."""
+    """Counts operations of torch; on a GPU most of them launch one kernel or more."""
 
     count = 0
 
@@ -87,15 +87,15 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def counted(function: Callable[[], Any]) -> tuple[int, int]:
-    """Return how many operations of torch a call is, views among them, and those of floating point in its products."""
-    with operation_counter() as arithmetic, Counter() as counter:
+def count_operations(function: Callable[[], Any]) -> tuple[int, int]:
+    """Return how many operations of torch a call takes (views included), and the FLOP of its matrix products."""
+    with operation_counter() as flop_counter, Counter() as counter:
         function()
-    return counter.count, arithmetic.get_total_flops()
+    return counter.count, flop_counter.get_total_flops()
 
 
 def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Return each way to get the gradient of the questions' log-odds on the pictures."""
+    """Return each way to get the gradient of the questions' log-odds with respect to the pictures."""
     model = models.usual
     names = VIEW_NAMES[: len(images)]
 
@@ -106,14 +106,14 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         for question in questions:
             gradient(released_log_odds(models.library, images, names, question))
 
-    def apart() -> None:
+    def one_by_one() -> None:
         for question in QUESTIONS:
             gradient(model.log_odds(images, names, [question]))
 
-    found = {
+    functions = {
         "ours, three questions": lambda: gradient(model.log_odds(images, names, QUESTIONS)),
         "ours, one question": lambda: gradient(model.log_odds(images, names, QUESTIONS[:1])),
-        "three questions, one after the other": apart,
+        "three questions, one after the other": one_by_one,
         "without cached text": lambda: gradient(models.uncached.log_odds(images, names, QUESTIONS)),
         "with gradient checkpointing": lambda: gradient(
             models.checkpointed.log_odds(images, names, QUESTIONS)
@@ -128,8 +128,8 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         "in the other type": lambda: gradient(models.other.log_odds(images, names, QUESTIONS)),
     }
     if models.device.type != "cuda":
-        del found["as a CUDA graph"]
-    return found
+        del functions["as a CUDA graph"]
+    return functions
 
 
 def main() -> None:
@@ -139,12 +139,13 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=64, help="side of the renders, px")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--warm-up", type=int, default=2, help="calls of each way not timed")
+    parser.add_argument("--warm-up", type=int, default=2, help="untimed calls of each way")
     parser.add_argument(
         "--ways", default="", help="names separated by semicolons, ours first; default: all"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as temporary:
         folder = embedded_weights("critic")
@@ -154,34 +155,38 @@ def main() -> None:
 
 
 def time_ways(models: Models, options: Namespace) -> None:
-    """Time what was asked for, in turn, and write the JSON."""
+    """Time the chosen ways in turn, and write the JSON after each."""
     device = models.device
     images = torch.rand(options.views, options.size, options.size, 3, device=device)
     functions = ways(models, images.requires_grad_())
     if options.ways:
         functions = {name: functions[name] for name in options.ways.split(";")}
     elif options.model != "mini":
-        del functions["in the other type"]  # twice the memory
+        del functions["in the other type"]  # would take twice the memory
+
     rows, ours, rate = [], 0.0, matrix_rate(device)
     for name, function in functions.items():
-        function()  # makes its model, and what is kept of a message
-        launched, arithmetic = counted(function)
+        function()  # builds its model and the cache of its message
+        launched, flop = count_operations(function)
+
         held_mib = 0.0
         if device.type == "cuda":
             held_mib = torch.cuda.memory_allocated() / 2**20
             torch.cuda.reset_peak_memory_stats()
         timing = measure(function, warm_up=options.warm_up, repeats=options.repeats)
         ours = ours or timing.median_ms
+
         case = {
             "model": options.model,
             "views": options.views,
             "size_px": options.size,
             "way": name,
             "operations": launched,
-            "floor_ms": round(1e3 * arithmetic / rate, 2),
+            "floor_ms": round(1e3 * flop / rate, 2),
         }
         if device.type == "cuda":
             case["above_weights_mib"] = torch.cuda.max_memory_allocated() / 2**20 - held_mib
+
         rows.append(row(case | {"ratio": timing.median_ms / ours}, timing))
         print(
             f"{name:40} {timing.median_ms:9.1f} ms  {timing.median_ms / ours:5.2f}"
@@ -189,6 +194,7 @@ def time_ways(models: Models, options: Namespace) -> None:
             flush=True,
         )
         path = record(f"critic_{options.model}", rows, options.out)
+
     print(path)
 
 

@@ -4,10 +4,10 @@
     python benchmarks/bench_kernels.py [--out DIR] [--quick] [--compile] [--only NAME]
 
 A kernel is used by default only where a row here shows its gain. All ways of a case take turns in one process: a round
-times each once. `device_ms` is what the card needs (many calls between two events), `median_ms` what a caller waits for
-(one call, the device waited for). `bytes_moved` counts each tensor that must be read or written once; `copy_share` is
-that rate against this card's own large copy. A way that fails is a row with its error; the JSON is written after each
-case, so that what was measured survives.
+times each once. `device_ms` is the time on the card (many calls between two events), `median_ms` what a caller waits
+for (one call and a synchronisation). `bytes_moved` counts each tensor that must be read or written once; `copy_share`
+is that rate relative to a large copy on this card. A way that fails is a row with its error; the JSON is written after
+each case, so that what was measured survives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COPY_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class Clock:
-    """How long each way is timed."""
+    """How often each way is timed."""
 
     repeats: int
     """Single calls, and rounds of `calls` calls."""
@@ -37,7 +37,7 @@ class Clock:
 
 
 def copy_rate(clock: Clock) -> float:
-    """Return bytes a millisecond, read and written, of a large copy on this card."""
+    """Return the bytes a millisecond that a large copy on this card reads and writes."""
     source = torch.empty(COPY_BYTES // 4, device="cuda")
     target = torch.empty_like(source)
     best = min(
@@ -47,7 +47,7 @@ def copy_rate(clock: Clock) -> float:
 
 
 def device_ms(function: Callable[[], Any], calls: int) -> float:
-    """Return milliseconds a call between two events; a caller slower than the card shows here too."""
+    """Return milliseconds per call between two events; a caller slower than the card shows here too."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(calls):
@@ -60,7 +60,7 @@ def device_ms(function: Callable[[], Any], calls: int) -> float:
 def as_graph(function: Callable[[], Any]) -> Callable[[], None]:
     """Return a CUDA graph of the function, which must read and write the same tensors at each call.
 
-    The graph holds addresses only; the function holds the tensors, so it is kept as long.
+    The graph holds only addresses; the function holds the tensors, so it must live as long.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -68,6 +68,7 @@ def as_graph(function: Callable[[], Any]) -> Callable[[], None]:
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(stream)
+
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()
@@ -90,7 +91,7 @@ def prepared(case: Case) -> Iterator[tuple[str, Callable[[], Any] | str]]:
                 for _ in range(3):
                     function()
                 torch.cuda.synchronize()
-            except Exception as error:  # one way that fails must not take the others along
+            except Exception as error:  # one failure must not cost the others their numbers
                 yield label, f"{type(error).__name__}: {str(error)[:300]}"
             else:
                 yield label, function
@@ -104,6 +105,7 @@ def time_case(case: Case, clock: Clock, rate: float) -> list[dict[str, Any]]:
     for _ in range(clock.repeats):  # in turn
         for name, function in able.items():
             device[name].append(device_ms(function, clock.calls))
+
     rows = []
     for name, function in ready.items():
         row = {"op": case.op, **case.settings, "way": name, "bytes_moved": case.bytes_moved}
@@ -111,6 +113,7 @@ def time_case(case: Case, clock: Clock, rate: float) -> list[dict[str, Any]]:
             rows.append({**row, "error": function})
             print(f"{case.op:14} {case.settings} {name:28} failed: {function}", flush=True)
             continue
+
         timing = harness.measure(function, warm_up=1, repeats=clock.repeats, limit_s=3.0)
         values = sorted(device[name])
         middle = values[len(values) // 2]
@@ -120,6 +123,7 @@ def time_case(case: Case, clock: Clock, rate: float) -> list[dict[str, Any]]:
             "device_worst_ms": round(values[-1], 5),
             "copy_share": round(case.bytes_moved / middle / rate, 4),
         }
+
         rows.append(harness.row(row, timing))
         print(
             f"{case.op:14} {case.settings} {name:28} device {1e3 * middle:9.1f} us  waited for"
@@ -136,7 +140,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="time torch.compile too (slow to start)"
     )
-    parser.add_argument("--only", default="", help="operators whose name holds this")
+    parser.add_argument("--only", default="", help="only operators whose name contains this")
     return parser.parse_args()
 
 
@@ -146,6 +150,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("bench_kernels: torch sees no CUDA device here, so nothing was timed.")
         return
+
     clock = Clock(5, 10) if options.quick else Clock(15, 20)
     rate = copy_rate(clock)
     facts = {
@@ -154,13 +159,14 @@ def main() -> None:
         "kernels_built": kernels.available(),
     }
     print(facts, flush=True)
+
     rows: list[dict[str, Any]] = [facts]
     for op, make in all_cases(options.compile):
         if options.only not in op:
             continue
         try:
             rows += time_case(make(), clock, rate)
-        except Exception as error:  # the next case gets its turn
+        except Exception as error:  # go on with the next case
             rows.append({"op": op, "error": f"{type(error).__name__}: {str(error)[:300]}"})
             print(rows[-1], flush=True)
         path = harness.record("kernels", rows, options.out)

@@ -4,10 +4,10 @@
 
 Scenes are balls of round Gaussians (SH degree 0, radius 0.6, opacity 0.3, seed 0), each as wide as the gap to its
 neighbours, seen from views spread over the azimuth at distance 3.2 with a field of view of 40 degrees. The loss is
-cheap: mean squared colour plus mean alpha. Each row stands beside its floor (render_floor.py). `reference` is timed
-where its dense tensors fit into memory. On a CPU `gsplat torch` is what gsplat's own torch functions come to
-(gsplat_torch.py), where gsplat is installed; it is first checked against ours. `GOMP_SPINCOUNT=10000`, as the command
-line sets it, keeps torch's idle threads from taking the renderer's cores.
+cheap: mean squared colour plus mean alpha. Each row has its floor (render_floor.py). `reference` is timed where its
+dense tensors fit into memory. On a CPU with gsplat installed, `gsplat torch` is a renderer made of gsplat's own torch
+functions (gsplat_torch.py); its pictures are first checked against ours. `GOMP_SPINCOUNT=10000`, as the command line
+sets it, keeps torch's idle threads from taking the renderer's cores.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ CASES = ((2_000, 64, 4), (10_000, 256, 4), (50_000, 512, 1))
 """Gaussians, pixels a side, views."""
 GREY = (0.5, 0.5, 0.5)
 OURS = ("cpu", "gsplat")
-"""Backends that a run can use; others are timed twice and not warmed up."""
+"""Backends that a run can use; the others are timed twice, without a warm-up."""
 REFERENCE_LIMIT = 1.5e8
-"""Most pixels of a view times Gaussians that `reference` is asked for (about eight float64 tensors
-of that size)."""
+"""Largest product of pixels per view and Gaussians for `reference`, which holds about eight float64
+tensors of that size."""
 
 
 def scene(n: int, device: str) -> Gaussians:
-    """Return a ball of n Gaussians that want gradients."""
+    """Return a ball of n Gaussians that require gradients."""
     cloud = ball(n, 0.6, torch.Generator().manual_seed(0), opacity=0.3, color_noise=0.2)
     return cloud.to(device).requires_grad_()
 
 
 def backends() -> list[str]:
-    """Return what can be timed here."""
+    """Return the backends that can be timed here."""
     if torch.cuda.is_available():
         return ["gsplat", "cpu", "reference"]
     return ["cpu", "reference", *(["gsplat torch"] if gsplat_torch.functions() else [])]
 
 
-def drawn_by(backend: str, gaussians: Gaussians, cameras: Cameras) -> Tensor:
-    """Return the colours and what is behind them, [C, H, W, 3] or [C, H, W, 4]."""
+def render_with(backend: str, gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """Return the colours, [C, H, W, 3], or colours and alpha, [C, H, W, 4]."""
     if backend == "gsplat torch":
         return gsplat_torch.render_by_gsplat(gaussians, cameras, torch.tensor(GREY))
-    drawn = render(gaussians, cameras, backend=backend, background=GREY)
-    return torch.cat([drawn.color, drawn.alpha], -1)
+    rendering = render(gaussians, cameras, backend=backend, background=GREY)
+    return torch.cat([rendering.color, rendering.alpha], -1)
 
 
 def check(gaussians: Gaussians, cameras: Cameras) -> None:
-    """Fail unless the rival draws what we draw, but for Gaussians at the edge of a tile that one of us leaves out."""
-    ours, theirs = (drawn_by(b, gaussians, cameras)[..., :3] for b in ("cpu", "gsplat torch"))
-    apart = (ours - theirs).abs()
-    if float(apart.mean()) > 1e-3:
-        raise AssertionError(f"the renderers differ by {float(apart.mean()):.4f} in the mean")
+    """Fail unless the rival's pictures match ours, up to Gaussians at tile edges that one of the two skips."""
+    ours, theirs = (render_with(b, gaussians, cameras)[..., :3] for b in ("cpu", "gsplat torch"))
+    difference = float((ours - theirs).abs().mean())
+    if difference > 1e-3:
+        raise AssertionError(f"the renderers differ by {difference:.4f} in the mean")
 
 
-def around(size_px: int, views: int) -> Cameras:
+def spread_views(size_px: int, views: int) -> Cameras:
     """Return views spread over the azimuth."""
     azimuths = [360.0 * view / views for view in range(views)]
     return orbit(azimuths, 15.0, 3.2, 40.0, size_px, size_px)
@@ -77,32 +77,33 @@ rates_of = cache(rates)
 @cache
 def pairs_of(n: int, size_px: int, views: int) -> int:
     """Return the Gaussian-pixel pairs of a case."""
-    return pairs(scene(n, "cpu"), around(size_px, views))
+    return pairs(scene(n, "cpu"), spread_views(size_px, views))
 
 
 def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> list[dict[str, Any]]:
     """Return one row for the forward pass alone and one for forward and backward."""
     gaussians = scene(n, "cuda" if backend == "gsplat" else "cpu")
     frozen = gaussians.detach()
-    cameras = around(size_px, views).to(gaussians.device)
-    found = pairs_of(n, size_px, views)
-    floors = floor_ms(gaussians, cameras, found, rates_of(gaussians.device))
+    cameras = spread_views(size_px, views).to(gaussians.device)
+    n_pairs = pairs_of(n, size_px, views)
+    floors = floor_ms(gaussians, cameras, n_pairs, rates_of(gaussians.device))
 
     if backend == "gsplat torch":
         check(frozen, cameras)
 
     def forward() -> None:
-        drawn_by(backend, frozen, cameras)
+        render_with(backend, frozen, cameras)
 
     def forward_backward() -> None:
-        drawn = drawn_by(backend, gaussians, cameras)
-        (drawn[..., :3].square().mean() + drawn[..., 3:].sum() / drawn[..., 0].numel()).backward()
+        picture = render_with(backend, gaussians, cameras)
+        color, alpha = picture[..., :3], picture[..., 3:]
+        (color.square().mean() + alpha.sum() / picture[..., 0].numel()).backward()
         for value in gaussians.parameters().values():
             value.grad = None
 
     rows = []
-    ways = (("forward", forward), ("forward+backward", forward_backward))
-    for (name, function), least in zip(ways, floors, strict=True):
+    passes = (("forward", forward), ("forward+backward", forward_backward))
+    for (name, function), least in zip(passes, floors, strict=True):
         timing = harness.measure(function, warm_up=3 if backend in OURS else 0, repeats=repeats)
         case = {
             "backend": backend,
@@ -110,7 +111,7 @@ def time_case(n: int, size_px: int, views: int, backend: str, repeats: int) -> l
             "size_px": size_px,
             "views": views,
             "pass": name,
-            "pairs": found,
+            "pairs": n_pairs,
             "floor_ms": round(least, 3),
             "times_the_floor": round(timing.median_ms / least, 1),
             "median_ms_a_view": round(timing.median_ms / views, 3),
@@ -130,14 +131,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats, no rivals")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+
     rows: list[dict[str, Any]] = []
     for backend in backends():
         for n, size_px, views in CASES:
             too_large = backend == "reference" and n * size_px * size_px > REFERENCE_LIMIT
             if too_large or (options.quick and backend not in OURS):
                 continue
+
             repeats = (10 if options.quick else 50) if backend in OURS else 2
             rows += time_case(n, size_px, views, backend, repeats)
+
     print(f"written: {harness.record('render', rows, options.out)}")
 
 

@@ -1,18 +1,18 @@
-"""What the critic's reward is worth, on ground truth: distillation alone, the paper's recipe, and our default.
+"""What the critic's reward is worth, against ground truth: distillation alone, the paper's recipe, and our default.
 
     python benchmarks/bench_reward.py --prior multi-view --seeds 3 --runs runs/reward --threads 1
 
-Sixteen prompts of two objects, the embedded models, equal steps; `longer` is distillation alone with several
-times the steps. Each run is checked on its Gaussians alone (`evaluate.composition`), read by
-the critic with held-out questions, and two numbers tell of noise, each over that of distillation alone from the same
-seed: the total variation of its renders, which also grows where an object stands that the other run lacks, and their
-roughness, the total variation over that of the same renders averaged over 8 x 8 px, which outlines do not change and
-noise does. Runs that are in the folder are kept, so an interrupted table goes on, and several processes can share the
-work (`--part 0/2`); `--read-only` then makes the table of all.
+Sixteen prompts of two objects, the embedded models, equal steps; `longer` is distillation alone with several times the
+steps. Each run is judged from its Gaussians alone (`evaluate.composition`) and scored by the critic with held-out
+questions. Two numbers measure noise, each relative to distillation alone with the same seed: the total variation of the
+renders, which also grows where an object stands that the other run lacks, and their roughness, which is the total
+variation over that of the same renders averaged over 8 x 8 px: outlines do not change it, noise does. Runs that are
+already in the folder are kept, so an interrupted table can be resumed, and several processes can share the work
+(`--part 0/2`); `--read-only` then makes the table of all.
 
-`single-view` is the same prior asked for one picture at a time and told no camera, so that it knows no space: there the
+`single-view` is the same prior, asked for one picture at a time without a camera, so that it knows no space: there the
 critic must hold the layout to the end (preset `mini-single`). `paper/100` is the paper's recipe with a hundredth of its
-weight: as it stands, its gradient on the renders is 16 to 1,600 times as long as the embedded prior's.
+weight: as it is, its gradient on the renders is 16 to 1,600 times as long as the embedded prior's.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from vlm3d_gs.render import render
 VARIANTS = ("none", "longer", "paper", "paper/100", "ours")
 SIDE_PX = 64
 COARSE = 8
-"""Pixels that are averaged along each side for the roughness."""
+"""Side of the blocks that are averaged for the roughness, px."""
 PRESETS = {"multi-view": "mini", "single-view": "mini-single"}
 LONGER = {"multi-view": 2, "single-view": 4}
-"""Times the steps of the others; the table says what seconds these take."""
+"""Factor on the steps of the other variants; the table has the seconds."""
 
 
 def config_of(
@@ -78,19 +78,22 @@ def config_of(
 
 
 def measure_run(folder: Path, model: YesNoModel) -> dict[str, Any]:
-    """Return the checker's verdict, the held-out scores and the total variation of one run."""
+    """Return one run's verdict by the checker, its held-out scores and its noise."""
     row = evaluate_run(folder)
     config = from_dict(json.loads((folder / "config.json").read_text())["config"])
     summary = json.loads((folder / "summary.json").read_text())
     gaussians = read_splat(folder / "scene.ply")
+
     judge = Judge(model, held_out_questions(parse_prompt(config.prompt)), size_px=SIDE_PX)
     scores = []
     for offset, place in HELD_OUT_VIEWS:
         cameras = named_views(config.camera, offset, place, SIDE_PX * HELD_OUT_SCALE)
         scores.append(judge.answers(render(gaussians, cameras, background=GREY).color, VIEW_NAMES))
+
     cameras = named_views(config.camera, 0.0, 0.5, SIDE_PX * HELD_OUT_SCALE)
     color = render(gaussians, cameras, background=GREY).color
     coarse = F.avg_pool2d(color.movedim(-1, 1), COARSE).movedim(1, -1)
+
     return {
         "prompt": row.prompt,
         "seed": row.seed,
@@ -113,7 +116,7 @@ def variation(color: torch.Tensor) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the variants side by side as Markdown; noise is a mean ratio to `none` of equal prompt and seed."""
+    """Return the variants as a Markdown table; noise is the mean ratio to `none` of the same prompt and seed."""
     lines = [
         "| variant | runs | steps | relation | binding | shape | all three | held-out content | held-out geometry "
         "| total variation | roughness | s a run |",
@@ -121,28 +124,30 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     alone = {(r["prompt"], r["seed"]): r for r in rows if r["variant"] == "none"}
     for variant in dict.fromkeys(r["variant"] for r in rows):
-        mine = [r for r in rows if r["variant"] == variant]
-        pairs = [(r, alone[key]) for r in mine if (key := (r["prompt"], r["seed"])) in alone]
+        runs = [r for r in rows if r["variant"] == variant]
+        pairs = [(r, alone[key]) for r in runs if (key := (r["prompt"], r["seed"])) in alone]
+
         ratios = [
             f"{statistics.mean(r[name] / base[name] for r, base in pairs):.3f}" if pairs else "-"
             for name in ("total_variation", "roughness")
         ]
         shares = [
-            f"{100.0 * statistics.mean(r[name] for r in mine):.0f} %"
+            f"{100.0 * statistics.mean(r[name] for r in runs):.0f} %"
             for name in ("relation", "binding", "shape", "content")
         ]
         scores = [
-            f"{statistics.mean(r[name] for r in mine):.2f}"
+            f"{statistics.mean(r[name] for r in runs):.2f}"
             for name in ("held_out_semantic", "held_out_geometric")
         ]
-        seconds = statistics.median(r["seconds"] for r in mine)
-        cells = [variant, len(mine), mine[0]["steps"], *shares, *scores, *ratios, f"{seconds:.1f}"]
+        seconds = statistics.median(r["seconds"] for r in runs)
+
+        cells = [variant, len(runs), runs[0]["steps"], *shares, *scores, *ratios, f"{seconds:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Read the options, make the runs that are missing, and print the table."""
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prior", choices=["multi-view", "single-view"], default="multi-view")
     parser.add_argument("--variants", default=",".join(VARIANTS))
@@ -153,40 +158,46 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/reward"))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument(
-        "--part", default="0/1", help="i/n: make only every n-th prompt's runs, from the i-th"
+        "--part", default="0/1", help="i/n: run only every n-th prompt, from the i-th"
     )
-    parser.add_argument("--read-only", action="store_true", help="make no run, read what is there")
+    parser.add_argument("--read-only", action="store_true", help="run nothing, read what is there")
     parser.add_argument("--threads", type=int, default=0, help="0 takes torch's choice")
     parser.add_argument("--label", default="", help="suffix of the folder, for other settings")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Do the missing runs, print the table and write the JSON."""
+    options = parse_options()
     if options.threads:
         torch.set_num_threads(options.threads)
-    part, parts = (int(number) for number in options.part.split("/"))
-    prompts = [
-        prompt for prompt in read_prompts(PROMPTS) if parse_composition(prompt).relation is not None
-    ]
-    model = YesNoModel(embedded_weights("critic"), torch.device("cpu"))
     settings = list(options.settings)
     if options.steps:
         settings.append(f"train.steps={options.steps}")
-    rows: list[dict[str, Any]] = []
+    first, stride = (int(number) for number in options.part.split("/"))
+
+    prompts = [
+        prompt for prompt in read_prompts(PROMPTS) if parse_composition(prompt).relation is not None
+    ]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     scenes = [(s, p) for s in seeds for p in prompts[: options.prompts]]
     cases = [(k, *scene, v) for k, scene in enumerate(scenes) for v in options.variants.split(",")]
+
+    model = YesNoModel(embedded_weights("critic"), torch.device("cpu"))
+    rows: list[dict[str, Any]] = []
     for index, seed, prompt, variant in cases:
         folder = options.runs / f"{options.prior}{options.label}" / variant.replace("/", "-")
         out = folder / f"{folder_name(prompt)}-{seed}"
         if not (out / "summary.json").is_file():
-            if options.read_only or index % parts != part:
+            if options.read_only or index % stride != first:
                 continue
-            generate(
-                config_of(prompt, variant, options.prior, seed, out, settings),
-                overwrite=out.exists(),
-                quiet=True,
-            )
+            config = config_of(prompt, variant, options.prior, seed, out, settings)
+            generate(config, overwrite=out.exists(), quiet=True)
+
         rows.append({"variant": variant, **measure_run(out, model)})
         print(f"{variant:9} {prompt} #{seed}: {rows[-1]['content']}", flush=True)
+
     print(f"\n{options.prior}{options.label}\n\n{table(rows)}")
     record(f"reward_{options.prior}{options.label}", rows, options.out)
 

@@ -1,11 +1,11 @@
-"""How a step grows: with Gaussians, pixels, views and the critic's interval, and rendering with covered pixels.
+"""How a step scales with Gaussians, pixels, views and the critic's interval, and rendering with covered pixels.
 
     python benchmarks/bench_scaling.py [--preset mini] [--steps 20] [--threads 2]
 
-One setting is changed at a time; the rest is the preset's, but that Gaussians are neither added nor removed. All
-schedules are squeezed into the steps. Cases are timed in turn, one block of steps each, `--rounds` times; a row holds
-the median of the blocks, and what the networks' operations take at least. The last curve renders one scene whose
-Gaussians are made larger: Gaussian-pixel pairs grow, nothing else does.
+One setting is changed at a time; the rest is the preset's, except that Gaussians are neither added nor removed. All
+schedules are squeezed into the steps. Cases take turns, one block of steps each, `--rounds` times; a row holds the
+median of the blocks and the floor of the networks' operations. The last curve renders one scene with growing Gaussians:
+the Gaussian-pixel pairs grow, and nothing else does.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ CURVES: dict[str, dict[str, dict[str, Any]]] = {
         "never": {"critic.enabled": False},
     },
 }
-"""Curve -> point -> settings. The models keep their own resolution, so pixels are the renderer's alone."""
+"""Curve -> point -> settings. The models keep their own resolution, so pixels only affect the renderer."""
 RENDER_CASE = (5_000, 256)
-"""Gaussians and side of the last curve."""
+"""Gaussians and side, px, of the last curve."""
 GROWTH = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def config_of(name: str, steps: int, settings: dict[str, Any]) -> Config:
-    """Return the preset with one thing changed."""
+    """Return the preset with one setting changed."""
     fixed: dict[str, Any] = {"train.steps": steps, "densify.enabled": False}
     if name.startswith("mini"):
         fixed |= {"prior.size_px": 64, "critic.size_px": 64}
@@ -61,12 +61,14 @@ def steps_curves(name: str, steps: int, rounds: int) -> list[dict[str, Any]]:
             for point, settings in points.items():
                 config, first = config_of(name, steps, settings), not runs[point]
                 runs[point].append(measure_run(config, floors=first))
+
         for point, reports in runs.items():
             parts = {key for report in reports for key in report.parts_ms}
             mean = {k: statistics.median(r.parts_ms.get(k, 0.0) for r in reports) for k in parts}
             networks = sum(v for k, v in mean.items() if k.startswith(("prior", "critic")))
             rendering = mean.get("render forward", 0.0) + mean.get("render backward", 0.0)
             whole = [report.whole_ms for report in reports]
+
             rows.append(
                 {
                     "curve": curve,
@@ -85,7 +87,7 @@ def steps_curves(name: str, steps: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def grown(factor: float) -> Gaussians:
-    """Return the scene of the last curve, its Gaussians larger by a factor along each axis."""
+    """Return the scene of the last curve with Gaussians enlarged by a factor along each axis."""
     cloud = ball(RENDER_CASE[0], 0.6, torch.Generator().manual_seed(0), opacity=0.1)
     values = cloud.parameters()
     values["log_scales"] = values["log_scales"] + torch.tensor(factor).log()
@@ -93,7 +95,7 @@ def grown(factor: float) -> Gaussians:
 
 
 def render_curve(rounds: int) -> list[dict[str, Any]]:
-    """Return rows of forward and backward over Gaussian-pixel pairs, counted as the area of each radius."""
+    """Return rows of forward and backward by Gaussian-pixel pairs, counted as the area of each radius."""
     side = RENDER_CASE[1]
     cameras = orbit([30.0], 15.0, 3.2, 40.0, side, side)
     rows = []
@@ -102,12 +104,12 @@ def render_curve(rounds: int) -> list[dict[str, Any]]:
         radii = render(gaussians, cameras).radii.detach().double()
         pairs = float((torch.pi * radii.reshape(-1).square()).clamp_max(side**2).sum())
 
-        def both(gaussians: Gaussians = gaussians) -> None:
-            drawn = render(gaussians, cameras)
-            (drawn.color.square().mean() + drawn.alpha.mean()).backward()
+        def forward_backward(gaussians: Gaussians = gaussians) -> None:
+            rendering = render(gaussians, cameras)
+            (rendering.color.square().mean() + rendering.alpha.mean()).backward()
 
         case = {"curve": "covered pixels", "at": f"x{factor:g}", "pairs": round(pairs)}
-        timing = measure(both, warm_up=2, repeats=10 * rounds)
+        timing = measure(forward_backward, warm_up=2, repeats=10 * rounds)
         case["ns_a_pair"] = round(1e6 * timing.median_ms / pairs, 3)
         rows.append(row(case, timing))
         print({key: rows[-1][key] for key in (*case, "median_ms")}, flush=True)
@@ -115,13 +117,14 @@ def render_curve(rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Read the options, time all curves, and write the JSON."""
+    """Time all curves and write the JSON."""
     parser = arguments((__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="mini")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+
     rows = steps_curves(options.preset, options.steps, options.rounds)
     rows += render_curve(options.rounds)
     print(record(f"scaling_{options.preset}", rows, options.out))

@@ -2,13 +2,12 @@
 
     python benchmarks/gpu_check.py --out benchmarks/results
 
-Runs from a bare checkout: the package need not be installed, only its dependencies. Each check is a
-subprocess with a time limit, so that a crash or a hang of one leaves the others their turn. Writes
-gpu_check.json (verdict, seconds and last lines of each check, with card, versions and commit) to
---out.
+Runs from a bare checkout: only the dependencies need to be installed. Each check is a subprocess with
+a time limit, so that if one crashes or hangs, the others still run. Writes gpu_check.json (verdict,
+seconds and last lines of each check, with card, versions and commit) to --out.
 
-Exit code: 0 all passed; 2 there is no CUDA device, nothing was checked; otherwise the sum of the
-failed checks' numbers (see CHECKS).
+Exit code: 0 if all passed; 2 if there is no CUDA device and nothing was checked; otherwise the sum of
+the failed checks' numbers (see `checks`).
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ Verdict = Literal["passed", "failed", "nothing to do"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to run."""
+    """One command to run."""
 
     number: int
-    """Its part of the exit code, a power of two."""
+    """Its bit of the exit code, a power of two."""
     name: str
-    """What it is called in the report."""
+    """Its name in the report."""
     command: tuple[str, ...]
-    """What is run, in the root of the checkout."""
+    """Run in the root of the checkout."""
     limit_s: int
-    """It counts as failed after so many seconds."""
+    """Seconds after which it counts as failed."""
     needs: str = "."
-    """Glob under the root; without a match there is nothing to do, and the report says so."""
+    """Glob under the root; without a match the check is skipped, and the report says so."""
 
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-# Importing gsplat builds its kernels where no wheel brought them.
+# Importing gsplat builds its kernels if they did not come in a wheel.
 GSPLAT = """
 import gsplat, torch
 from gsplat import rasterization
@@ -67,14 +66,14 @@ LARGE = "benchmarks/bench_large.py --steps 18 --limit-s 70"
 
 
 def checks(out: Path) -> list[Check]:
-    """Return what is run, in order: what the later ones need comes first."""
+    """Return the checks in order: what later ones need comes first."""
 
     def timed(number: int, name: str, limit_s: int, *benches: str) -> Check:
         return Check(number, name, (sys.executable, "-c", IN_TURN, str(out), *benches), limit_s)
 
     small = ("benchmarks/bench_render.py --quick", "benchmarks/bench_kernels.py")
     return [
-        Check(4, "own kernels build", ("make", "cuda"), 40, "cuda/*.cu"),
+        Check(4, "kernels build", ("make", "cuda"), 40, "cuda/*.cu"),
         Check(8, "gsplat builds and imports", (sys.executable, "-c", GSPLAT), 180),
         Check(
             16, "tests on the GPU", (*PYTEST, "-m", "gpu", "tests/gpu"), 70, "tests/gpu/test_*.py"
@@ -89,6 +88,7 @@ def run(check: Check) -> dict[str, Any]:
     """Run one check and return its row of the report."""
     if check.needs != "." and not any(ROOT.glob(check.needs)):
         return {**asdict(check), "verdict": "nothing to do", "seconds": 0.0, "output": []}
+
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     start = time.perf_counter()
     try:
@@ -110,6 +110,7 @@ def run(check: Check) -> dict[str, Any]:
         output, passed = f"{output}\nstopped after {check.limit_s} s", False
     except OSError as error:
         output, passed = str(error), False
+
     return {
         **asdict(check),
         "verdict": "passed" if passed else "failed",
@@ -148,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     if device is None:
         print("gpu-check: torch sees no CUDA device here, so nothing was checked (exit code 2).")
         return NO_GPU
+
     sys.path.insert(0, str(ROOT / "src"))
     from vlm3d_gs.runs.log import provenance, write_json
 
@@ -158,7 +160,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{rows[-1]['verdict']:<14}{check.name} ({rows[-1]['seconds']} s)", flush=True)
         if rows[-1]["verdict"] == "failed":
             print("\n".join(rows[-1]["output"]), flush=True)
-        # Written after each check: what was learnt survives if the machine is taken away.
+
+        # Written after each check: what was found survives if the machine is taken away.
         write_json(out / "gpu_check.json", {"device": device, "checks": rows, **provenance()})
     print(json.dumps({row["name"]: row["verdict"] for row in rows}))
     return exit_code(rows)

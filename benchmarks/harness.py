@@ -1,8 +1,8 @@
-"""How benchmarks are timed and recorded: warm-up, repeats, median and spread, one JSON a run.
+"""How benchmarks are timed and recorded: warm-up, repeats, median and spread, one JSON file per run.
 
 A result carries what is needed to judge it: hardware, load of the machine, versions, commit,
-command. Wall time is what a user waits for; CPU time (all threads added) tells the work apart from
-other programs' share of the machine.
+command. Wall time is what a user waits for; CPU time (summed over all threads) separates the work
+from what other programs take of the machine.
 """
 
 from __future__ import annotations
@@ -35,30 +35,31 @@ class Timing:
     median_ms: float
     """Median wall time."""
     quartile_low_ms: float
-    """A quarter of the repeats was faster."""
+    """First quartile of the wall time."""
     quartile_high_ms: float
-    """A quarter of the repeats was slower."""
+    """Third quartile of the wall time."""
     best_ms: float
     """Fastest repeat."""
     cpu_median_ms: float
     """Median CPU time of all threads of this process."""
     repeats: int
-    """How many repeats were timed."""
+    """Number of timed repeats."""
 
 
 def measure(
     function: Callable[[], Any], *, warm_up: int = 3, repeats: int = 30, limit_s: float = 20.0
 ) -> Timing:
-    """Time a function; on a CUDA machine the device is waited for before and after each call.
+    """Time a function; with CUDA, synchronise before and after each call.
 
     Args:
-        function: what is timed; its result is dropped.
+        function: what to time; its result is dropped.
         warm_up: calls that are not timed.
         repeats: timed calls, at least 2.
-        limit_s: stop repeating (after at least 2) when so much time has passed.
+        limit_s: stop repeating (after at least 2 calls) once so much time has passed.
     """
     for _ in range(warm_up):
         function()
+
     wall, cpu = [], []
     begin = time.perf_counter()
     while len(wall) < 2 or (len(wall) < repeats and time.perf_counter() - begin < limit_s):
@@ -68,13 +69,14 @@ def measure(
         wait_for_device()
         wall.append(1e3 * (time.perf_counter() - wall_start))
         cpu.append(1e3 * (time.process_time() - cpu_start))
+
     low, middle, high = statistics.quantiles(wall, n=4)
     values = (middle, low, high, min(wall), statistics.median(cpu))
     return Timing(*(round(value, 3) for value in values), repeats=len(wall))
 
 
 def wait_for_device() -> None:
-    """Wait until a CUDA device, if there is one, has finished what it was given."""
+    """Wait until the CUDA device, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -102,7 +104,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the processor's name as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -112,7 +114,7 @@ def cpu_name() -> str:
 
 
 def installed(name: str) -> str | None:
-    """Return the version of an installed package."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -120,7 +122,7 @@ def installed(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Return the short commit of the checkout, with "+" where files differ from it."""
+    """Return the short commit of the checkout, with "+" if files of src differ from it; None without git."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run(
@@ -138,7 +140,7 @@ def commit() -> str | None:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark takes: --out and --threads."""
+    """Return a parser with the options of every benchmark: --out and --threads."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the JSON"
@@ -150,10 +152,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def record(theme: str, rows: Sequence[dict[str, Any]], out: Path) -> Path:
-    """Write the rows with all that is needed to judge them, and return the file.
+    """Write the rows with everything needed to judge them, and return the file.
 
-    The name is theme_hardware_date_commit.json; a second run of a day and commit replaces the
-    first.
+    The name is theme_hardware_date_commit.json; a second run on the same day and commit replaces
+    the first.
     """
     facts, now, state = machine(), datetime.now(UTC), commit()
     hardware = (facts["gpu"] or f"{facts['cores']}cores").lower().replace(" ", "-")
@@ -165,6 +167,7 @@ def record(theme: str, rows: Sequence[dict[str, Any]], out: Path) -> Path:
         "machine": facts,
         "rows": list(rows),
     }
+
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{theme}_{hardware}_{now:%Y-%m-%d}_{(state or 'nocommit').rstrip('+')}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
@@ -172,9 +175,9 @@ def record(theme: str, rows: Sequence[dict[str, Any]], out: Path) -> Path:
 
 
 def portable(argument: str) -> str:
-    """Return a command's argument without what only this machine has: of an absolute path, its part in the checkout.
+    """Return a command's argument without what only this machine has.
 
-    A path outside keeps its last name.
+    An absolute path inside the checkout becomes relative to it; of one outside, the last name is kept.
     """
     path = Path(argument)
     if not path.is_absolute():
@@ -183,5 +186,5 @@ def portable(argument: str) -> str:
 
 
 def row(case: dict[str, Any], timing: Timing) -> dict[str, Any]:
-    """Return one row of a result: the case's settings and its timing."""
+    """Return one row of a result: the settings of a case and its timing."""
     return {**case, **asdict(timing)}

@@ -32,15 +32,15 @@ class Case:
     op: str
     settings: dict[str, Any]
     bytes_moved: int
-    """What must be read and written once."""
+    """Bytes that must be read or written once."""
     ways: dict[str, Callable[[], Call]]
-    """Name -> what makes the function that is timed."""
+    """Name -> builder of the function to time."""
     graphed: tuple[str, ...]
     """Ways that are also timed as a CUDA graph."""
 
 
 def all_cases(compiled: bool) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """Yield each operator's name and what makes the case."""
+    """Yield each operator's name and a builder of its case."""
     for n in GAUSSIANS:
         yield "perturb_means", lambda n=n: perturb_means(n, compiled)
         yield "relocate", lambda n=n: relocate(n, compiled)
@@ -58,6 +58,7 @@ def splat_adam(n: int, sh_degree: int, compiled: bool) -> Case:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, device="cuda", generator=generator)
 
+    # Tensors, gradients and moments of a scene in the middle of a run.
     leaves = [draw(*shape).requires_grad_() for shape in shapes]
     for leaf in leaves:
         leaf.grad = draw(*leaf.shape)
@@ -66,6 +67,8 @@ def splat_adam(n: int, sh_degree: int, compiled: bool) -> Case:
         for leaf in leaves
         if leaf.grad is not None
     ]
+
+    # About half of the Gaussians are seen by each view.
     radii = (4.0 * draw(VIEWS, n)).clamp_min(0.0)
     screen = ScreenStats(
         draw(VIEWS, n, 2), radii, torch.zeros_like(radii[0]), torch.zeros_like(radii[0])
@@ -89,8 +92,8 @@ def splat_adam(n: int, sh_degree: int, compiled: bool) -> Case:
 
     def by_kernel(visible_only: bool = False) -> Call:
         kernels.require()
-        own = AdamRule(*BETAS, EPS, visible_only)
-        return lambda: kernels.adam_step(states, own, screen)
+        kernel_rule = AdamRule(*BETAS, EPS, visible_only)
+        return lambda: kernels.adam_step(states, kernel_rule, screen)
 
     def by_reference() -> Call:
         return torch.no_grad()(lambda: adam_step_reference(states, rule, screen))
@@ -104,6 +107,8 @@ def splat_adam(n: int, sh_degree: int, compiled: bool) -> Case:
     }
     if compiled:
         ways["reference compiled"] = lambda: torch.compile(by_reference(), dynamic=False)
+
+    # a value: 4 read, 3 written; a view of a Gaussian: 3 read; a Gaussian's statistics: 2 read, 2 written
     values = sum(leaf.numel() for leaf in leaves)
     return Case(
         "splat_adam",
@@ -116,7 +121,7 @@ def splat_adam(n: int, sh_degree: int, compiled: bool) -> Case:
 
 def perturb_means(n: int, compiled: bool) -> Case:
     """The noise of densification by sampling, on n Gaussians."""
-    tensors, _ = sampled(n)
+    tensors, _ = random_scene(n)
     amounts = {"noise_scale": 1.0, "min_opacity": 0.005}
 
     def by_kernel() -> Call:
@@ -126,10 +131,10 @@ def perturb_means(n: int, compiled: bool) -> Case:
     def by_reference() -> Call:
         return lambda: perturb_means_reference(*tensors, **amounts)
 
-    def with_draw(move: Callable[..., None]) -> Call:
+    def with_transfer(move: Callable[..., None]) -> Call:
         def step() -> None:
-            drawn = torch.randn(n, 3).to("cuda", non_blocking=True)
-            move(*tensors[:4], drawn, **amounts)
+            noise = torch.randn(n, 3).to("cuda", non_blocking=True)
+            move(*tensors[:4], noise, **amounts)
 
         return step
 
@@ -137,15 +142,15 @@ def perturb_means(n: int, compiled: bool) -> Case:
     if compiled:
         ways["reference compiled"] = lambda: torch.compile(by_reference(), dynamic=False)
     graphed = tuple(ways)
-    ways["kernel, noise drawn and sent"] = lambda: with_draw(kernels.perturb_means)
-    ways["reference, noise drawn and sent"] = lambda: with_draw(perturb_means_reference)
+    ways["kernel, noise drawn and sent"] = lambda: with_transfer(kernels.perturb_means)
+    ways["reference, noise drawn and sent"] = lambda: with_transfer(perturb_means_reference)
     # 14 values read, 3 written
     return Case("perturb_means", {"gaussians": n}, 4 * 17 * n, ways, graphed)
 
 
 def relocate(n: int, compiled: bool) -> Case:
-    """Opacities and scales after a round of densification by sampling, for n Gaussians."""
-    (_, log_scales, _, logits, _), copies = sampled(n)
+    """Opacities and scales of n Gaussians after a round of densification by sampling."""
+    (_, log_scales, _, logits, _), copies = random_scene(n)
 
     def by_kernel() -> Call:
         kernels.require()
@@ -161,8 +166,8 @@ def relocate(n: int, compiled: bool) -> Case:
     return Case("relocate", {"gaussians": n}, 4 * 9 * n, ways, tuple(ways))
 
 
-def sampled(n: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return means, log scales, quaternions, opacity logits and noise, and how many stand in each place."""
+def random_scene(n: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return means, log scales, quaternions, opacity logits and noise, and how many Gaussians share each place."""
     generator = torch.Generator("cuda").manual_seed(0)
     shapes = ((n, 3), (n, 3), (n, 4), (n,), (n, 3))
     tensors = tuple(torch.randn(*shape, device="cuda", generator=generator) for shape in shapes)

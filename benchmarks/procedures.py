@@ -1,7 +1,7 @@
-"""What `bench_large` times: our presets as users run them, and other people's procedures as configs of ours.
+"""What `bench_large` times: our presets as users run them, and the procedures of others as configs of ours.
 
 A procedure is restated with its views, resolutions, loss, guidance scale and number of steps, on the same renderer and
-the same networks; rivals.md says where each number is from. Its scene is Gaussians, whatever its own is.
+the same networks; rivals.md names the source of each number. The scene is Gaussians, whatever the original's is.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ class Procedure:
 
     name: str
     config: Callable[[], Config]
-    """Makes the whole run's config, without what depends on the machine."""
+    """Builds the config of the whole run, without what depends on the machine."""
     critic: str | None = None
-    """Which critic's weights, of `random_models.CRITICS`."""
+    """Name of the critic's weights in `random_models.CRITICS`."""
     released: float = 0.0
-    """Above 0 the critic is not the config's but the released VLM3D's, asked in this first part of the row's steps."""
+    """Above 0: not the config's critic runs but the released VLM3D's, in this first fraction of the row's steps."""
     share: float = 1.0
-    """Part of the procedure's steps for which this row stands, where it has stages."""
+    """Fraction of the procedure's steps that this row covers, if the procedure has stages."""
 
 
 def ours(name: str, *, critic: bool = False, **settings: Any) -> Callable[[], Config]:
-    """Return a maker of a preset's config, with or without its critic; two underscores stand for a setting's dot."""
+    """Return a builder of a preset's config, with or without critic; two underscores stand for a setting's dot."""
     values = {key.replace("__", "."): value for key, value in settings.items()}
     return lambda: apply_settings(preset(name, PROMPT), {"critic.enabled": critic, **values})
 
 
 def paper_recipe() -> Config:
-    """Return our own critic with the settings of the released VLM3D, over our MVDream preset."""
+    """Return our MVDream preset with our critic in the settings of the released VLM3D."""
     return apply_recipe(preset("mvdream", PROMPT), "vlm3d-paper")
 
 
 def threestudio_mvdream(side_px: int, groups: int, steps: int) -> Callable[[], Config]:
-    """Return a maker of one stage of threestudio's MVDream recipe, which the released VLM3D also distils with."""
+    """Return a builder of one stage of threestudio's MVDream recipe, which the released VLM3D uses too."""
     return ours(
         "mvdream", camera__resolution_px=side_px, camera__n_groups=groups, train__steps=steps
     )
 
 
 def dreamgaussian(name: str, views: int) -> Callable[[], Config]:
-    """Return a maker of DreamGaussian's first stage: 500 steps of SDS, growing pictures, falling noise."""
+    """Return a builder of DreamGaussian's first stage: 500 steps of SDS, growing pictures, falling noise."""
     growing = Schedule("piecewise", ((0.0, 128.0), (0.3, 256.0), (0.6, 512.0)))
     falling = linear(0.98, 0.02)
     return ours(
@@ -93,4 +93,4 @@ PROCEDURES = (
         "threestudio MVDream, 4 views of 256 px", threestudio_mvdream(256, 1, 10_000), share=0.5
     ),
 )
-"""The most telling first, for time may end."""
+"""The most informative first, since time may run out."""

@@ -1,7 +1,7 @@
 """Folders of real architectures with random weights: speed and memory do not depend on the values.
 
-`size="full"` has the published sizes, `size="tiny"` the same layouts a hundred times smaller, for a try without a GPU.
-The tokenizers know letters only, which costs as much as knowing words.
+`size="full"` has the published sizes, `size="tiny"` the same layouts a hundred times smaller, for trials without a GPU.
+The tokenizers know only letters, which costs as much as knowing words.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CRITICS: dict[str, dict[str, Any]] = {
         "vocabulary": 152_064,
     },
 }
-"""Width, feed-forward width, layers and heads of both parts, and the words."""
+"""Width, feed-forward width, layers and heads of both towers, and the size of the vocabulary."""
 
 
 def random_prior(family: str, folder: Path, size: str = "full") -> Path:
@@ -52,6 +52,7 @@ def random_prior(family: str, folder: Path, size: str = "full") -> Path:
     width, layers, heads = shape["text"]
     channels, head = shape["channels"], shape["head"]
     levels = (channels, 2 * channels, 4 * channels, 4 * channels)
+
     text = CLIPTextConfig(
         vocab_size=49_408,
         hidden_size=width,
@@ -62,6 +63,7 @@ def random_prior(family: str, folder: Path, size: str = "full") -> Path:
         max_position_embeddings=TEXT_TOKENS,
         hidden_act="gelu",
     )
+
     with torch.device(_device()):
         unet = (
             _mvdream_unet(channels, head, width)
@@ -98,6 +100,7 @@ def random_prior(family: str, folder: Path, size: str = "full") -> Path:
             feature_extractor=None,
             requires_safety_checker=False,
         )
+
     pipeline.save_pretrained(folder)
     return folder
 
@@ -109,6 +112,7 @@ def random_critic(name: str, folder: Path) -> Path:
     width, inner, layers, heads = size["text"]
     v_width, v_inner, v_layers, v_heads = size["vision"]
     half = width // heads // 2
+
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": size["vocabulary"],
@@ -136,17 +140,19 @@ def random_critic(name: str, folder: Path) -> Path:
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
     )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(
-        torch.bfloat16
-    )  # as published; in float32 the large ones fill the memory
+
+    # bfloat16, as published: in float32 the large ones would fill the memory
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(_device()):
             model = Qwen2_5_VLForConditionalGeneration(config)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default)
+
     model.save_pretrained(folder)
     save_processor(folder, tokenizer)
+
     path = folder / "preprocessor_config.json"
     settings = json.loads(path.read_text()) | {"patch_size": 14, "merge_size": 2}
     path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""The critic's step as the released VLM3D code takes it, restated on our model, to be timed beside ours.
+"""The critic's step as the released VLM3D code does it, restated on our model, to be timed beside ours.
 
-Every time, for all pictures of the step in one message: the processor of transformers runs on the host for token ids
-that never change, the pictures are cut again on the device for the gradient, one question is asked alone, and the
-logits of all positions and all words are computed.
+At every step, for all its pictures in one message: the processor of transformers runs on the host for token ids that
+never change, the pictures are cut again on the device for the gradient, a single question is asked, and the logits of
+all positions and all words are computed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def released_log_odds(
     """Return the scalar log-odds of one question about views [V, H, W, 3]; differentiable in the views.
 
     Args:
-        model: with the library's own parts (`fast_modules=False`).
+        model: with the modules of transformers (`fast_modules=False`).
         images: sRGB in 0 to 1.
-        names: one a view.
-        question: what is asked.
+        names: one per view.
+        question: its text.
     """
     processor = Qwen2VLImageProcessorPil(
         patch_size=model.patches.patch_size,
@@ -41,12 +41,16 @@ def released_log_odds(
             "longest_edge": model.patches.max_pixels,
         },
     )
+
+    # The host's work: its result is not needed, but the released code waits for it.
     levels = (255.0 * images.detach().cpu().float()).to(torch.uint8).numpy()
     processor(images=[np.asarray(item) for item in levels], return_tensors="pt")
+
     patches, grids = to_patches(images.float(), model.patches)
     counts = [int(grid[1] * grid[2]) // model.patches.merge_size**2 for grid in grids]
-    prefix, asked = split_message(model.tokenizer, names, counts, [question])
-    ids = torch.tensor([prefix + asked[0]], device=model.device)
+    prefix, suffixes = split_message(model.tokenizer, names, counts, [question])
+    ids = torch.tensor([prefix + suffixes[0]], device=model.device)
+
     logits = model.network(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -59,7 +63,7 @@ def released_log_odds(
 
 
 class ReleasedCritic:
-    """That as a `Guidance`: at every step until its weight is zero, about all renders of the step in one message."""
+    """The same as a `Guidance`: at every step until its weight is zero, on all renders of the step in one message."""
 
     name = "critic"
 
@@ -81,12 +85,14 @@ class ReleasedCritic:
         """Nothing."""
 
     def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
-        """Ask, and pull with the weight of its first step, 300; how strongly does not change the cost."""
-        shown = views.color.detach().requires_grad_()
-        names = [VIEW_NAMES[index % len(VIEW_NAMES)] for index in range(len(shown))]
+        """Return the gradient with the weight of the first step, 300; the weight does not change the cost."""
+        color = views.color.detach().requires_grad_()
+        names = [VIEW_NAMES[index % len(VIEW_NAMES)] for index in range(len(color))]
+
         with torch.enable_grad(), section("critic forward"):
-            images = resize(shown, (self.size_px, self.size_px))
+            images = resize(color, (self.size_px, self.size_px))
             odds = released_log_odds(self.model, images, names, self.question)
         with section("critic backward"):
-            (gradient,) = torch.autograd.grad(odds, shown)
+            (gradient,) = torch.autograd.grad(odds, color)
+
         return GuidanceOutput(-300.0 * gradient, {"log_odds": odds.detach()})

@@ -1,10 +1,10 @@
-"""Write benchmarks/README.md from the JSON under benchmarks/results, and from nothing else.
+"""Write benchmarks/README.md from the JSON files in benchmarks/results, and from nothing else.
 
     python benchmarks/tables.py           # writes it
-    python benchmarks/tables.py --check   # exit code 1 if it is not what the JSON says
+    python benchmarks/tables.py --check   # exit code 1 if the page is stale
 
-A table a theme and machine, the newest file of each; the columns are the fields of its rows. Where variants of a run
-are compared over many prompts and seeds, a row a variant: shares and means.
+One table for each theme and machine, from the newest file of each; the columns are the fields of its rows. Where
+variants of a run are compared over many prompts and seeds, one row for each variant, with shares and means.
 """
 
 from __future__ import annotations
@@ -43,21 +43,22 @@ in that run. The kernels `reconstruction` and `critic_patches` were removed afte
 timed, since no run used them; what that table calls a twin is the reference in torch.
 """
 SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
-"""Beginnings of fields that stay in the files."""
-MOST_COLUMNS = 14
+"""Beginnings of the names of fields that are not shown."""
+MAX_COLUMNS = 14
 WIDTH = 100
 """Columns of the page's prose."""
 WHOLE = 1e4
-"""Larger numbers are written without decimals."""
+"""Larger numbers are shown without decimals."""
 
 
 def newest(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the last result of each theme on each kind of machine."""
+    """Return the newest result of each theme on each kind of machine."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for path in folder.glob("*.json"):
         result = json.loads(path.read_text())
         if "theme" not in result:
-            continue  # a report of another form
+            continue  # a report of another kind
+
         machine = result["machine"]
         key = (result["theme"], machine["gpu"] or f"{machine['cores']} cores, {machine['cpu']}")
         if key not in found or result["time_utc"] > found[key]["time_utc"]:
@@ -66,10 +67,11 @@ def newest(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def by_variant(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row a variant: how many runs, the share of those for which a field is true, the mean of a number."""
+    """Return one row per variant: its number of runs, the share of true for flags, the mean for numbers."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["variant"], []).append(row)
+
     return [
         {"variant": variant, "runs": len(runs)}
         | {
@@ -84,7 +86,7 @@ def by_variant(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def flat(row: dict[str, Any]) -> dict[str, str]:
-    """Return a row's fields as text, without the spread of its timings and without parts, which stay in the file."""
+    """Return a row's fields as text, without the spread of its timings and without nested fields."""
     cells: dict[str, str] = {}
     for name, value in row.items():
         if name.startswith(SPREAD) or isinstance(value, dict):
@@ -101,10 +103,11 @@ def flat(row: dict[str, Any]) -> dict[str, str]:
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Return rows as Markdown; rows of other fields come in tables of their own."""
+    """Return rows as Markdown, one table for each set of fields."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in map(flat, rows):
-        groups.setdefault(tuple(row)[:MOST_COLUMNS], []).append(row)
+        groups.setdefault(tuple(row)[:MAX_COLUMNS], []).append(row)
+
     tables = []
     for columns, members in groups.items():
         lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
@@ -115,30 +118,34 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 def page(folder: Path) -> str:
     """Return the whole page."""
-    parts = [HEAD]
+    sections = [HEAD]
     for (theme, machine), result in newest(folder).items():
         versions = result["machine"]["versions"]
         rows, note = result["rows"], result.get("commit_note", "")
         note = f" ({note})" if note else ""
+
         origin = (
             f"{result['time_utc'][:10]}, commit {result['commit']}{note}, "
             f"torch {versions.get('torch')},"
         )
         if all("variant" in row for row in rows):
             rows = by_variant(rows)
-        parts.append(
+
+        sections.append(
             f"## {theme.replace('_', ' ')}: {machine}\n\n"
             f"{fill(origin, WIDTH)}\n[results/{result['file']}](results/{result['file']})\n\n"
             f"    {result['command']}\n\n"
             f"{as_table(rows)}\n"
         )
-    return "\n".join(parts)
+    return "\n".join(sections)
 
 
 def main() -> int:
     """Write or check the page; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 if it is stale"
+    )
     made = page(FOLDER / "results")
     if parser.parse_args().check:
         return 0 if PAGE.is_file() and PAGE.read_text() == made else 1

@@ -1,4 +1,4 @@
-"""The GPU script's own logic: verdicts, exit code, and that it is honest without a GPU."""
+"""The logic of the GPU script: verdicts, exit code, and the honest answer without a GPU."""
 
 from __future__ import annotations
 

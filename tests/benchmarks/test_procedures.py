@@ -1,4 +1,4 @@
-"""What the benchmark of large models compares: procedures whose configs hold, and a rival's critic that is one."""
+"""What the benchmark of large models compares: valid procedures, and a rival's critic that is equal to ours."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def procedures(folder: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def model() -> YesNoModel:
-    """The embedded critic, asked by the library's own parts and in two words, as the released code asks."""
+    """The embedded critic with the modules of transformers and two words, as in the released code."""
     weights, cpu = embedded_weights("critic"), torch.device("cpu")
     return YesNoModel(weights, cpu, fast_modules=False, pooled=False)
 
 
-def test_every_procedure_is_a_config_and_has_a_name_of_its_own(procedures: ModuleType) -> None:
+def test_every_procedure_is_a_config_with_a_unique_name(procedures: ModuleType) -> None:
     names = [procedure.name for procedure in procedures.PROCEDURES]
     assert len(set(names)) == len(names)
     for procedure in procedures.PROCEDURES:
@@ -60,11 +60,11 @@ def test_the_stages_of_a_procedure_are_its_whole(procedures: ModuleType) -> None
         stages = [p for p in procedures.PROCEDURES if p.name.startswith(beginning)]
         assert sum(stage.share for stage in stages) == 1.0
         assert len({stage.config().train.steps for stage in stages}) == 1
-    asked = [p.released * p.share for p in procedures.PROCEDURES if p.name.startswith("VLM3D,")]
-    assert sum(asked) == 0.5, "the released critic is asked for the first half of the steps"
+    fractions = [p.released * p.share for p in procedures.PROCEDURES if p.name.startswith("VLM3D,")]
+    assert sum(fractions) == 0.5, "the released critic is asked for the first half of the steps"
 
 
-def test_the_released_critic_says_what_ours_says(
+def test_the_released_critic_agrees_with_ours(
     folder: Path, model: YesNoModel, generator: torch.Generator
 ) -> None:
     from released import released_log_odds
@@ -74,29 +74,24 @@ def test_the_released_critic_says_what_ours_says(
     theirs = released_log_odds(model, views, names, QUESTION)
     ours = model.log_odds(views, names, [QUESTION])[0]
     assert float(theirs.detach()) == pytest.approx(float(ours.detach()), abs=2e-3)
-    pulls = [torch.autograd.grad(odds, views)[0] for odds in (theirs, ours)]
-    assert_grad_close("of the released way", *pulls)
+    gradients = [torch.autograd.grad(odds, views)[0] for odds in (theirs, ours)]
+    assert_grad_close("of the released way", *gradients)
 
 
-def test_the_released_critic_pulls_towards_yes_while_it_is_asked(
+def test_the_released_critic_moves_towards_yes_until_its_last_step(
     folder: Path, model: YesNoModel, generator: torch.Generator
 ) -> None:
     from released import ReleasedCritic
 
     critic = ReleasedCritic(model, QUESTION, size_px=64, until=3)
-    assert [critic.is_due(Progress(step, 5)) for step in range(5)] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
+    due = [critic.is_due(Progress(step, 5)) for step in range(5)]
+    assert due == [True, True, True, False, False]
     color = torch.rand(VIEWS, 48, 48, 3, generator=generator).requires_grad_()
     cameras = orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.2, 40.0, 48, 48)
-    said = critic(Views(color, cameras, VIEWS), Progress(0, 5))
-    slope = said.color_gradient
+    output = critic(Views(color, cameras, VIEWS), Progress(0, 5))
+    slope = output.color_gradient
     with torch.no_grad():
         nearer = critic(
             Views(color - 1e-2 * slope / slope.abs().max(), cameras, VIEWS), Progress(0, 5)
         )
-    assert float(nearer.scalars["log_odds"]) > float(said.scalars["log_odds"])
+    assert float(nearer.scalars["log_odds"]) > float(output.scalars["log_odds"])

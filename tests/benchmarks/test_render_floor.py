@@ -49,11 +49,11 @@ def test_the_floor_is_operations_or_bytes_whichever_takes_longer(
 ) -> None:
     scene, cameras = ball(10, 0.6, generator), orbit([0.0], 15.0, 3.2, 40.0, 8, 8)
     operations = 1000 * floor.PAIR_FORWARD + 10 * floor.PROJECTION_FORWARD
-    more = 1000 * floor.PAIR_BACKWARD + 10 * floor.PROJECTION_BACKWARD
+    backward = 1000 * floor.PAIR_BACKWARD + 10 * floor.PROJECTION_BACKWARD
     assert floor.PAIR_FORWARD < floor.PAIR_BACKWARD
     assert floor.PROJECTION_FORWARD < floor.PROJECTION_BACKWARD
     assert floor.floor_ms(scene, cameras, 1000, (1e6, 1e18)) == pytest.approx(
-        (operations / 1e3, (operations + more) / 1e3)
+        (operations / 1e3, (operations + backward) / 1e3)
     )
     moved = 10 * floor.GAUSSIAN_BYTES + 64 * floor.PIXEL_BYTES
     assert floor.floor_ms(scene, cameras, 1000, (1e18, 1e6)) == pytest.approx(

@@ -1,4 +1,4 @@
-"""The page of benchmarks says what the files of results say."""
+"""The page of benchmarks shows what the result files contain."""
 
 from __future__ import annotations
 
