@@ -80,7 +80,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
     "xatlas": ("mesh.atlas",),
-    "rich": ("runs.progress", "app.bench", "mini"),
+    "rich": ("runs.progress", "app.bench", "app.settings", "mini"),
     "typer": ("cli", "mini"),
     "viser": ("app.viewer",),
 }
@@ -101,6 +101,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.app.viewer"),
     ("cli.view", "vlm3d_gs.app.viewer"),
     ("cli.render", "vlm3d_gs.show.pictures"),
+    ("cli.settings", "vlm3d_gs.app.settings"),
     ("cli.film", "vlm3d_gs.show.film"),
     ("cli.html", "vlm3d_gs.show.page"),
     ("cli.html", "vlm3d_gs.formats.convert"),

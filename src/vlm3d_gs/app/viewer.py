@@ -1,7 +1,7 @@
-"""The live view: a page served by viser that shows a splat, or a run while it is going on.
+"""The live view: a page served by viser that shows a splat, or a run in progress.
 
-Listens on this machine only unless another host is asked for. Colours are those of harmonic degree
-0, which is what viser draws. The trainer knows nothing of this file: it asks an observer.
+Listens on this machine only, unless another host is chosen. Colours are those of harmonic degree 0, as viser draws no
+others. The trainer knows nothing of this file: to the trainer it is an observer.
 """
 
 from __future__ import annotations
@@ -29,80 +29,86 @@ from vlm3d_gs.core.images import to_uint8
 from vlm3d_gs.core.rotations import rotmat_to_quat
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.pipeline import GenerateResult
-from vlm3d_gs.pipeline import generate as run
+from vlm3d_gs.pipeline import GenerateResult, generate
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.record import RunRecord, charts, find_splat
 from vlm3d_gs.show.framing import BACKGROUND, DISTANCE, FOV_DEG, bounds
 
 LOOPBACK = "127.0.0.1"
 REFRESH_S = 1.0
-"""Shortest time between two pictures of a running job."""
+"""Shortest time between two updates of a running job."""
 MOST_SHARE = 0.1
-"""Share of the run's time that showing it may take; large scenes are refreshed less often."""
+"""Largest fraction of a run's time that updates may take; large scenes are updated less often."""
 POLL_S = 0.05
+"""Time between two looks at a condition that is waited for."""
 MOST_FRUSTA = 16
 START_AZIMUTH_DEG, START_ELEVATION_DEG = 25.0, 20.0
-BEHIND_CAMERAS = 1.7
-"""Visitors of a run start this much farther away than product cameras, behind the training's."""
+RUN_DISTANCE = 1.7
+"""Visitors of a run start this many times farther away than the cameras of products, outside the training cameras."""
 FRUSTUM_COLOUR = (84, 96, 108)
 LINE_COLOURS = ("#3b82c4", "#d9772b", "#2f9e6d", "#a65fc1")
 
 
-def generate(
+def generate_in_view(
     config: Config,
     *,
     host: str | None = None,
     port: int | None = None,
-    say: Callable[[str], None],
+    announce: Callable[[str], None],
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
 ) -> GenerateResult:
-    """Make a splat as `pipeline.generate` does, with a page to watch, pause and end the run.
-
-    The page is gone when the run is.
+    """Generate as `pipeline.generate` does, and serve a page to watch, pause and stop the run until it ends.
 
     Args:
         config: the run.
-        host: where to listen; None is this machine only.
+        host: address to listen at; None is this machine only.
         port: None takes a free one.
-        say: told the page's address.
+        announce: called with the page's address.
         overwrite: as in `pipeline.generate`.
         resume: as in `pipeline.generate`.
         quiet: as in `pipeline.generate`.
 
     Raises:
-        ConfigError: nobody can listen at that host and port, or as in `pipeline.generate`.
+        ConfigError: host and port cannot be listened at, or as in `pipeline.generate`.
     """
     with LiveView(config.prompt, host=host, port=port, steps=config.train.steps) as view:
-        say(f"live view: {view.address}")
-        return run(config, overwrite=overwrite, resume=resume, quiet=quiet, observe=view.observe)
+        announce(f"live view: {view.address}")
+        return generate(
+            config, overwrite=overwrite, resume=resume, quiet=quiet, observe=view.observe
+        )
 
 
 def show(
-    given: Path, *, host: str | None = None, port: int | None = None, say: Callable[[str], None]
+    source: Path,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    announce: Callable[[str], None],
 ) -> None:
     """Serve a page with a splat until Ctrl-C.
 
     Args:
-        given: a splat file, or a run's folder: then with its prompt and curves.
-        host: where to listen; None is this machine only.
+        source: a splat file, or a run's folder, which adds its prompt and curves.
+        host: address to listen at; None is this machine only.
         port: None takes a free one.
-        say: told the page's address.
+        announce: called with the page's address.
 
     Raises:
         InputFileError: there is no readable splat.
-        ConfigError: nobody can listen at that host and port.
+        ConfigError: host and port cannot be listened at.
     """
-    path, record = find_splat(given)
+    path, record = find_splat(source)
     gaussians = read_splat(path)
+
     with LiveView(record.prompt if record else path.name, host=host, port=port) as view:
         view.look_at(gaussians)
         view.show_scene(gaussians)
         if record is not None:
             view.show_record(record)
-        say(f"showing {path} at {view.address} (Ctrl-C ends)")
+        announce(f"showing {path} at {view.address} (Ctrl-C ends)")
+
         with stop_requests() as stop_asked:
             while not stop_asked():
                 time.sleep(POLL_S)
@@ -112,14 +118,13 @@ class LiveView:
     """One served page; a context manager.
 
     Args:
-        prompt: shown as text.
-        host: where to listen; None is this machine only.
+        prompt: displayed as text.
+        host: address to listen at; None is this machine only.
         port: None takes a free one.
-        steps: length of the run that will be observed; None for a finished splat, which has no
-            pause and stop buttons.
+        steps: length of the run to observe; None for a finished splat, which has no buttons to pause and stop.
 
     Raises:
-        ConfigError: nobody can listen at that host and port.
+        ConfigError: host and port cannot be listened at.
     """
 
     def __init__(
@@ -136,6 +141,7 @@ class LiveView:
         self._frusta: list[Any] = []
         self._plots: dict[str, Any] = {}
         self._due_s = 0.0
+
         scene, gui = self._server.scene, self._server.gui
         scene.set_up_direction("+z")
         gui.configure_theme(show_logo=False, show_share_button=False)
@@ -143,6 +149,7 @@ class LiveView:
         gui.add_text("Prompt", prompt, multiline=True, disabled=True)
         self._status = gui.add_text("State", "ready", disabled=True)
         self._numbers = gui.add_text("Numbers", "", multiline=True, disabled=True, visible=False)
+
         if steps is not None:
             self._status.value = "loading models"
             self._add_run_controls()
@@ -150,9 +157,9 @@ class LiveView:
 
     @property
     def address(self) -> str:
-        """Where a browser finds the page."""
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{shown}:{self._server.get_port()}"
+        """URL of the page."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._server.get_port()}"
 
     def __enter__(self) -> Self:
         return self
@@ -169,24 +176,27 @@ class LiveView:
     def observe(
         self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
     ) -> bool:
-        """Show the run now and then, hold it while paused, and say whether to stop it.
+        """Show the run from time to time, hold it while paused, and return whether to stop it.
 
         A `trainer.Observer`.
         """
         self._rows.append({"step": state.step, **scalars})
         if state.step == 1:
             self.look_at(state.optimizer.gaussians)
+
         now = time.monotonic()
         if self._paused.is_set() or (now >= self._due_s and self._server.get_clients()):
             self._refresh(state, now)
+
         while self._paused.is_set() and not (self._stopped.is_set() or stop_asked()):
             time.sleep(POLL_S)
+
         if self._stopped.is_set() or state.step == self._steps:
             self._status.value = f"exporting after step {state.step} of {self._steps}"
         return self._stopped.is_set()
 
     def hold(self, paused: bool) -> None:
-        """Let the observed run wait after its current step, or go on."""
+        """Pause the observed run after its current step, or let it continue."""
         self._due_s = 0.0
         if paused:
             self._paused.set()
@@ -194,11 +204,11 @@ class LiveView:
             self._paused.clear()
 
     def end(self) -> None:
-        """Let the observed run end after its current step."""
+        """Stop the observed run after its current step."""
         self._stopped.set()
 
     def show_scene(self, gaussians: Gaussians) -> None:
-        """Put these Gaussians in the place of those shown so far."""
+        """Display these Gaussians in place of the previous ones."""
         scene = gaussians.detach().to("cpu")
         self._server.scene.add_gaussian_splats(
             "/splats",
@@ -209,10 +219,11 @@ class LiveView:
         )
 
     def look_at(self, gaussians: Gaussians) -> None:
-        """Let new visitors start a little beside the front, of a run behind its cameras."""
+        """Set where new visitors start: a little beside the front; for a run, outside its cameras."""
         center, radius = bounds(gaussians.detach())
         start, middle = self._server.initial_camera, _array(center.cpu())
-        far = DISTANCE * radius * (1.0 if self._steps is None else BEHIND_CAMERAS)
+
+        far = DISTANCE * radius * (1.0 if self._steps is None else RUN_DISTANCE)
         seen = orbit(START_AZIMUTH_DEG, START_ELEVATION_DEG, far, FOV_DEG, 1, 1)
         start.position = middle + _array(seen.positions[0])
         start.look_at = middle
@@ -222,6 +233,7 @@ class LiveView:
         """Draw the frusta of the first training views."""
         some = cameras.select(slice(0, MOST_FRUSTA)).to("cpu")
         quats = rotmat_to_quat(some.camera_to_world[:, :3, :3])
+
         for index in range(len(some)):
             fov = 2.0 * math.atan(0.5 * some.height / float(some.Ks[index, 1, 1]))
             pose = {"wxyz": _array(quats[index]), "position": _array(some.positions[index])}
@@ -236,22 +248,26 @@ class LiveView:
                     name, fov, aspect, scale=0.12, thickness=0.004, color=FRUSTUM_COLOUR, **pose
                 )
                 self._frusta.append(made)
+
         for extra in self._frusta[len(some) :]:
             extra.remove()
         del self._frusta[len(some) :]
 
     def show_record(self, record: RunRecord) -> None:
-        """Plot a run's curves, and the last value of each."""
+        """Plot the curves of a run and list the last value of each."""
         last = []
+
         for chart in charts(record):
             steps = np.array(sorted({step for item in chart.series for step in item.steps}), float)
             columns = [_column(steps, item.steps, item.values) for item in chart.series]
             values = [item.values[-1] for item in chart.series]
             words = ("none" if value is None else f"{value:.4g}" for value in values)
             last.append(f"{chart.title}: {', '.join(words)}")
+
             if chart.title in self._plots:
                 self._plots[chart.title].data = (steps, *columns)
                 continue
+
             series = [
                 viser.uplot.Series(label=item.name, stroke=color, width=2)
                 for item, color in zip(chart.series, LINE_COLOURS * 4, strict=False)
@@ -263,6 +279,7 @@ class LiveView:
                 title=chart.title,
                 aspect=2.0,
             )
+
         self._numbers.value, self._numbers.visible = "\n".join(last), bool(last)
 
     def _refresh(self, state: TrainState, now: float) -> None:
@@ -271,8 +288,10 @@ class LiveView:
             if state.cameras is not None:
                 self.show_cameras(state.cameras)
         self.show_record(RunRecord("", self._steps, {}, {}, tuple(self._rows)))
+
         word = "paused" if self._paused.is_set() else "running"
         self._status.value = f"{word}, step {state.step} of {self._steps}"
+
         took = time.monotonic() - now
         self._due_s = now + took + max(REFRESH_S, took / MOST_SHARE)
 
@@ -311,13 +330,15 @@ class LiveView:
 
 
 def _serve(host: str, port: int) -> Any:
-    """Start a server that listens exactly there.
+    """Start a server at exactly this host and port.
 
     Raises:
         ConfigError: the host is not an address of this machine, or the port is taken or not allowed.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port must be 1 to 65535, got {port}.")
+
+    # viser silently takes another port than a taken one, so try the address first.
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family[0], family[1]) as probe:
@@ -328,8 +349,10 @@ def _serve(host: str, port: int) -> Any:
             f"Cannot listen at {host}, port {port or 'any'}: {error}. Give another --port (or none, "
             f"for a free one), or a --host that is an address of this machine."
         ) from error
+
     with _muted():
         server = viser.ViserServer(host=host, port=port, label="vlm3d-gs", verbose=False)
+
     if port and server.get_port() != port:
         with _muted():
             server.stop()
@@ -338,7 +361,7 @@ def _serve(host: str, port: int) -> Any:
 
 
 def _muted() -> redirect_stdout[io.StringIO]:
-    """Keep viser's own words off the screen; it prints them even when told to be quiet."""
+    """Keep viser's own messages off the screen; it prints some even with `verbose=False`."""
     return redirect_stdout(io.StringIO())
 
 

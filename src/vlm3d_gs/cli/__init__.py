@@ -1,6 +1,6 @@
 """The command line: one command a file, and no logic in any of them.
 
-Nothing here loads torch before a command runs, so `--help` answers at once.
+Nothing here loads torch before a command runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from vlm3d_gs.cli.mesh import mesh as mesh_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
+from vlm3d_gs.cli.settings import settings as settings_command
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
 from vlm3d_gs.core.errors import Vlm3dGsError
 
 USER_ERROR = 2
-"""Exit code for everything that the user can mend."""
+"""Exit code of every error that the user can fix."""
 
 
 class _Commands(TyperGroup):
-    """Turns our errors into one red line and exit code 2; other exceptions are bugs, and show."""
+    """Prints our errors as one red line with exit code 2; other exceptions are bugs and are shown whole."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except Vlm3dGsError as error:
@@ -53,8 +54,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -62,15 +63,16 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Hold the options that belong to no command, and do what comes before torch is loaded."""
+    """Define the options that belong to no command, and prepare what must precede the import of torch."""
     shorten_waits()
 
 
 app.command("generate")(generate_command)
 app.command("questions")(questions_command)
+app.command("settings")(settings_command)
 app.command("render")(render_command)
 app.command("film")(film_command)
 app.command("html")(html_command)

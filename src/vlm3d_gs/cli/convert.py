@@ -15,48 +15,49 @@ def convert(
     source: Annotated[Path, typer.Argument(help="A splat file of any format.")],
     out: Annotated[
         Path,
-        typer.Argument(help=f"What to write: {' '.join(SPLAT_SUFFIXES)}."),
+        typer.Argument(help=f"File to write: {' '.join(SPLAT_SUFFIXES)}."),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     sh_degree: Annotated[
-        int | None, typer.Option(help="Harmonics to write, 0 to 3. Default: all there are.")
+        int | None,
+        typer.Option(help="Degree of the harmonics to write, 0 to 3. Default: all there are."),
     ] = None,
     pad_sh3: Annotated[
         bool, typer.Option("--pad-sh3", help="PLY: write all 62 properties, whatever the degree.")
     ] = False,
     ply_frame: Annotated[
-        str, typer.Option(help="PLY: axes, viewer (y down) or world (z up).")
+        PlyFrame, typer.Option(help="PLY: axes; viewer has y down, world z up.")
     ] = "viewer",
     spz_version: Annotated[int, typer.Option(help="SPZ: 2, 3 or 4.")] = 3,
     spz_frame: Annotated[
-        str, typer.Option(help="SPZ written: axes, raw (as the PLY) or rub (y up).")
+        SpzFrame, typer.Option(help="SPZ: axes to write; raw is as in the PLY, rub has y up.")
     ] = "raw",
     spz_frame_in: Annotated[
-        str, typer.Option(help="SPZ read: axes, where the file does not say them.")
+        SpzFrame, typer.Option(help="SPZ: axes of SOURCE, if it does not name its own.")
     ] = "raw",
     frame_in: Annotated[
-        str | None, typer.Option(help="Axes of the file read, against custom: rdf, rub or world.")
+        Frame | None, typer.Option(help="Axes of SOURCE, if they are not those of its format.")
     ] = None,
     drop_broken: Annotated[
-        bool, typer.Option("--drop-broken", help="Leave out Gaussians with NaN or infinity.")
+        bool, typer.Option("--drop-broken", help="Skip Gaussians with NaN or infinity.")
     ] = False,
 ) -> None:
-    """Convert a splat; frames, rotations and harmonics are turned as each format wants them."""
+    """Convert a splat; positions, rotations and harmonics are turned into the axes of the target format."""
     from vlm3d_gs.formats.convert import convert
 
     options = SplatOptions(
         sh_degree=sh_degree,
         pad_sh3=pad_sh3,
-        ply_frame=cast(PlyFrame, ply_frame),
+        ply_frame=ply_frame,
         spz_version=cast(SpzVersion, spz_version),
-        spz_frame=cast(SpzFrame, spz_frame),
+        spz_frame=spz_frame,
     )
     splat = convert(
         source,
         out,
         options,
-        frame=cast(Frame | None, frame_in),
-        spz_frame=cast(SpzFrame, spz_frame_in),
+        frame=frame_in,
+        spz_frame=spz_frame_in,
         drop_broken=drop_broken,
         overwrite=overwrite,
     )

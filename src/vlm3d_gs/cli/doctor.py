@@ -1,4 +1,4 @@
-"""`vlm3d-gs doctor`: what is here, what is missing, what to type."""
+"""`vlm3d-gs doctor`: what this machine has, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import typer
 
 
 def doctor() -> None:
-    """Say what this machine has, what is missing, and what to type for it."""
+    """Report what this machine has, what is missing, and the command that installs it.
+
+    Exit code 1 means that a run cannot start.
+    """
     from vlm3d_gs.app.doctor import healthy, inspect, report
 
     findings = inspect()

@@ -1,4 +1,4 @@
-"""`vlm3d-gs evaluate`: judge what a run has made."""
+"""`vlm3d-gs evaluate`: measure what a run has made."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Judge what a run has made.")
+app = typer.Typer(no_args_is_help=True, help="Measure what a run has made.")
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `composition` a word of its own while it is the only command here."""
+    """Keep `composition` a subcommand while it is the only one."""
 
 
 @app.command("composition")
 def composition(
     targets: Annotated[list[Path], typer.Argument(help="Runs, folders of runs, or .ply files.")],
     prompt: Annotated[
-        str | None, typer.Option(help="What they should show. Default: each run's own prompt.")
+        str | None, typer.Option(help="What they should be. Default: the prompt of each run.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the full reports here.")
+        Path | None, typer.Option("--json", help="Write the full reports to this file.")
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="End with Markdown tables.")] = False,
 ) -> None:
     """Check colours, shapes and relation on the splat itself, without any neural network.
 
-    Exit code 1 says that at least one scene is not right.
+    Exit code 1 means that at least one scene is wrong.
     """
     from vlm3d_gs.evaluate.runs import markdown_table
     from vlm3d_gs.evaluate.targets import describe, judge, write_rows

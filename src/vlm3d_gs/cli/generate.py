@@ -4,34 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vlm3d_gs.cli.options import (
-    Asks,
-    Backend,
-    Choice,
-    CriticEvery,
-    CriticModel,
-    CriticName,
-    Device,
-    Drops,
-    Export,
-    Model,
-    NoCritic,
-    Offline,
-    Out,
-    Overwrite,
-    Pick,
-    PickAt,
-    Prompt,
-    Quiet,
-    Recipe,
-    Resume,
-    Seed,
-    Seeds,
-    Settings,
-    Steps,
-    View,
-)
-from vlm3d_gs.cli.view import Host, Port
+from vlm3d_gs.cli import options
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
@@ -39,58 +12,58 @@ from vlm3d_gs.core.errors import ConfigError
 
 
 def generate(
-    prompt: Prompt,
-    out: Out = None,
-    preset_name: Choice = "mini",
-    steps: Steps = None,
-    seed: Seed = None,
-    no_critic: NoCritic = False,
-    critic_every: CriticEvery = None,
-    critic: CriticName = None,
-    critic_model: CriticModel = None,
-    ask: Asks = None,
-    drop_question: Drops = None,
-    recipe: Recipe = None,
-    seeds: Seeds = None,
-    pick: Pick = "best",
-    pick_at: PickAt = 0.4,
-    backend: Backend = None,
-    device: Device = None,
-    export: Export = None,
-    model: Model = None,
-    offline: Offline = False,
-    settings: Settings = None,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    quiet: Quiet = False,
-    view: View = False,
-    host: Host = None,
-    port: Port = None,
+    prompt: options.Prompt,
+    out: options.Out = None,
+    preset_name: options.Preset = "mini",
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    no_critic: options.NoCritic = False,
+    critic_every: options.CriticEvery = None,
+    critic: options.Critic = None,
+    critic_model: options.CriticModel = None,
+    ask: options.Ask = None,
+    drop_question: options.DropQuestion = None,
+    recipe: options.Recipe = None,
+    seeds: options.Seeds = None,
+    pick: options.Pick = "best",
+    pick_at: options.PickAt = 0.4,
+    backend: options.Backend = None,
+    device: options.Device = None,
+    export: options.Export = None,
+    model: options.Model = None,
+    offline: options.Offline = False,
+    settings: options.Settings = None,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    quiet: options.Quiet = False,
+    view: options.View = False,
+    host: options.Host = None,
+    port: options.Port = None,
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
     if not view and (host or port):
-        raise ConfigError("--host and --port belong to --view. Add --view, or leave them away.")
+        raise ConfigError("--host and --port belong to --view. Add --view, or drop them.")
     if view and seeds is not None:
-        raise ConfigError("--view watches one run. Leave --view or --seeds away.")
+        raise ConfigError("--view watches one run, --seeds starts several. Drop one of them.")
+
+    values = {
+        "out": out,
+        "train.steps": steps,
+        "train.seed": seed,
+        "critic.enabled": False if no_critic else True if critic else None,
+        "critic.family": critic,
+        "critic.model": critic_model,
+        "critic.every": critic_every,
+        "critic.questions.asks": ask,
+        "critic.questions.drop": drop_question,
+        "render.backend": backend,
+        "device": device,
+        "prior.model": model,
+        "offline": offline or None,
+        "export.formats": export,
+    }
     config = apply_settings(
-        apply_recipe(preset(preset_name, prompt), recipe),
-        {
-            "out": out,
-            "train.steps": steps,
-            "train.seed": seed,
-            "critic.enabled": False if no_critic else True if critic else None,
-            "critic.family": critic,
-            "critic.model": critic_model,
-            "critic.every": critic_every,
-            "critic.questions.asks": ask,
-            "critic.questions.drop": drop_question,
-            "render.backend": backend,
-            "device": device,
-            "prior.model": model,
-            "offline": True if offline else None,
-            "export.formats": export,
-        },
-        settings or (),
+        apply_recipe(preset(preset_name, prompt), recipe), values, settings or ()
     )
 
     if seeds is not None:
@@ -98,13 +71,13 @@ def generate(
 
         generate_best(config, seeds, pick, pick_at, overwrite=overwrite, resume=resume, quiet=quiet)
     elif view:
-        from vlm3d_gs.app.viewer import generate as run_and_show
+        from vlm3d_gs.app.viewer import generate_in_view
 
-        run_and_show(
+        generate_in_view(
             config,
             host=host,
             port=port,
-            say=typer.echo,
+            announce=typer.echo,
             overwrite=overwrite,
             resume=resume,
             quiet=quiet,
@@ -113,5 +86,6 @@ def generate(
         from vlm3d_gs.pipeline import generate as run
 
         run(config, overwrite=overwrite, resume=resume, quiet=quiet)
+
     if not quiet:
         typer.echo(f"written to {config.out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -15,11 +15,11 @@ def info(
     file: Annotated[Path, typer.Argument(help="A splat file of any format.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     spz_frame_in: Annotated[
-        str, typer.Option(help="Axes of an .spz file that does not say them: raw or rub.")
+        SpzFrame, typer.Option(help="Axes of an .spz file that does not name its own.")
     ] = "raw",
 ) -> None:
-    """Say what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
+    """Report what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
     from vlm3d_gs.formats.info import info_text, inspect_splat
 
-    found = inspect_splat(file, spz_frame=cast(SpzFrame, spz_frame_in))
+    found = inspect_splat(file, spz_frame=spz_frame_in)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else info_text(found))

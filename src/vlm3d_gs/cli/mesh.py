@@ -1,11 +1,13 @@
-"""`vlm3d-gs mesh`: a splat in, a closed mesh with a texture out."""
+"""`vlm3d-gs mesh`: a splat in, a closed textured mesh out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from vlm3d_gs.config import Backend
 
 
 def mesh(
@@ -15,33 +17,34 @@ def mesh(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="What to write: .glb, .obj, .ply (coloured corners) or .stl."
+            "--out", "-o", help="What to write: .glb, .obj, .ply (vertex colours) or .stl."
         ),
     ],
     method: Annotated[
-        str, typer.Option(help="density: where the Gaussians are. tsdf: what their depth shows.")
+        Literal["density", "tsdf"],
+        typer.Option(help="Source of the surface: density of the Gaussians, or rendered depth."),
     ] = "density",
     resolution: Annotated[int, typer.Option(help="Voxels along the longest side.")] = 128,
-    faces: Annotated[int, typer.Option(help="Most triangles.")] = 20_000,
+    faces: Annotated[int, typer.Option(help="Largest number of triangles.")] = 20_000,
     texture_px: Annotated[int, typer.Option(help="Side of the texture.")] = 1024,
     min_part: Annotated[
         float,
-        typer.Option(help="Drop parts smaller than this share of the largest; 1 keeps only that."),
+        typer.Option(
+            help="Drop parts smaller than this fraction of the largest; 1 keeps only that."
+        ),
     ] = 0.02,
-    backend: Annotated[
-        str, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")
-    ] = "auto",
+    backend: Annotated[Backend, typer.Option(help="Renderer.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
-    """Make a mesh of a splat: outer surface, closed, with the splat's colours."""
-    from vlm3d_gs.mesh.extract import MeshSettings, choose_method
+    """Extract a mesh from a splat: the outer surface, closed, with the splat's colours."""
+    from vlm3d_gs.mesh.extract import MeshSettings
     from vlm3d_gs.mesh.product import describe, make_mesh
     from vlm3d_gs.pipeline import choose_device
     from vlm3d_gs.render import choose_backend
 
     where = choose_device(device)
-    settings = MeshSettings(choose_method(method), resolution, faces, texture_px, min_part)
+    settings = MeshSettings(method, resolution, faces, texture_px, min_part)
     report = make_mesh(
         source,
         out,

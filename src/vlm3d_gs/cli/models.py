@@ -1,4 +1,4 @@
-"""`vlm3d-gs models`: which weights there are, which are here, fetch them, check them."""
+"""`vlm3d-gs models`: list, fetch and check model weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True, help="List, fetch and check model weight
 
 @app.command("list")
 def list_models() -> None:
-    """Say which models are known: ids, licence, size, and where they are on this machine."""
+    """List the known models: ids, licence, size, and where they are on this machine."""
     from vlm3d_gs.models.listing import listing
 
     typer.echo(listing())
@@ -21,14 +21,14 @@ def list_models() -> None:
 def pull(
     model: Annotated[str, typer.Argument(metavar="NAME|ID", help="A listed name, or a hub id.")],
     family: Annotated[
-        str | None, typer.Option(help="For a hub id: the listed model of the same kind.")
+        str | None, typer.Option(help="For a hub id: a listed model of the same kind.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Only look in the cache.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only say where the files are.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Look in the cache only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the folder.")] = False,
 ) -> None:
-    """Fetch a model's weights into the hub's cache, and print their folder.
+    """Fetch a model's weights into the hub's cache and print their folder.
 
-    One copy of each weight, as safetensors; no pickles, no code.
+    Fetches one copy of each weight, as safetensors; never pickles or code.
     """
     from vlm3d_gs.models.listing import pull as fetch
 
@@ -40,12 +40,10 @@ def pull(
 def check(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME|FOLDER]", help="Default: all listed models that are on this machine."
-        ),
+        typer.Argument(metavar="[NAME|FOLDER]", help="Default: all listed models on this machine."),
     ] = None,
 ) -> None:
-    """Check that the files are there and whole, without loading them. Exit code 2 says that they are not."""
+    """Check that the files are complete, without loading them. Exit code 2 means that they are not."""
     from vlm3d_gs.models.listing import check as check_weights
 
     for line in check_weights(model):

@@ -1,68 +1,91 @@
-"""Options of the commands that start a run, each with its help; types of typer, no logic."""
+"""Options that several commands share, each with its help; types of typer, no logic."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
-from vlm3d_gs.config.presets import PRESETS
+from vlm3d_gs.config import Backend as BackendName
+from vlm3d_gs.config import CriticFamily
+from vlm3d_gs.config.presets import PRESETS, PresetName
 from vlm3d_gs.config.products import PRODUCTS
-from vlm3d_gs.config.recipes import RECIPES
+from vlm3d_gs.config.recipes import RecipeName
 
-Choice = Annotated[str, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")]
-CriticName = Annotated[
-    str | None, typer.Option(help="Critic: mini, qwen2.5-vl-7b, ..., server (see models list).")
+Prompt = Annotated[str, typer.Argument(help="What to make, in quotes.")]
+Preset = Annotated[
+    PresetName,
+    typer.Option(
+        "--preset", metavar="PRESET", help=f"Settings to start from: {', '.join(PRESETS)}."
+    ),
 ]
-CriticModel = Annotated[str | None, typer.Option(help="Folder or hub id of the critic's weights.")]
-Asks = Annotated[
-    list[str] | None,
-    typer.Option(help='One more Yes/No question, "TEXT" or "TEXT @ WEIGHT". Repeatable.'),
-]
-Drops = Annotated[
-    list[str] | None,
-    typer.Option(help="Name of a question not to ask (see `questions`). Repeatable."),
-]
-Recipe = Annotated[str | None, typer.Option(help=f"Somebody's procedure: {', '.join(RECIPES)}.")]
-Seeds = Annotated[
-    int | None, typer.Option(help="Begin this many seeds, finish the one that --pick chooses.")
-]
-Pick = Annotated[str, typer.Option(help="best: by the critic.")]
-PickAt = Annotated[
-    float, typer.Option(help="Fraction of the run after which the seeds are compared.")
+Recipe = Annotated[
+    RecipeName | None, typer.Option(help="Change the preset to somebody's published procedure.")
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="a.b=c", help="Change any setting, e.g. optim.sh_lr=0.01. Repeatable."
+        "--set",
+        metavar="A.B=C",
+        help="Change any setting, e.g. optim.sh_lr=0.01; `vlm3d-gs settings` lists them. Repeatable.",
     ),
 ]
-Prompt = Annotated[str, typer.Argument(help="What to make, in quotes.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results. Default: runs/<prompt>.")]
 Steps = Annotated[int | None, typer.Option(help="Optimisation steps.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same files.")]
-NoCritic = Annotated[bool, typer.Option("--no-critic", help="Without the vision-language reward.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Random seed; on one machine the same seed gives the same files."),
+]
+
+Critic = Annotated[
+    CriticFamily | None,
+    typer.Option(metavar="CRITIC", help=f"Critic: {', '.join(get_args(CriticFamily))}."),
+]
+CriticModel = Annotated[str | None, typer.Option(help="Folder or hub id of the critic's weights.")]
 CriticEvery = Annotated[int | None, typer.Option(help="Ask the critic at every k-th step.")]
-Backend = Annotated[str | None, typer.Option(help="Renderer: auto, cpu, gsplat or reference.")]
+NoCritic = Annotated[bool, typer.Option("--no-critic", help="Run without the critic.")]
+Ask = Annotated[
+    list[str] | None,
+    typer.Option(help='One more Yes/No question, "TEXT" or "TEXT @ WEIGHT". Repeatable.'),
+]
+DropQuestion = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a question to leave out (see `questions`). Repeatable."),
+]
+
+Seeds = Annotated[
+    int | None, typer.Option(help="Start this many seeds and finish the one that --pick chooses.")
+]
+Pick = Annotated[Literal["best"], typer.Option(help="best: the one with the highest score.")]
+PickAt = Annotated[
+    float, typer.Option(help="Fraction of the run after which the seeds are compared.")
+]
+
+Backend = Annotated[BackendName | None, typer.Option(help="Renderer.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Export = Annotated[
     str | None,
     typer.Option(help=f"Products, separated by commas: {', '.join(PRODUCTS)}."),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the prior's weights (same family).")
+    str | None, typer.Option(help="Folder or hub id of other weights of the prior's family.")
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Never ask the model hub; see `models pull`.")
+    bool, typer.Option("--offline", help="Never contact the model hub; see `models pull`.")
 ]
+
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with an interrupted run in the folder.")
+    bool, typer.Option("--resume", help="Continue an interrupted run in the folder.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 View = Annotated[
     bool, typer.Option("--view", help="Serve a page to watch, pause and stop the run.")
 ]
+Host = Annotated[
+    str | None, typer.Option(help="Address to serve the page at. Default: this machine only.")
+]
+Port = Annotated[int | None, typer.Option(help="Default: any free port.", min=1, max=65535)]

@@ -1,4 +1,4 @@
-"""`vlm3d-gs questions`: what the critic would ask about a prompt."""
+"""`vlm3d-gs questions`: what the critic is asked about a prompt."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.cli.options import Choice, Settings
+from vlm3d_gs.cli.options import Critic, Preset, Prompt, Settings
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 
 
 def questions(
-    prompt: Annotated[str, typer.Argument(help="What to make, in quotes.")],
-    preset_name: Choice = "mini",
-    critic: Annotated[str | None, typer.Option(help="Critic, as in `generate`.")] = None,
+    prompt: Prompt,
+    preset_name: Preset = "mini",
+    critic: Critic = None,
     from_model: Annotated[
-        bool, typer.Option("--from-model", help="Let the critic itself list checks, too.")
+        bool, typer.Option("--from-model", help="Also ask the critic itself for questions.")
     ] = False,
     settings: Settings = None,
 ) -> None:
-    """List the questions by name and weight; `generate --drop-question NAME` leaves one out."""
+    """List the critic's questions by name and weight; `generate --drop-question NAME` leaves one out."""
     config = apply_settings(
         preset(preset_name, prompt),
         {

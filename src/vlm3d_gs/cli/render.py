@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,17 +16,18 @@ def render(
             "--out",
             "-o",
             help="What to write: .mp4, .gif, .webp, or .png for a grid of stills. With --cameras: "
-            "a folder, or a .png for one camera.",
+            "a folder, or a .png for a single camera.",
         ),
     ],
-    seconds: Annotated[float, typer.Option(help="Length of the turn.")] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Duration of a turn.")] = 4.0,
     size_px: Annotated[int, typer.Option(help="Side of the square frames.")] = 256,
-    elevation_deg: Annotated[float, typer.Option(help="Height of the camera.")] = 15.0,
+    elevation_deg: Annotated[float, typer.Option(help="Elevation of the camera.")] = 15.0,
     background: Annotated[
         str | None, typer.Option(help="white, grey, black, #rrggbb, or r,g,b from 0 to 1.")
     ] = None,
     beside: Annotated[
-        str | None, typer.Option(help="To the right of a turntable's picture: depth or normal.")
+        Literal["depth", "normal"] | None,
+        typer.Option(help="What a turntable shows to the right of the picture."),
     ] = None,
     cameras: Annotated[
         Path | None,
@@ -36,7 +37,7 @@ def render(
         ),
     ] = None,
 ) -> None:
-    """Turn a splat before the camera, or look at it through given cameras."""
+    """Render a splat: a turntable, a grid of stills, or the views of a file of cameras."""
     from vlm3d_gs.show.pictures import render_pictures
 
     files = render_pictures(

@@ -1,4 +1,4 @@
-"""`vlm3d-gs view`: look at a splat in the browser, served from here."""
+"""`vlm3d-gs view`: look at a splat in the browser, served from this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-Host = Annotated[
-    str | None, typer.Option(help="Where the page listens. Default: this machine only.")
-]
-Port = Annotated[int | None, typer.Option(help="Default: any free one.", min=1, max=65535)]
+from vlm3d_gs.cli.options import Host, Port
 
 
 def view(
@@ -21,4 +18,4 @@ def view(
     """Show a splat in the browser until Ctrl-C."""
     from vlm3d_gs.app.viewer import show
 
-    show(splat, host=host, port=port, say=typer.echo)
+    show(splat, host=host, port=port, announce=typer.echo)

@@ -35,6 +35,17 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def to_text(value: Any) -> str:
+    """Return a setting's value as a command line would give it; `coerce` reads it back."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(to_text, value))
+    return str(value)
+
+
 def from_plain(cls: type[Settings], data: Mapping[str, Any], where: str = "") -> Settings:
     """Return the dataclass that plain data describes; missing fields take their defaults.
 
@@ -122,6 +133,11 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     return _coerce_scalar(value, hint, where)
 
 
+def is_section(hint: Any) -> bool:
+    """Return whether a field of this type is a dataclass of settings, not a setting itself."""
+    return is_dataclass(hint) and hint is not Schedule
+
+
 def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
     if hint is bool:
         text = str(value).lower()
@@ -172,12 +188,12 @@ def _replace(settings: Settings, changes: Mapping[tuple[str, ...], Any], where: 
         if name not in hints:
             raise ConfigError(_unknown(here, name, hints))
 
-        if rest and not _is_section(hints[name]):
+        if rest and not is_section(hints[name]):
             unknown = ".".join([here, *rest])
             raise ConfigError(f"{here} is a setting, not a section: {unknown} is unknown.")
         if rest:
             inner.setdefault(name, {})[tuple(rest)] = value
-        elif _is_section(hints[name]):
+        elif is_section(hints[name]):
             inside = ", ".join(f"{here}.{key}" for key in get_type_hints(hints[name]))
             raise ConfigError(f"{here} is a section, not a setting. Set one of: {inside}.")
         else:
@@ -186,10 +202,6 @@ def _replace(settings: Settings, changes: Mapping[tuple[str, ...], Any], where: 
     for name, deeper in inner.items():
         values[name] = _replace(getattr(settings, name), deeper, _join(where, name))
     return replace(settings, **values)  # type: ignore[type-var]  # a dataclass, as documented
-
-
-def _is_section(hint: Any) -> bool:
-    return is_dataclass(hint) and hint is not Schedule
 
 
 def _unknown(path: str, key: str, known: Mapping[str, Any]) -> str:
