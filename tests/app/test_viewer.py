@@ -195,10 +195,10 @@ def test_pause_holds_the_run_and_stop_ends_it_after_a_whole_step(
 
 def test_ctrl_c_ends_a_paused_run(view: LiveView) -> None:
     view.hold(True)
-    asked = threading.Event()
-    threading.Timer(0.3, asked.set).start()
     state = a_state()
     state.step = 7
+    asked = threading.Event()
+    threading.Timer(0.3, asked.set).start()
     began = time.monotonic()
     assert view.observe(state, {}, asked.is_set) is False
     assert 0.25 < time.monotonic() - began < SOON_S
@@ -244,11 +244,11 @@ def test_the_command_line_hands_view_options_on(
     from vlm3d_gs.app import viewer
 
     seen = {}
-    monkeypatch.setattr(viewer, "generate", lambda config, **flags: seen.update(flags))
+    monkeypatch.setattr(viewer, "generate_in_view", lambda config, **flags: seen.update(flags))
     arguments = ["generate", "a red cube", "--view", "--port", "8123", "--overwrite"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    del seen["say"]
+    del seen["announce"]
     flags = {"overwrite": True, "resume": False, "quiet": False}
     assert seen == {"host": None, "port": 8123, **flags}
     alone = CliRunner().invoke(app, ["generate", "a red cube", "--port", "8123"])

@@ -240,9 +240,9 @@ def test_the_command_writes_and_reports(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "poisson"], "Unknown mesh method"),
+        (["--method", "poisson"], "'density', 'tsdf'"),
         (["--faces", "2"], "at least 4"),
-        (["--backend", "vulkan"], "Unknown render backend"),
+        (["--backend", "vulkan"], "'auto', 'cpu', 'gsplat', 'reference'"),
         (["--device", "tpu"], "must be auto, cpu, cuda or cuda:N"),
         (["--device", "cuda:"], "must be auto, cpu, cuda or cuda:N"),
     ],

@@ -156,7 +156,7 @@ def test_depth_stands_beside_a_turntable_and_not_beside_stills(
     covered = [(part.amax(-1) > 0.1) for part in (left, right)]
     assert float((covered[0] == covered[1]).float().mean()) > 0.95
     result = CliRunner().invoke(app, [*start, "--beside", "height"])
-    assert (result.exit_code, "must be depth or normal" in result.stderr) == (2, True)
+    assert (result.exit_code, "is not one of 'depth', 'normal'" in result.stderr) == (2, True)
     cameras = written(tmp_path, [{"azimuth_deg": 0}])
     result = CliRunner().invoke(app, [*start, "--beside", "depth", "--cameras", str(cameras)])
     assert (result.exit_code, "belongs to a turntable" in result.stderr) == (2, True)

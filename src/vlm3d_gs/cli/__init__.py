@@ -33,15 +33,19 @@ USER_ERROR = 2
 
 
 class _Commands(TyperGroup):
-    """Prints our errors as one red line with exit code 2; other exceptions are bugs and are shown whole."""
+    """Prints a user's mistake as one red line with exit code 2; other exceptions are bugs and are shown whole."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except Vlm3dGsError as error:
-            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(USER_ERROR) from None
+            message = str(error)
+        except typer.BadParameter as error:
+            message = error.format_message().replace("Value error, ", "")
+
+        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(USER_ERROR)
 
 
 app = typer.Typer(
