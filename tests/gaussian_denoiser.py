@@ -1,6 +1,6 @@
 """A denoiser that is known in closed form.
 
-The data of each prompt is Gaussian, N(mean, SPREAD^2). At the level (a, s) of a noise process its noisy latents have
+The data of each prompt is Gaussian, N(mean, SPREAD^2). At the level (a, s) of a noise schedule its noisy latents have
 the variance S^2 = a^2 SPREAD^2 + s^2, and the ideal denoiser is linear.
 """
 
@@ -14,42 +14,44 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.prior.denoiser import Prediction, as_prediction
-from vlm3d_gs.prior.noise import NoiseProcess, PredictionType, diffusion_process, flow_process
+from vlm3d_gs.prior.noise import NoiseSchedule, PredictionType, diffusion_schedule, flow_schedule
 
 SPREAD = 0.7
 SHAPE = (3, 2, 2, 2)
 
 
-def stable_diffusion(kind: PredictionType = "epsilon") -> NoiseProcess:
+def stable_diffusion(kind: PredictionType = "epsilon") -> NoiseSchedule:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return in_float64(diffusion_process((1.0 - betas).cumprod(0), kind))
+    return in_float64(diffusion_schedule((1.0 - betas).cumprod(0), kind))
 
 
-def in_float64(process: NoiseProcess) -> NoiseProcess:
-    """The process with tables that fulfil its own law to float64."""
-    sigma = process.sigma.double()
-    is_flow = process.prediction_type == "flow_prediction"
+def in_float64(noise_schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule with tables that fulfil its own law to float64."""
+    sigma = noise_schedule.sigma.double()
+    is_flow = noise_schedule.prediction_type == "flow_prediction"
     signal = 1.0 - sigma if is_flow else (1.0 - sigma**2).sqrt()
-    return NoiseProcess(signal, sigma, process.timesteps, process.prediction_type)
+    return NoiseSchedule(
+        signal, sigma, noise_schedule.network_timesteps, noise_schedule.prediction_type
+    )
 
 
-PROCESSES = {"diffusion": stable_diffusion(), "flow": in_float64(flow_process(1000, 3.0))}
+NOISE_SCHEDULES = {"diffusion": stable_diffusion(), "flow": in_float64(flow_schedule(1000, 3.0))}
 
 
 @dataclass
 class GaussianModel:
     """The ideal network for two Gaussians, as a `Predictor`."""
 
-    process: NoiseProcess
+    noise_schedule: NoiseSchedule
     unconditional: Tensor
     conditional: Tensor
     guidance_scale: float = 1.0
     asked: list[list[int]] = field(default_factory=list)
 
-    def __call__(self, noisy: Tensor, index: Tensor) -> Prediction:
-        self.asked.append(index.tolist())
-        outputs = [self.output(noisy, index, mean) for mean in self.means]
-        return as_prediction(self.process, noisy, index, *outputs)
+    def __call__(self, noisy: Tensor, timesteps: Tensor) -> Prediction:
+        self.asked.append(timesteps.tolist())
+        outputs = [self.output(noisy, timesteps, mean) for mean in self.means]
+        return as_prediction(self.noise_schedule, noisy, timesteps, *outputs)
 
     @property
     def guided_mean(self) -> Tensor:
@@ -62,8 +64,8 @@ class GaussianModel:
     def mean_at(self, scale: float) -> Tensor:
         return self.unconditional + scale * (self.conditional - self.unconditional)
 
-    def output(self, noisy: Tensor, index: Tensor, mean: Tensor) -> Tensor:
-        signal, sigma = self.process.levels(index)
+    def output(self, noisy: Tensor, timesteps: Tensor, mean: Tensor) -> Tensor:
+        signal, sigma = self.noise_schedule.levels(timesteps)
         apart = (noisy - signal * mean) / (signal**2 * SPREAD**2 + sigma**2)
         noise, clean = sigma * apart, mean + signal * SPREAD**2 * apart
         return {
@@ -71,40 +73,44 @@ class GaussianModel:
             "v_prediction": signal * noise - sigma * clean,
             "sample": clean,
             "flow_prediction": noise - clean,
-        }[self.process.prediction_type]
+        }[self.noise_schedule.prediction_type]
 
 
-def model_of(process: NoiseProcess, generator: torch.Generator, scale: float) -> GaussianModel:
+def model_of(
+    noise_schedule: NoiseSchedule, generator: torch.Generator, scale: float
+) -> GaussianModel:
     means = torch.randn(2, *SHAPE[1:], generator=generator, dtype=torch.float64)
-    return GaussianModel(process, means[0], means[1], scale)
+    return GaussianModel(noise_schedule, means[0], means[1], scale)
 
 
 def draws(generator: torch.Generator, n: int) -> list[Tensor]:
     return [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(n)]
 
 
-def levels(process: NoiseProcess, index: int) -> tuple[float, float]:
-    return float(process.signal[index]), float(process.sigma[index])
+def levels(noise_schedule: NoiseSchedule, timestep: int) -> tuple[float, float]:
+    return float(noise_schedule.signal[timestep]), float(noise_schedule.sigma[timestep])
 
 
-def spread_at(process: NoiseProcess, index: int) -> float:
-    signal, sigma = levels(process, index)
+def spread_at(noise_schedule: NoiseSchedule, timestep: int) -> float:
+    signal, sigma = levels(noise_schedule, timestep)
     return float(np.hypot(signal * SPREAD, sigma))
 
 
-def noise_by_hand(process: NoiseProcess, noisy: Tensor, index: int, mean: Tensor) -> Tensor:
+def noise_by_hand(
+    noise_schedule: NoiseSchedule, noisy: Tensor, timestep: int, mean: Tensor
+) -> Tensor:
     """The ideal noise prediction, from the score: -s * grad log p."""
-    signal, sigma = levels(process, index)
-    return sigma * (noisy - signal * mean) / spread_at(process, index) ** 2
+    signal, sigma = levels(noise_schedule, timestep)
+    return sigma * (noisy - signal * mean) / spread_at(noise_schedule, timestep) ** 2
 
 
-def carried(process: NoiseProcess, start: Tensor, stops: list[int], mean: Tensor) -> Tensor:
+def carried(noise_schedule: NoiseSchedule, start: Tensor, stops: list[int], mean: Tensor) -> Tensor:
     """DDIM steps in the frame that moves with the mean: each multiplies by the cosine between two levels."""
-    apart = start - levels(process, stops[0])[0] * mean
+    apart = start - levels(noise_schedule, stops[0])[0] * mean
     for now, after in pairwise(stops):
-        (a, s), (a2, s2) = levels(process, now), levels(process, after)
-        apart = apart * (a * a2 * SPREAD**2 + s * s2) / spread_at(process, now) ** 2
-    return apart + levels(process, stops[-1])[0] * mean
+        (a, s), (a2, s2) = levels(noise_schedule, now), levels(noise_schedule, after)
+        apart = apart * (a * a2 * SPREAD**2 + s * s2) / spread_at(noise_schedule, now) ** 2
+    return apart + levels(noise_schedule, stops[-1])[0] * mean
 
 
 def at(*values: int) -> Tensor:

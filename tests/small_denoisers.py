@@ -12,7 +12,7 @@ from vlm3d_gs.mini.prior.train import new_prior
 from vlm3d_gs.mini.prior.train_vae import prepared_codec
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
 from vlm3d_gs.prior.lora import ScoreAdapter
-from vlm3d_gs.prior.noise import NoiseProcess, diffusion_process, flow_process
+from vlm3d_gs.prior.noise import NoiseSchedule, diffusion_schedule, flow_schedule
 
 WIDTH = 8  # of a text token
 POOLED = 6
@@ -24,8 +24,8 @@ def untrained_mini() -> Denoiser:
     torch.nn.init.normal_(prior.unet.conv_out.weight, std=0.05)
     for network in (prior.unet, codec):
         network.requires_grad_(False).eval()
-    process = diffusion_process(prior.scheduler.alphas_cumprod, "v_prediction")
-    return Denoiser(prior.unet, codec, process, None)
+    noise_schedule = diffusion_schedule(prior.scheduler.alphas_cumprod, "v_prediction")
+    return Denoiser(prior.unet, codec, noise_schedule, None)
 
 
 def unet(**changes: object) -> UNet2DConditionModel:
@@ -78,10 +78,10 @@ NETWORKS: dict[str, Callable[[], UNet2DConditionModel | SD3Transformer2DModel]] 
 }
 
 
-def process_of(kind: str) -> NoiseProcess:
+def noise_schedule_of(kind: str) -> NoiseSchedule:
     if kind == "flow_prediction":
-        return flow_process(100, 3.0)
-    return diffusion_process(torch.linspace(0.999, 0.01, 100), kind)
+        return flow_schedule(100, 3.0)
+    return diffusion_schedule(torch.linspace(0.999, 0.01, 100), kind)
 
 
 def make(family: str, kind: str = "epsilon") -> Denoiser:
@@ -89,7 +89,7 @@ def make(family: str, kind: str = "epsilon") -> Denoiser:
     torch.manual_seed(3)
     network = NETWORKS[family]().requires_grad_(False).eval()
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=4)
-    return Denoiser(network, vae, process_of(kind), None)
+    return Denoiser(network, vae, noise_schedule_of(kind), None)
 
 
 class Batch:
@@ -100,7 +100,7 @@ class Batch:
         self.clean, self.noise, self.noisy = (
             torch.randn(4, channels, side, side, generator=generator) for _ in range(3)
         )
-        self.index = torch.tensor([20, 50, 70, 99])
+        self.timesteps = torch.tensor([20, 50, 70, 99])
         self.text = TextEmbedding(
             torch.randn(4, 5, width, generator=generator),
             torch.randn(4, POOLED, generator=generator),
@@ -119,7 +119,7 @@ class Batch:
         cameras = self.cameras if denoiser.is_multiview else None
         with torch.no_grad():
             return run_network(
-                denoiser, self.noisy, self.index, self.text_for(denoiser), cameras
+                denoiser, self.noisy, self.timesteps, self.text_for(denoiser), cameras
             ).clone()
 
     def adapted(
@@ -127,7 +127,7 @@ class Batch:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         shown = self.cameras if cameras is None else cameras
         text = self.text_for(adapter.denoiser)
-        return adapter.predict_noise(self.noisy, self.index, text, shown)
+        return adapter.predict_noise(self.noisy, self.timesteps, text, shown)
 
     def train(self, adapter: ScoreAdapter, steps: int, seed: int = 5) -> list[float]:
         generator = torch.Generator().manual_seed(seed)

@@ -22,9 +22,9 @@ from vlm3d_gs.critic.best_of_n import (
     pairwise_residual,
 )
 from vlm3d_gs.optimize.guidance import Progress, Views
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, decode_pictures
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, decode_latents
 from vlm3d_gs.prior.distillation import rescale_clean
-from vlm3d_gs.prior.guidance import DiffusionPrior, Proposal
+from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
 from vlm3d_gs.prior.noise import add_noise
 
 START = Progress(0, 300)
@@ -59,16 +59,16 @@ def views() -> Views:
     return Views(color, orbit([10.0, 100.0, 190.0, 280.0] * 2, 15.0, 3.0, 40.0, 64, 64), 4)
 
 
-def proposals(count: int) -> list[Proposal]:
+def candidates(count: int) -> list[Candidate]:
     generator = torch.Generator().manual_seed(1)
     return [
-        Proposal(*(torch.randn(4, 2, 3, 3, generator=generator) for _ in range(3)))
+        Candidate(*(torch.randn(4, 2, 3, 3, generator=generator) for _ in range(3)))
         for _ in range(count)
     ]
 
 
 def test_better_noises_weigh_more_in_each_group_by_itself() -> None:
-    tried = proposals(3)
+    tried = candidates(3)
     scores = torch.tensor([[9.0, -5.0], [1.0, -5.0], [1.0, 500.0]])
     residual = best_of_n_residual(tried, scores, 2)
     weights = torch.softmax(2.0 * (scores - scores.mean(0)) / scores.std(0), 0).repeat_interleave(
@@ -82,10 +82,10 @@ def test_better_noises_weigh_more_in_each_group_by_itself() -> None:
 
 
 def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> None:
-    first, second = proposals(2)
+    first, second = candidates(2)
     scores = torch.tensor([[1.0, 0.0], [0.0, 0.5 * MIN_SCORE_GAP]])
     residual = pairwise_residual([first, second], scores, 2)
-    torch.testing.assert_close(residual[:2], (first.residual - second.conditional_residual)[:2])
+    torch.testing.assert_close(residual[:2], (first.residual - second.unguided_residual)[:2])
     torch.testing.assert_close(residual[2:], second.residual[2:])
 
 
@@ -94,9 +94,9 @@ def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
     shown = views()
     plain = prior_of(denoiser, loss=loss)(shown, START)
     prior = prior_of(denoiser, loss=loss)
-    latents, index = prior.begin(shown.color, shown, 0.0)
-    (proposal,) = prior.propose(latents, index, shown, 0.0)
-    (ours,) = torch.autograd.grad(latents, shown.color, proposal.residual / len(latents))
+    latents, timesteps = prior.begin(shown.color, shown, 0.0)
+    (candidate,) = prior.draw_candidates(latents, timesteps, shown, 0.0)
+    (ours,) = torch.autograd.grad(latents, shown.color, candidate.residual / len(latents))
     torch.testing.assert_close(ours, plain.color_gradient, atol=1e-6, rtol=1e-3)
 
 
@@ -128,8 +128,10 @@ def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None
     assert asked == [(name,) for name in 2 * sides for _ in range(2)]  # two noises of each view
 
     prior = prior_of(denoiser, use_cameras=False)  # with the same noises
-    latents, index = prior.begin(shown.color, shown, 0.0)
-    tried = prior.propose(latents, index, shown, 0.0, steps=SINGLE_VIEW_LOOK_AHEAD, count=2)
+    latents, timesteps = prior.begin(shown.color, shown, 0.0)
+    tried = prior.draw_candidates(
+        latents, timesteps, shown, 0.0, steps=SINGLE_VIEW_LOOK_AHEAD, count=2
+    )
     scores = torch.tensor([value for value, _ in scorer.seen]).reshape(8, 2).T * 100.0
     residual = best_of_n_residual(tried, scores, 1)
     (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
@@ -140,21 +142,23 @@ def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None
 def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> None:
     shown = views()
     prior = prior_of(denoiser, loss=loss)
-    latents, index = prior.begin(shown.color, shown, 0.0)
+    latents, timesteps = prior.begin(shown.color, shown, 0.0)
     once, thrice = (
-        prior_of(denoiser, loss=loss).propose(latents, index, shown, 0.0, steps=steps)[0]
+        prior_of(denoiser, loss=loss).draw_candidates(latents, timesteps, shown, 0.0, steps=steps)[
+            0
+        ]
         for steps in (1, 3)
     )
 
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
-    process, predictor = prior.denoiser.process, prior.predictor(shown.cameras, 0.0)
+    noise_schedule, predictor = prior.denoiser.noise_schedule, prior.predictor(shown.cameras, 0.0)
     with torch.no_grad():
-        noisy = add_noise(process, latents.detach(), noise, index)
-        for level, after in ((index, index * 2 // 3), (index * 2 // 3, index // 3)):
-            said = predictor(noisy, level)
-            noisy = add_noise(process, said.clean, said.noise, after)
-        wanted = predictor(noisy, index // 3)
-    alike = rescale_clean(wanted.clean, wanted.conditional_clean, prior.config.rescale, 4)
+        noisy = add_noise(noise_schedule, latents.detach(), noise, timesteps)
+        for level, after in ((timesteps, timesteps * 2 // 3), (timesteps * 2 // 3, timesteps // 3)):
+            prediction = predictor(noisy, level)
+            noisy = add_noise(noise_schedule, prediction.clean_pred, prediction.noise_pred, after)
+        wanted = predictor(noisy, timesteps // 3)
+    alike = rescale_clean(wanted.clean_pred, wanted.clean_pred_text, prior.config.rescale, 4)
     if loss == "recon":
         prior_draws = latents.detach() - thrice.residual
         torch.testing.assert_close(prior_draws, alike, atol=1e-4, rtol=1e-3)
@@ -171,17 +175,21 @@ def test_noises_tried_in_one_batch_lead_where_each_would_alone(
 ) -> None:
     shown = views()
 
-    def tried(plan: Plan, count: int) -> list[Proposal]:
+    def tried(plan: Plan, count: int) -> list[Candidate]:
         settings = {"loss": loss, "use_cameras": use_cameras, "view_prompts": "interpolate"}
         prior = prior_of(replace(denoiser, plan=plan), **settings)
-        latents, index = prior.begin(shown.color, shown, 0.0)
+        latents, timesteps = prior.begin(shown.color, shown, 0.0)
         parts = range(3 // count)
-        return [p for _ in parts for p in prior.propose(latents, index, shown, 0.0, count=count)]
+        return [
+            p
+            for _ in parts
+            for p in prior.draw_candidates(latents, timesteps, shown, 0.0, count=count)
+        ]
 
     together, alone, in_turn = tried("full", 3), tried("full", 1), tried("sequential", 3)
     assert not torch.allclose(together[0].clean, together[1].clean, atol=1e-2)
     for ours, theirs, frugal in zip(together, alone, in_turn, strict=True):
-        for name in ("residual", "conditional_residual", "clean"):
+        for name in ("residual", "unguided_residual", "clean"):
             wanted = getattr(theirs, name)
             torch.testing.assert_close(getattr(ours, name), wanted, atol=1e-4, rtol=1e-3)
             torch.testing.assert_close(getattr(frugal, name), wanted, atol=1e-4, rtol=1e-3)
@@ -197,19 +205,19 @@ def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
     liked = []
     for scorer in (Brightness(), Darkness()):
         prior = prior_of(denoiser)
-        latents, index = prior.begin(views().color, views(), 0.0)
-        tried = prior.propose(latents, index, views(), 0.0, count=6)
+        latents, timesteps = prior.begin(views().color, views(), 0.0)
+        tried = prior.draw_candidates(latents, timesteps, views(), 0.0, count=6)
         scores = torch.tensor([scorer.scores(torch.stack(decoded(prior, p)), ()) for p in tried])
         residual = best_of_n_residual(tried, scores, 4)
-        target = Proposal(residual, residual, latents.detach() - residual)
+        target = Candidate(residual, residual, latents.detach() - residual)
         liked.append(float(torch.cat(decoded(prior, target)).mean()))
     assert liked[0] > liked[1]
 
 
-def decoded(prior: DiffusionPrior, proposal: Proposal) -> tuple[torch.Tensor, ...]:
+def decoded(prior: DiffusionPrior, candidate: Candidate) -> tuple[torch.Tensor, ...]:
     """Pictures of the clean latents, in groups of four views."""
     with torch.no_grad():
-        return decode_pictures(prior.denoiser, proposal.clean).split(4)
+        return decode_latents(prior.denoiser, candidate.clean).split(4)
 
 
 def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:

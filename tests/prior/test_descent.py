@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gaussian_denoiser import (
-    PROCESSES,
+    NOISE_SCHEDULES,
     SHAPE,
     GaussianModel,
     at,
@@ -28,12 +28,12 @@ from vlm3d_gs.prior.distillation import (
     vsd_residual,
 )
 from vlm3d_gs.prior.inversion import ism_residual, sdi_residual
-from vlm3d_gs.prior.noise import NoiseProcess, add_noise
+from vlm3d_gs.prior.noise import NoiseSchedule, add_noise
 
 
-@pytest.fixture(params=list(PROCESSES))
-def process(request: pytest.FixtureRequest) -> NoiseProcess:
-    return PROCESSES[request.param]
+@pytest.fixture(params=list(NOISE_SCHEDULES))
+def noise_schedule(request: pytest.FixtureRequest) -> NoiseSchedule:
+    return NOISE_SCHEDULES[request.param]
 
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -42,10 +42,10 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def descend(start: Tensor, loss: Loss, generator: torch.Generator, steps: int = 400) -> Tensor:
     """Gradient descent from one latent under noise in opposite pairs, which cancels in a linear model."""
     latent = start.clone().requires_grad_()
-    index = at(*[500] * 4)
+    timesteps = at(*[500] * 4)
     for _ in range(steps):
         half = torch.randn(2, *start.shape, generator=generator, dtype=torch.float64)
-        value = loss(latent.expand(4, *start.shape), torch.cat([half, -half]), index)
+        value = loss(latent.expand(4, *start.shape), torch.cat([half, -half]), timesteps)
         (gradient,) = torch.autograd.grad(value, latent)
         latent.data -= 0.3 * gradient
     return latent.detach()
@@ -53,23 +53,23 @@ def descend(start: Tensor, loss: Loss, generator: torch.Generator, steps: int = 
 
 @pytest.mark.parametrize("method", ["sds", "reconstruction", "vsd", "sdi"])
 def test_descent_ends_at_the_conditional_mean(
-    method: str, process: NoiseProcess, generator: torch.Generator
+    method: str, noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 1.0)
+    model = model_of(noise_schedule, generator, 1.0)
 
-    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+    def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         clean = latents.detach()
-        noisy = add_noise(process, clean, noise, index)
-        prediction = model(noisy, index)
+        noisy = add_noise(noise_schedule, clean, noise, timesteps)
+        prediction = model(noisy, timesteps)
         if method == "sds":
-            return sds_loss(latents, prediction.noise, noise)
+            return sds_loss(latents, prediction.noise_pred, noise)
         if method == "reconstruction":
-            return reconstruction_loss(latents, prediction.clean)
+            return reconstruction_loss(latents, prediction.clean_pred)
         if method == "vsd":
             # What a LoRA fitted to scenes spread around this one would say.
-            lora = noise_by_hand(process, noisy, int(index[0]), clean)
-            return residual_loss(latents, vsd_residual(prediction.noise, lora))
-        residual = sdi_residual(process, model, clean, noise, index, inversion_scale=1.0)
+            lora = noise_by_hand(noise_schedule, noisy, int(timesteps[0]), clean)
+            return residual_loss(latents, vsd_residual(prediction.noise_pred, lora))
+        residual = sdi_residual(noise_schedule, model, clean, noise, timesteps, inversion_scale=1.0)
         return residual_loss(latents, residual)
 
     start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64) * 2.0
@@ -79,77 +79,81 @@ def test_descent_ends_at_the_conditional_mean(
 
 
 def test_guided_sds_goes_beyond_the_conditional_mean(generator: torch.Generator) -> None:
-    process = PROCESSES["diffusion"]
-    model = model_of(process, generator, 3.0)
+    noise_schedule = NOISE_SCHEDULES["diffusion"]
+    model = model_of(noise_schedule, generator, 3.0)
 
-    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        noisy = add_noise(process, latents.detach(), noise, index)
-        return sds_loss(latents, model(noisy, index).noise, noise)
+    def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        noisy = add_noise(noise_schedule, latents.detach(), noise, timesteps)
+        return sds_loss(latents, model(noisy, timesteps).noise_pred, noise)
 
     end = descend(torch.zeros(SHAPE[1:], dtype=torch.float64), loss, generator)
     torch.testing.assert_close(end, 3.0 * model.conditional - 2.0 * model.unconditional)
 
 
 def test_csd_moves_from_the_unconditional_to_the_conditional_mean(
-    process: NoiseProcess, generator: torch.Generator
+    noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    """Both branches have one spread, so the implicit classifier's slope is the same everywhere."""
-    model = model_of(process, generator, 1.0)
+    """Both run_branches have one spread, so the implicit classifier's slope is the same everywhere."""
+    model = model_of(noise_schedule, generator, 1.0)
 
-    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        prediction = model(add_noise(process, latents.detach(), noise, index), index)
-        residual = csd_residual(prediction.conditional_noise, prediction.unconditional_noise)
+    def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        prediction = model(add_noise(noise_schedule, latents.detach(), noise, timesteps), timesteps)
+        residual = csd_residual(prediction.noise_pred_text, prediction.noise_pred_uncond)
         return residual_loss(latents, residual)
 
     start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64)
     end = descend(start, loss, generator, steps=10)
-    signal, sigma = levels(process, 500)
-    rate = 10 * 0.3 * signal * sigma / spread_at(process, 500) ** 2
+    signal, sigma = levels(noise_schedule, 500)
+    rate = 10 * 0.3 * signal * sigma / spread_at(noise_schedule, 500) ** 2
     torch.testing.assert_close(end - start, rate * (model.conditional - model.unconditional))
 
 
-def ism_equilibrium(process: NoiseProcess, model: GaussianModel, lower: int, upper: int) -> float:
+def ism_equilibrium(
+    noise_schedule: NoiseSchedule, model: GaussianModel, lower: int, upper: int
+) -> float:
     """Where ISM rests, as a multiple of the way from the unconditional to the conditional mean.
 
     With x_s = a_0 z and one step up, both noise predictions are linear in the distance to the unconditional mean.
     """
-    signal, sigma = levels(process, upper)
+    signal, sigma = levels(noise_schedule, upper)
     zero = torch.zeros(1, dtype=torch.float64)
     reach = [
-        float(carried(process, zero + levels(process, 0)[0], stops, zero))
+        float(carried(noise_schedule, zero + levels(noise_schedule, 0)[0], stops, zero))
         for stops in ([0, lower], [0, lower, upper])
     ]
-    low = levels(process, lower)[1] * reach[0] / spread_at(process, lower) ** 2
-    high = sigma * reach[1] / spread_at(process, upper) ** 2
-    return sigma * signal / spread_at(process, upper) ** 2 / (high - low)
+    low = levels(noise_schedule, lower)[1] * reach[0] / spread_at(noise_schedule, lower) ** 2
+    high = sigma * reach[1] / spread_at(noise_schedule, upper) ** 2
+    return sigma * signal / spread_at(noise_schedule, upper) ** 2 / (high - low)
 
 
 def test_ism_over_the_whole_interval_ends_near_the_conditional_mean(
-    process: NoiseProcess, generator: torch.Generator
+    noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 1.0)
+    model = model_of(noise_schedule, generator, 1.0)
 
-    def loss(latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        residual = ism_residual(process, model, latents, noise, index, interval=1000)
-        return residual_loss(latents, residual, timestep_weight("ism", process, index))
+    def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        residual = ism_residual(noise_schedule, model, latents, noise, timesteps, interval=1000)
+        return residual_loss(latents, residual, timestep_weight("ism", noise_schedule, timesteps))
 
     start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64) * 2.0
     end = descend(start, loss, generator)
-    reach = ism_equilibrium(process, model, 0, 500)
+    reach = ism_equilibrium(noise_schedule, model, 0, 500)
     assert reach == pytest.approx(1.0, abs=0.05)
     torch.testing.assert_close(end, model.mean_at(reach))
 
 
 def test_ism_over_a_short_interval_goes_further_the_same_way(
-    process: NoiseProcess, generator: torch.Generator
+    noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 1.0)
-    reach = ism_equilibrium(process, model, 450, 500)
+    model = model_of(noise_schedule, generator, 1.0)
+    reach = ism_equilibrium(noise_schedule, model, 450, 500)
     rest = model.mean_at(reach).expand(4, *SHAPE[1:])
-    silence, index = torch.zeros_like(rest), at(*[500] * 4)
+    silence, timesteps = torch.zeros_like(rest), at(*[500] * 4)
 
     def residual(latents: Tensor) -> Tensor:
-        return ism_residual(process, model, latents, silence, index, interval=50, stride=1000)
+        return ism_residual(
+            noise_schedule, model, latents, silence, timesteps, interval=50, stride=1000
+        )
 
     assert reach > 2.0
     torch.testing.assert_close(residual(rest), silence)

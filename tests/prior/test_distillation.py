@@ -24,7 +24,7 @@ from vlm3d_gs.prior.distillation import (
     timestep_weight,
     vsd_residual,
 )
-from vlm3d_gs.prior.noise import diffusion_process, flow_process
+from vlm3d_gs.prior.noise import diffusion_schedule, flow_schedule
 
 
 def draws(generator: torch.Generator, n: int = 3) -> list[torch.Tensor]:
@@ -167,12 +167,12 @@ def test_clipping_refuses_what_it_does_not_know() -> None:
 def test_weights_of_known_levels() -> None:
     """alpha_bar 0.64 is signal 0.8 and sigma 0.6; a flow model has the same ratio at sigma 3/7."""
     wanted = {"uniform": 1.0, "sds": 0.36, "fantasia3d": 0.8 * 0.36, "ism": 0.75}
-    diffusion = diffusion_process(torch.tensor([0.999, 0.64]), "epsilon")
-    flow = flow_process(7)
+    diffusion = diffusion_schedule(torch.tensor([0.999, 0.64]), "epsilon")
+    flow = flow_schedule(7)
     assert set(wanted) == set(WEIGHTINGS)
     for kind, value in wanted.items():
-        for process, index in ((diffusion, 1), (flow, 2)):
-            weight = timestep_weight(kind, process, torch.tensor([index, 0]))
+        for noise_schedule, timestep in ((diffusion, 1), (flow, 2)):
+            weight = timestep_weight(kind, noise_schedule, torch.tensor([timestep, 0]))
             assert weight.shape == (2, 1, 1, 1)
             assert weight[0].item() == pytest.approx(value, rel=1e-6)
     with pytest.raises(ConfigError, match="'sd'. Known: uniform, sds, fantasia3d, ism"):
@@ -180,9 +180,9 @@ def test_weights_of_known_levels() -> None:
 
 
 def test_weights_stay_finite_where_the_signal_vanishes() -> None:
-    process = diffusion_process(torch.tensor([0.9, 0.0]), "v_prediction")
+    noise_schedule = diffusion_schedule(torch.tensor([0.9, 0.0]), "v_prediction")
     for kind in WEIGHTINGS:
-        assert timestep_weight(kind, process, torch.tensor([0, 1])).isfinite().all()
+        assert timestep_weight(kind, noise_schedule, torch.tensor([0, 1])).isfinite().all()
 
 
 def test_descent_runs_from_high_to_low() -> None:

@@ -17,8 +17,8 @@ from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.optimize.guidance import Progress, Views
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, branches, run_network
-from vlm3d_gs.prior.guidance import DiffusionPrior, resized
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, resized, run_branches, run_network
+from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.lora import ScoreAdapter
 from vlm3d_gs.prior.multiview import join_views
 
@@ -137,9 +137,9 @@ def test_at_scale_1_the_prompt_is_asked_alone_and_pulls_the_same_way(
 
     def counted(*arguments: object) -> torch.Tensor:
         asked.append(len(arguments[3]))  # type: ignore[arg-type]
-        return branches(*arguments)  # type: ignore[arg-type]
+        return run_branches(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vlm3d_gs.prior.guidance.branches", counted)
+    monkeypatch.setattr("vlm3d_gs.prior.guidance.run_branches", counted)
     pulls = []
     for scale in (1.0, 1.0 + 1e-6):
         prior = prior_of(denoiser, texts, settings(loss=loss, guidance_scale=constant(scale)))
@@ -165,10 +165,10 @@ def test_view_prompts_change_only_the_cameras_they_name(
     other[3] += 1.0  # the back
     changed = prior_of(denoiser, TextEmbedding(other), alone)
     noisy = torch.randn(4, 12, 16, 16, generator=torch.Generator().manual_seed(0))
-    index = torch.full((4,), 400)
+    timesteps = torch.full((4,), 400)
     moved = (
-        prior.predictor(CAMERAS, 0.0)(noisy, index).clean
-        - changed.predictor(CAMERAS, 0.0)(noisy, index).clean
+        prior.predictor(CAMERAS, 0.0)(noisy, timesteps).clean_pred
+        - changed.predictor(CAMERAS, 0.0)(noisy, timesteps).clean_pred
     )
     sizes = moved.abs().amax((1, 2, 3))
     assert sizes[2] > 1e-3
@@ -179,13 +179,13 @@ def test_perp_neg_asks_the_other_views_too(denoiser: Denoiser, texts: TextEmbedd
     join_views(denoiser.network, 1)
     config = settings(use_cameras=False, view_prompts="interpolate", guidance_scale=constant(5.0))
     noisy = torch.randn(4, 12, 16, 16, generator=torch.Generator().manual_seed(0))
-    index = torch.full((4,), 400)
-    plain = prior_of(denoiser, texts, config).predictor(CAMERAS, 0.0)(noisy, index)
+    timesteps = torch.full((4,), 400)
+    plain = prior_of(denoiser, texts, config).predictor(CAMERAS, 0.0)(noisy, timesteps)
     pushed = prior_of(denoiser, texts, replace(config, perp_neg=True)).predictor(CAMERAS, 0.0)(
-        noisy, index
+        noisy, timesteps
     )
-    torch.testing.assert_close(plain.conditional_clean, pushed.conditional_clean)
-    assert (plain.clean - pushed.clean).abs().max() > 1e-3
+    torch.testing.assert_close(plain.clean_pred_text, pushed.clean_pred_text)
+    assert (plain.clean_pred - pushed.clean_pred).abs().max() > 1e-3
 
 
 def test_without_cameras_each_view_is_asked_alone_with_zeros(
@@ -199,11 +199,11 @@ def test_without_cameras_each_view_is_asked_alone_with_zeros(
     second = pull(prior, changed.requires_grad_())
     assert torch.equal(first[[0, 2, 3]], second[[0, 2, 3]])
     noisy = torch.randn(4, 12, 16, 16, generator=torch.Generator().manual_seed(0))
-    index = torch.full((4,), 300)
-    said = prior.predictor(CAMERAS, 0.0)(noisy, index).clean
-    raw = run_network(denoiser, noisy, index, texts.rows([1] * 4), torch.zeros(4, 16))
-    signal, sigma = denoiser.process.levels(index)
-    torch.testing.assert_close(said, signal * noisy - sigma * raw, atol=1e-4, rtol=1e-4)
+    timesteps = torch.full((4,), 300)
+    prediction = prior.predictor(CAMERAS, 0.0)(noisy, timesteps).clean_pred
+    raw = run_network(denoiser, noisy, timesteps, texts.rows([1] * 4), torch.zeros(4, 16))
+    signal, sigma = denoiser.noise_schedule.levels(timesteps)
+    torch.testing.assert_close(prediction, signal * noisy - sigma * raw, atol=1e-4, rtol=1e-4)
 
 
 def test_sdi_finds_its_noise_instead_of_drawing_it(

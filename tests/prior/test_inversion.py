@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaussian_denoiser import (
-    PROCESSES,
+    NOISE_SCHEDULES,
     SPREAD,
     GaussianModel,
     at,
@@ -36,148 +36,158 @@ from vlm3d_gs.prior.inversion import (
     sdi_residual,
     strided_path,
 )
-from vlm3d_gs.prior.noise import NoiseProcess, PredictionType, add_noise
+from vlm3d_gs.prior.noise import NoiseSchedule, PredictionType, add_noise
 
 
-@pytest.fixture(params=list(PROCESSES))
-def process(request: pytest.FixtureRequest) -> NoiseProcess:
-    return PROCESSES[request.param]
+@pytest.fixture(params=list(NOISE_SCHEDULES))
+def noise_schedule(request: pytest.FixtureRequest) -> NoiseSchedule:
+    return NOISE_SCHEDULES[request.param]
 
 
 def test_guided_recovers_each_branch_and_the_predictions_own_scale(
-    process: NoiseProcess, generator: torch.Generator
+    noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 7.5)
+    model = model_of(noise_schedule, generator, 7.5)
     prediction = model(*draws(generator, 1), at(20, 500, 900))
     for scale, clean, noise in (
-        (0.0, prediction.unconditional_clean, prediction.unconditional_noise),
-        (1.0, prediction.conditional_clean, prediction.conditional_noise),
-        (7.5, prediction.clean, prediction.noise),
+        (0.0, prediction.clean_pred_uncond, prediction.noise_pred_uncond),
+        (1.0, prediction.clean_pred_text, prediction.noise_pred_text),
+        (7.5, prediction.clean_pred, prediction.noise_pred),
     ):
         torch.testing.assert_close(guided(prediction, scale), (clean, noise))
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(list(PROCESSES)), st.integers(1, 990), st.integers(0, 2**31))
-def test_implied_noise_undoes_add_noise(name: str, index: int, seed: int) -> None:
-    process = PROCESSES[name]
+@given(st.sampled_from(list(NOISE_SCHEDULES)), st.integers(1, 990), st.integers(0, 2**31))
+def test_implied_noise_undoes_add_noise(name: str, timestep: int, seed: int) -> None:
+    noise_schedule = NOISE_SCHEDULES[name]
     clean, noise = draws(torch.Generator().manual_seed(seed), 2)
-    places = at(index, index // 2, 999 - index // 2)
-    noisy = add_noise(process, clean, noise, places)
-    torch.testing.assert_close(implied_noise(process, noisy, clean, places), noise)
+    places = at(timestep, timestep // 2, 999 - timestep // 2)
+    noisy = add_noise(noise_schedule, clean, noise, places)
+    torch.testing.assert_close(implied_noise(noise_schedule, noisy, clean, places), noise)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -6.5])
 @pytest.mark.parametrize("stops", [[0, 600], [0, 150, 300, 600], [100, 101]])
 def test_inversion_follows_the_closed_form(
-    process: NoiseProcess, scale: float, stops: list[int], generator: torch.Generator
+    noise_schedule: NoiseSchedule, scale: float, stops: list[int], generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 5.0)
+    model = model_of(noise_schedule, generator, 5.0)
     (start,) = draws(generator, 1)
-    out = invert(process, model, start, [at(*[stop] * 3) for stop in stops], scale)
-    torch.testing.assert_close(out, carried(process, start, stops, model.mean_at(scale)))
+    out = invert(noise_schedule, model, start, [at(*[stop] * 3) for stop in stops], scale)
+    torch.testing.assert_close(out, carried(noise_schedule, start, stops, model.mean_at(scale)))
 
 
 def test_many_small_steps_follow_the_probability_flow(
-    process: NoiseProcess, generator: torch.Generator
+    noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
     """The ODE keeps each latent's distance to the mean in standard deviations of its level."""
-    model = model_of(process, generator, 5.0)
+    model = model_of(noise_schedule, generator, 5.0)
     (start,) = draws(generator, 1)
-    out = invert(process, model, start, strided_path(at(800, 800, 800), 1))
-    apart = (start - levels(process, 0)[0] * model.unconditional) / spread_at(process, 0)
-    wanted = levels(process, 800)[0] * model.unconditional + spread_at(process, 800) * apart
+    out = invert(noise_schedule, model, start, strided_path(at(800, 800, 800), 1))
+    apart = (start - levels(noise_schedule, 0)[0] * model.unconditional) / spread_at(
+        noise_schedule, 0
+    )
+    wanted = (
+        levels(noise_schedule, 800)[0] * model.unconditional
+        + spread_at(noise_schedule, 800) * apart
+    )
     torch.testing.assert_close(out, wanted, rtol=0.0, atol=0.01)
     assert (wanted - start).abs().max() > 0.3
 
 
 def test_each_row_stops_at_its_own_timestep(generator: torch.Generator) -> None:
-    process = PROCESSES["diffusion"]
-    model = model_of(process, generator, 5.0)
+    noise_schedule = NOISE_SCHEDULES["diffusion"]
+    model = model_of(noise_schedule, generator, 5.0)
     (start,) = draws(generator, 1)
-    out = invert(process, model, start, strided_path(at(0, 350, 600), 200))
+    out = invert(noise_schedule, model, start, strided_path(at(0, 350, 600), 200))
     torch.testing.assert_close(out[0], start[0])
     torch.testing.assert_close(
-        out[1], carried(process, start[1], [0, 200, 350], model.unconditional)
+        out[1], carried(noise_schedule, start[1], [0, 200, 350], model.unconditional)
     )
     torch.testing.assert_close(
-        out[2], carried(process, start[2], [0, 200, 400, 600], model.unconditional)
+        out[2], carried(noise_schedule, start[2], [0, 200, 400, 600], model.unconditional)
     )
 
 
 @given(st.lists(st.integers(0, 999), min_size=1, max_size=4), st.integers(1, 1200))
-def test_a_path_rises_by_the_stride_to_each_index(index: list[int], stride: int) -> None:
-    path = torch.stack(strided_path(at(*index), stride))
+def test_a_path_rises_by_the_stride_to_each_timestep(timesteps: list[int], stride: int) -> None:
+    path = torch.stack(strided_path(at(*timesteps), stride))
     steps = path.diff(dim=0)
     assert (path[0] == 0).all()
-    assert path[-1].tolist() == index
-    assert len(steps) == -(-max(index) // stride)
-    assert ((steps == stride) | (path[1:] == at(*index))).all()
+    assert path[-1].tolist() == timesteps
+    assert len(steps) == -(-max(timesteps) // stride)
+    assert ((steps == stride) | (path[1:] == at(*timesteps))).all()
 
 
 @pytest.mark.parametrize(
     ("stride", "stops"), [(None, [550]), (1000, [0, 550]), (200, [0, 200, 400, 550])]
 )
 def test_ism_equals_its_equation(
-    process: NoiseProcess,
+    noise_schedule: NoiseSchedule,
     stride: int | None,
     stops: list[int],
     generator: torch.Generator,
 ) -> None:
-    model = model_of(process, generator, 7.5)
+    model = model_of(noise_schedule, generator, 7.5)
     latents, noise = draws(generator, 2)
     latents.requires_grad_()
     residual = ism_residual(
-        process, model, latents, noise, at(600, 600, 600), interval=50, stride=stride
+        noise_schedule, model, latents, noise, at(600, 600, 600), interval=50, stride=stride
     )
-    signal, sigma = levels(process, stops[0])
+    signal, sigma = levels(noise_schedule, stops[0])
     start = signal * latents.detach() + sigma * noise
-    lower = carried(process, start, stops, model.unconditional)
-    upper = carried(process, lower, [550, 600], model.unconditional)
-    wanted = noise_by_hand(process, upper, 600, model.guided_mean) - noise_by_hand(
-        process, lower, 550, model.unconditional
+    lower = carried(noise_schedule, start, stops, model.unconditional)
+    upper = carried(noise_schedule, lower, [550, 600], model.unconditional)
+    wanted = noise_by_hand(noise_schedule, upper, 600, model.guided_mean) - noise_by_hand(
+        noise_schedule, lower, 550, model.unconditional
     )
     assert not residual.requires_grad
     torch.testing.assert_close(residual, wanted)
-    weight = timestep_weight("ism", process, at(600, 600, 600))
+    weight = timestep_weight("ism", noise_schedule, at(600, 600, 600))
     residual_loss(latents, residual, weight).backward()
-    ratio = levels(process, 600)[1] / levels(process, 600)[0]
+    ratio = levels(noise_schedule, 600)[1] / levels(noise_schedule, 600)[0]
     torch.testing.assert_close(latents.grad, ratio * wanted / 3)
 
 
 def test_ism_asks_the_network_no_more_than_it_must(generator: torch.Generator) -> None:
-    process = PROCESSES["diffusion"]
-    model, inverter = model_of(process, generator, 7.5), model_of(process, generator, 1.0)
+    noise_schedule = NOISE_SCHEDULES["diffusion"]
+    model, inverter = (
+        model_of(noise_schedule, generator, 7.5),
+        model_of(noise_schedule, generator, 1.0),
+    )
     latents, noise = draws(generator, 2)
-    index = at(600, 30, 600)
-    ism_residual(process, model, latents, noise, index, stride=None, inverter=inverter)
+    timesteps = at(600, 30, 600)
+    ism_residual(noise_schedule, model, latents, noise, timesteps, stride=None, inverter=inverter)
     assert inverter.asked == [[550, 0, 550]]
     assert model.asked == [[600, 30, 600]]
     inverter.asked.clear()
-    ism_residual(process, model, latents, noise, index, stride=1000, inverter=inverter)
+    ism_residual(noise_schedule, model, latents, noise, timesteps, stride=1000, inverter=inverter)
     assert inverter.asked == [[0, 0, 0], [550, 0, 550]]
 
 
 @pytest.mark.parametrize("start_noise", [0.0, 1.0])
 def test_sdi_equals_its_equation(
-    process: NoiseProcess, start_noise: float, generator: torch.Generator
+    noise_schedule: NoiseSchedule, start_noise: float, generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 8.5)
+    model = model_of(noise_schedule, generator, 8.5)
     latents, noise = draws(generator, 2)
     latents.requires_grad_()
     noise = start_noise * noise
-    index = at(450, 450, 450)
-    residual = sdi_residual(process, model, latents, noise, index, n_steps=5, inversion_scale=-6.5)
-    signal, sigma = levels(process, 0)
+    timesteps = at(450, 450, 450)
+    residual = sdi_residual(
+        noise_schedule, model, latents, noise, timesteps, n_steps=5, inversion_scale=-6.5
+    )
+    signal, sigma = levels(noise_schedule, 0)
     noisy = carried(
-        process,
+        noise_schedule,
         signal * latents.detach() + sigma * noise,
         [0, 200, 400, 450],
         model.mean_at(-6.5),
     )
     assert model.asked == [[0] * 3, [200] * 3, [400] * 3, [450] * 3]
-    signal, sigma = levels(process, 450)
-    gain = signal * SPREAD**2 / spread_at(process, 450) ** 2
+    signal, sigma = levels(noise_schedule, 450)
+    gain = signal * SPREAD**2 / spread_at(noise_schedule, 450) ** 2
     clean = model.guided_mean + gain * (noisy - signal * model.guided_mean)
     assert not residual.requires_grad
     torch.testing.assert_close(residual, latents.detach() - clean)
@@ -186,26 +196,30 @@ def test_sdi_equals_its_equation(
 
 
 def test_sdi_is_sds_with_the_inferred_noise(
-    process: NoiseProcess, generator: torch.Generator
+    noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    model = model_of(process, generator, 8.5)
+    model = model_of(noise_schedule, generator, 8.5)
     latents, noise = draws(generator, 2)
-    index = at(100, 500, 800)
-    noisy = sdi_noisy(process, model, latents, noise, index)
-    prediction = model(noisy, index)
-    kappa = implied_noise(process, noisy, latents, index)
+    timesteps = at(100, 500, 800)
+    noisy = sdi_noisy(noise_schedule, model, latents, noise, timesteps)
+    prediction = model(noisy, timesteps)
+    kappa = implied_noise(noise_schedule, noisy, latents, timesteps)
     clean_form = latents.clone().requires_grad_()
     noise_form = latents.clone().requires_grad_()
-    residual_loss(clean_form, sdi_residual(process, model, clean_form, noise, index)).backward()
-    sds_loss(noise_form, prediction.noise, kappa, timestep_weight("ism", process, index)).backward()
+    residual_loss(
+        clean_form, sdi_residual(noise_schedule, model, clean_form, noise, timesteps)
+    ).backward()
+    sds_loss(
+        noise_form, prediction.noise_pred, kappa, timestep_weight("ism", noise_schedule, timesteps)
+    ).backward()
     torch.testing.assert_close(clean_form.grad, noise_form.grad)
     again = latents.clone().requires_grad_()
-    reconstruction_loss(again, prediction.clean).backward()
+    reconstruction_loss(again, prediction.clean_pred).backward()
     torch.testing.assert_close(again.grad, clean_form.grad)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
-def test_processes_of_equal_signal_to_noise_ratio_give_equal_residuals(
+def test_schedules_of_equal_signal_to_noise_ratio_give_equal_residuals(
     kind: PredictionType, generator: torch.Generator
 ) -> None:
     """The same model behind another scale of z_t and another output of its network."""
@@ -213,36 +227,36 @@ def test_processes_of_equal_signal_to_noise_ratio_give_equal_residuals(
     total = (
         plain.signal + plain.sigma if kind == "flow_prediction" else torch.ones_like(plain.sigma)
     )
-    other = NoiseProcess(plain.signal / total, plain.sigma / total, plain.timesteps, kind)
+    other = NoiseSchedule(plain.signal / total, plain.sigma / total, plain.network_timesteps, kind)
     first = model_of(plain, generator, 7.5)
     second = GaussianModel(other, first.unconditional, first.conditional, 7.5)
     latents, noise = draws(generator, 2)
-    index = at(120, 480, 900)
+    timesteps = at(120, 480, 900)
     for residual in (ism_residual, sdi_residual):
         torch.testing.assert_close(
-            residual(other, second, latents, noise, index),
-            residual(plain, first, latents, noise, index),
+            residual(other, second, latents, noise, timesteps),
+            residual(plain, first, latents, noise, timesteps),
         )
     predictions = [
-        model(add_noise(process, latents, noise, index), index)
-        for process, model in ((plain, first), (other, second))
+        model(add_noise(noise_schedule, latents, noise, timesteps), timesteps)
+        for noise_schedule, model in ((plain, first), (other, second))
     ]
-    torch.testing.assert_close(predictions[0].clean, predictions[1].clean)
-    torch.testing.assert_close(predictions[0].noise, predictions[1].noise)
+    torch.testing.assert_close(predictions[0].clean_pred, predictions[1].clean_pred)
+    torch.testing.assert_close(predictions[0].noise_pred, predictions[1].noise_pred)
     for name in ("uniform", "sds", "fantasia3d", "ism"):
         torch.testing.assert_close(
-            timestep_weight(name, other, index), timestep_weight(name, plain, index)
+            timestep_weight(name, other, timesteps), timestep_weight(name, plain, timesteps)
         )
 
 
 def test_refused_settings(generator: torch.Generator) -> None:
-    process = PROCESSES["diffusion"]
-    model = model_of(process, generator, 1.0)
+    noise_schedule = NOISE_SCHEDULES["diffusion"]
+    model = model_of(noise_schedule, generator, 1.0)
     latents, noise = draws(generator, 2)
-    index = at(600, 600, 600)
+    timesteps = at(600, 600, 600)
     with pytest.raises(ConfigError, match="interval must be 1 timestep or more, not 0"):
-        ism_residual(process, model, latents, noise, index, interval=0)
+        ism_residual(noise_schedule, model, latents, noise, timesteps, interval=0)
     with pytest.raises(ConfigError, match="stride must be 1 timestep or more, not 0"):
-        ism_residual(process, model, latents, noise, index, stride=0)
+        ism_residual(noise_schedule, model, latents, noise, timesteps, stride=0)
     with pytest.raises(ConfigError, match="1 inversion step or more, not 0"):
-        sdi_noisy(process, model, latents, noise, index, n_steps=0)
+        sdi_noisy(noise_schedule, model, latents, noise, timesteps, n_steps=0)

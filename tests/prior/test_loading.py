@@ -25,11 +25,11 @@ from transformers.utils import logging as transformers_logging
 from pipelines import tiny_sd3, tiny_sd15, tiny_sd21, tiny_sdxl
 from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, encode_pictures, run_network
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, encode_images, run_network
 from vlm3d_gs.prior.loading.pipeline import (
     half_dtype,
     load_denoiser,
-    load_process,
+    load_noise_schedule,
     quiet_loading,
     vae_dtype,
     weights_variant,
@@ -75,14 +75,14 @@ def test_a_unet_is_run_as_diffusers_runs_it(
     noisy = torch.randn(2, 4, 8, 8, generator=generator)
     tokens = torch.randn(2, 77, width, generator=generator)
     pooled = torch.randn(2, 48, generator=generator) if family == "sdxl" else None
-    index = torch.tensor([3, 800])
+    timesteps = torch.tensor([3, 800])
     added = None
     if pooled is not None:
         sizes = theirs._get_add_time_ids((64, 64), (0, 0), (64, 64), torch.float32, 48)
         added = {"text_embeds": pooled, "time_ids": sizes.repeat(2, 1)}
     with torch.inference_mode():
-        found = run_network(ours, noisy, index, TextEmbedding(tokens, pooled))
-        expected = theirs.unet(noisy, index, tokens, added_cond_kwargs=added).sample
+        found = run_network(ours, noisy, timesteps, TextEmbedding(tokens, pooled))
+        expected = theirs.unet(noisy, timesteps, tokens, added_cond_kwargs=added).sample
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert found.std() > 0.01
 
@@ -111,7 +111,7 @@ def test_pictures_are_encoded_in_the_unit_of_the_pipeline(
 ) -> None:
     ours, theirs = pair(folders[family], family)
     color = torch.rand(1, 64, 64, 3, generator=generator)
-    found = encode_pictures(ours, color)
+    found = encode_images(ours, color)
     pixels = theirs.image_processor.preprocess(color.movedim(-1, 1))
     with torch.inference_mode():
         latents = theirs.vae.encode(pixels).latent_dist.mean
@@ -136,27 +136,27 @@ def test_noise_is_added_as_the_pipeline_adds_it(
     folders: dict[str, Path], family: str, kind: str
 ) -> None:
     ours, theirs = pair(folders[family], family)
-    assert ours.process.prediction_type == kind
+    assert ours.noise_schedule.prediction_type == kind
     clean, noise = torch.ones(3, 1, 1, 1), torch.full((3, 1, 1, 1), 2.0)
-    index = torch.tensor([0, 400, 999])
-    signal, sigma = ours.process.levels(index)
+    timesteps = torch.tensor([0, 400, 999])
+    signal, sigma = ours.noise_schedule.levels(timesteps)
     torch.testing.assert_close(
-        signal * clean + sigma * noise, theirs.scheduler.add_noise(clean, noise, index)
+        signal * clean + sigma * noise, theirs.scheduler.add_noise(clean, noise, timesteps)
     )
 
 
 def test_the_schedule_of_euler_is_that_of_its_betas(folders: dict[str, Path]) -> None:
     scheduler = EulerDiscreteScheduler.from_pretrained(folders["sdxl"] / "scheduler")
-    process = load_process(folders["sdxl"] / "scheduler")
-    torch.testing.assert_close(process.signal.square(), scheduler.alphas_cumprod)
+    noise_schedule = load_noise_schedule(folders["sdxl"] / "scheduler")
+    torch.testing.assert_close(noise_schedule.signal.square(), scheduler.alphas_cumprod)
 
 
 def test_the_schedule_of_a_flow_is_shifted(folders: dict[str, Path]) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["sd3"] / "scheduler")
-    process = load_process(folders["sd3"] / "scheduler")
-    torch.testing.assert_close(process.sigma.flip(0), scheduler.sigmas)
-    torch.testing.assert_close(process.timesteps.flip(0), scheduler.timesteps)
-    assert process.prediction_type == "flow_prediction"
+    noise_schedule = load_noise_schedule(folders["sd3"] / "scheduler")
+    torch.testing.assert_close(noise_schedule.sigma.flip(0), scheduler.sigmas)
+    torch.testing.assert_close(noise_schedule.network_timesteps.flip(0), scheduler.timesteps)
+    assert noise_schedule.prediction_type == "flow_prediction"
 
 
 def test_the_embedded_prior_is_a_pipeline_like_the_others() -> None:
@@ -165,8 +165,8 @@ def test_the_embedded_prior_is_a_pipeline_like_the_others() -> None:
     assert denoiser.is_multiview
     assert denoiser.sample_px == 64
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-    torch.testing.assert_close(denoiser.process.signal.square(), scheduler.alphas_cumprod)
-    assert denoiser.process.prediction_type == "v_prediction"
+    torch.testing.assert_close(denoiser.noise_schedule.signal.square(), scheduler.alphas_cumprod)
+    assert denoiser.noise_schedule.prediction_type == "v_prediction"
 
 
 def test_half_precision_files_are_read_where_there_are_no_others(copy: Path) -> None:
@@ -215,14 +215,14 @@ def test_on_cuda_the_network_runs_in_half_precision(folders: dict[str, Path]) ->
     assert denoiser.network.dtype == half_dtype("UNet2DConditionModel") == torch.float16
     assert denoiser.vae.dtype == torch.float16
     noisy, tokens = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 32)
-    index = torch.tensor([500])
+    timesteps = torch.tensor([500])
     slow = run_network(
         load_denoiser(folders["sd15"], CPU, dtype=torch.float32),
         noisy,
-        index,
+        timesteps,
         TextEmbedding(tokens),
     )
-    fast = run_network(denoiser, noisy.cuda(), index.cuda(), TextEmbedding(tokens.cuda()))
+    fast = run_network(denoiser, noisy.cuda(), timesteps.cuda(), TextEmbedding(tokens.cuda()))
     torch.testing.assert_close(fast.cpu(), slow, atol=2e-2, rtol=2e-2)
 
 
@@ -274,7 +274,7 @@ def test_an_unknown_network_is_refused(copy: Path, part: str, name: str) -> None
 def test_an_unknown_schedule_is_refused(tmp_path: Path, settings: dict[str, object]) -> None:
     (tmp_path / "scheduler_config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=f"{settings['_class_name']} .* not supported. Allowed"):
-        load_process(tmp_path)
+        load_noise_schedule(tmp_path)
 
 
 def test_a_truncated_file_is_refused(copy: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from small_denoisers import NETWORKS, Batch, make, process_of
+from small_denoisers import NETWORKS, Batch, make, noise_schedule_of
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
 from vlm3d_gs.prior.lora import ScoreAdapter, training_target
@@ -27,7 +27,9 @@ def batch() -> Batch:
 @pytest.mark.parametrize("family", NETWORKS)
 def test_a_fresh_adapter_says_what_the_base_says(family: str, batch: Batch) -> None:
     denoiser = make(family)
-    expected = clean_and_noise(denoiser.process, batch.base(denoiser), batch.noisy, batch.index)
+    expected = clean_and_noise(
+        denoiser.noise_schedule, batch.base(denoiser), batch.noisy, batch.timesteps
+    )
     clean, noise = batch.adapted(ScoreAdapter(denoiser, seed=1))
     assert torch.equal(clean, expected[0])
     assert torch.equal(noise, expected[1])
@@ -126,7 +128,7 @@ def test_joined_views_hear_each_other_through_the_low_rank_layers(batch: Batch) 
 
 def targets_by_hand(kind: str, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     noisy, target = torch.empty_like(batch.clean), torch.empty_like(batch.clean)
-    for row, t in enumerate(batch.index.tolist()):
+    for row, t in enumerate(batch.timesteps.tolist()):
         if kind == "flow_prediction":
             even = (t + 1) / 100
             sigma = 3.0 * even / (1.0 + 2.0 * even)
@@ -156,14 +158,14 @@ def test_the_loss_is_the_mean_square_distance_to_the_true_target(
     noisy, target = targets_by_hand(kind, batch)
     text = batch.text_for(denoiser)
     with torch.no_grad():
-        output = run_network(denoiser, noisy, batch.index, text)
+        output = run_network(denoiser, noisy, batch.timesteps, text)
     expected = float((output - target).square().sum() / output.numel())
     found = ScoreAdapter(denoiser, seed=1).train_step(
         batch.clean,
         text,
         batch.cameras,
         torch.Generator(),
-        index=batch.index,
+        timesteps=batch.timesteps,
         noise=batch.noise,
     )
     assert found == pytest.approx(expected, rel=1e-5)
@@ -171,11 +173,11 @@ def test_the_loss_is_the_mean_square_distance_to_the_true_target(
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_a_network_that_outputs_the_target_is_right(kind: str, batch: Batch) -> None:
-    process = process_of(kind)
+    noise_schedule = noise_schedule_of(kind)
     noisy, _ = targets_by_hand(kind, batch)
-    target = training_target(process, batch.clean, batch.noise, batch.index)
-    inside = process.signal[batch.index] > 0.0  # the flow's last timestep is noise alone
-    clean, noise = clean_and_noise(process, target, noisy, batch.index)
+    target = training_target(noise_schedule, batch.clean, batch.noise, batch.timesteps)
+    inside = noise_schedule.signal[batch.timesteps] > 0.0  # the flow's last timestep is noise alone
+    clean, noise = clean_and_noise(noise_schedule, target, noisy, batch.timesteps)
     torch.testing.assert_close(clean[inside], batch.clean[inside], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(noise, batch.noise, atol=1e-4, rtol=1e-4)
 
@@ -191,12 +193,19 @@ def test_the_gradient_is_that_of_the_weight_it_stands_for(batch: Batch) -> None:
     down = adapter.parameters[f"{layer}.lora_A"].detach().clone()
     text = TextEmbedding(batch.text.tokens)
     adapter.train_step(
-        batch.clean, text, batch.cameras, torch.Generator(), index=batch.index, noise=batch.noise
+        batch.clean,
+        text,
+        batch.cameras,
+        torch.Generator(),
+        timesteps=batch.timesteps,
+        noise=batch.noise,
     )
     witness = make("multiview")
     weight = witness.network.get_parameter(f"{layer}.weight").requires_grad_()
     noisy, target = targets_by_hand("epsilon", batch)
-    loss = (run_network(witness, noisy, batch.index, text, batch.cameras) - target).square().mean()
+    loss = (
+        (run_network(witness, noisy, batch.timesteps, text, batch.cameras) - target).square().mean()
+    )
     (gradient,) = torch.autograd.grad(loss, weight)
     expected = 6.0 / 2 * gradient @ down.T
     assert expected.abs().max() > 1e-6
@@ -241,7 +250,7 @@ def test_views_of_an_object_share_a_timestep(batch: Batch) -> None:
     drawn, given = (ScoreAdapter(make("sd"), seed=1) for _ in range(2))
     text = TextEmbedding(batch.text.tokens)
     generator = torch.Generator().manual_seed(4)
-    index = torch.randint(100, (2,), generator=generator)[[0, 0, 1, 1]]
+    timesteps = torch.randint(100, (2,), generator=generator)[[0, 0, 1, 1]]
     noise = torch.randn(4, 4, 8, 8, generator=generator)
     first = drawn.train_step(
         batch.clean, text, batch.cameras, torch.Generator().manual_seed(4), n_views=2
@@ -251,7 +260,7 @@ def test_views_of_an_object_share_a_timestep(batch: Batch) -> None:
         text,
         batch.cameras,
         torch.Generator().manual_seed(4),
-        index=index,
+        timesteps=timesteps,
         noise=noise,
     )
     assert first == second
@@ -372,7 +381,7 @@ def test_the_embedded_prior_can_be_adapted(repo_root: Path) -> None:
     batch = Batch(config["in_channels"], config["cross_attention_dim"], config["sample_size"])
     before = batch.base(denoiser)
     adapter = ScoreAdapter(denoiser, seed=1, lr=1e-2)
-    fresh = clean_and_noise(denoiser.process, before, batch.noisy, batch.index)
+    fresh = clean_and_noise(denoiser.noise_schedule, before, batch.noisy, batch.timesteps)
     assert torch.equal(batch.adapted(adapter)[1], fresh[1])
     batch.train(adapter, 2)
     assert (batch.adapted(adapter)[1] - fresh[1]).abs().max() > 1e-4

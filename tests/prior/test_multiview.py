@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from small_denoisers import untrained_mini
 from vlm3d_gs.core.errors import ShapeError
-from vlm3d_gs.prior.denoiser import Denoiser, encode_pictures
+from vlm3d_gs.prior.denoiser import Denoiser, encode_images
 from vlm3d_gs.prior.multiview import join_views
 
 
@@ -66,6 +66,6 @@ def test_the_codec_is_linear_so_its_gradient_is_the_same_everywhere(
     denoiser: Denoiser, generator: torch.Generator
 ) -> None:
     first, second = (torch.rand(1, 64, 64, 3, generator=generator) for _ in range(2))
-    mixed = encode_pictures(denoiser, 0.3 * first + 0.7 * second)
-    apart = 0.3 * encode_pictures(denoiser, first) + 0.7 * encode_pictures(denoiser, second)
+    mixed = encode_images(denoiser, 0.3 * first + 0.7 * second)
+    apart = 0.3 * encode_images(denoiser, first) + 0.7 * encode_images(denoiser, second)
     torch.testing.assert_close(mixed, apart, atol=1e-4, rtol=1e-4)

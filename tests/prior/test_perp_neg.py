@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ShapeError
-from vlm3d_gs.prior.noise import clean_and_noise, diffusion_process
+from vlm3d_gs.prior.noise import clean_and_noise, diffusion_schedule
 from vlm3d_gs.prior.perp_neg import combine, perp_neg_weights, perpendicular
 from vlm3d_gs.prior.view_prompts import BACK, FRONT, OVERHEAD, SIDE
 
@@ -118,15 +118,17 @@ def test_combination_has_the_right_gradient(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_raw_outputs_combine_as_noise_does(kind: str, generator: torch.Generator) -> None:
-    process = diffusion_process(torch.linspace(0.99, 0.01, 100), kind)
-    index = torch.tensor([5, 60, 95])
+    noise_schedule = diffusion_schedule(torch.linspace(0.99, 0.01, 100), kind)
+    timesteps = torch.tensor([5, 60, 95])
     noisy = torch.randn(3, 2, 4, 4, generator=generator)
     outputs = torch.randn(4, 3, 2, 4, 4, generator=generator)
     weights = -torch.rand(3, 2, generator=generator)
     raw = combine(outputs[0], outputs[1], outputs[2:], weights, 4.0)
-    noises = torch.stack([clean_and_noise(process, item, noisy, index)[1] for item in outputs])
+    noises = torch.stack(
+        [clean_and_noise(noise_schedule, item, noisy, timesteps)[1] for item in outputs]
+    )
     wanted = combine(noises[0], noises[1], noises[2:], weights, 4.0)
-    got = clean_and_noise(process, raw, noisy, index)[1]
+    got = clean_and_noise(noise_schedule, raw, noisy, timesteps)[1]
     torch.testing.assert_close(got, wanted, atol=2e-4, rtol=2e-4)
 
 

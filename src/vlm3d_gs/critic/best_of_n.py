@@ -20,9 +20,9 @@ from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, view_name
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
-from vlm3d_gs.prior.denoiser import decode_pictures
+from vlm3d_gs.prior.denoiser import decode_latents
 from vlm3d_gs.prior.distillation import residual_loss
-from vlm3d_gs.prior.guidance import DiffusionPrior, Proposal
+from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
 
 SHARPNESS = 2.0
 """Of the weights over standardised scores: at 2, one standard deviation more weighs e^2 times as much."""
@@ -99,18 +99,20 @@ class BestOfN:
         color = views.color.detach().requires_grad_()
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
         together = views.n_views if self.prior.joins_views else 1
-        latents, index = self.prior.begin(color, views, fraction)
+        latents, timesteps = self.prior.begin(color, views, fraction)
         ahead = self.config.look_ahead or (1 if self.prior.joins_views else SINGLE_VIEW_LOOK_AHEAD)
-        proposals = self.prior.propose(latents, index, views, fraction, steps=ahead, count=count)
-        scores = self._scores(proposals, views, together)
+        candidates = self.prior.draw_candidates(
+            latents, timesteps, views, fraction, steps=ahead, count=count
+        )
+        scores = self._scores(candidates, views, together)
         if self.config.mode == "pairwise":
-            residual = pairwise_residual(proposals, scores, together)
+            residual = pairwise_residual(candidates, scores, together)
         else:
-            residual = best_of_n_residual(proposals, scores, together)
+            residual = best_of_n_residual(candidates, scores, together)
         loss = residual_loss(latents, residual)
         scalars: dict[str, float | Tensor] = {
             "loss": loss.detach(),
-            "t": index.float().mean(),
+            "t": timesteps.float().mean(),
             "score": float(scores.mean()),
             "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
         }
@@ -118,10 +120,10 @@ class BestOfN:
         return GuidanceOutput(gradient, scalars)
 
     @torch.no_grad()
-    def _scores(self, proposals: Sequence[Proposal], views: Views, together: int) -> Tensor:
+    def _scores(self, candidates: Sequence[Candidate], views: Views, together: int) -> Tensor:
         """Return [N, G] scores of the clean pictures that N noises lead to, a group `together` views."""
         pictures = torch.stack(
-            [decode_pictures(self.prior.denoiser, proposal.clean) for proposal in proposals]
+            [decode_latents(self.prior.denoiser, candidate.clean) for candidate in candidates]
         )
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         groups = [
@@ -131,32 +133,32 @@ class BestOfN:
         return torch.tensor(groups).T
 
 
-def best_of_n_residual(proposals: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+def best_of_n_residual(candidates: Sequence[Candidate], scores: Tensor, n_views: int) -> Tensor:
     """Return the mean of the noises' residuals, weighted by a softmax of their scores in each group.
 
     Args:
-        proposals: N proposals of G * V views.
+        candidates: N candidates of G * V views.
         scores: [N, G]; standardised over the noises, so that the scale of a critic does not matter.
         n_views: V.
     """
     spread = scores.std(0, keepdim=True).clamp_min(1e-6)
     weights = torch.softmax(SHARPNESS * (scores - scores.mean(0, keepdim=True)) / spread, 0)
     each = weights.repeat_interleave(n_views, 1)[..., None, None, None]
-    residuals = torch.stack([proposal.residual for proposal in proposals])
+    residuals = torch.stack([candidate.residual for candidate in candidates])
     return (each.to(residuals) * residuals).sum(0)
 
 
-def pairwise_residual(proposals: Sequence[Proposal], scores: Tensor, n_views: int) -> Tensor:
+def pairwise_residual(candidates: Sequence[Candidate], scores: Tensor, n_views: int) -> Tensor:
     """Return the better noise's residual minus the worse one's without guidance, where the scores differ enough.
 
     Args:
-        proposals: two proposals of G * V views.
+        candidates: two candidates of G * V views.
         scores: [2, G].
         n_views: V.
     """
     first = (scores[0] >= scores[1]).repeat_interleave(n_views)[:, None, None, None]
     apart = ((scores[0] - scores[1]).abs() >= MIN_SCORE_GAP).repeat_interleave(n_views)
-    first = first.to(proposals[0].residual.device)
-    better = torch.where(first, proposals[0].residual, proposals[1].residual)
-    worse = torch.where(first, proposals[1].conditional_residual, proposals[0].conditional_residual)
+    first = first.to(candidates[0].residual.device)
+    better = torch.where(first, candidates[0].residual, candidates[1].residual)
+    worse = torch.where(first, candidates[1].unguided_residual, candidates[0].unguided_residual)
     return better - apart.to(better)[:, None, None, None] * worse

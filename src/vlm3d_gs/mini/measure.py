@@ -23,7 +23,7 @@ from vlm3d_gs.mini.prior.data import sample_batch, step_rng
 from vlm3d_gs.mini.world.recognize import Recognizer, all_compositions
 from vlm3d_gs.mini.world.scenes import FOV_DEG, IMAGE_PX, N_VIEWS, canonical, sample_composition
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prior.denoiser import Denoiser, decode_pictures, encode_pictures
+from vlm3d_gs.prior.denoiser import Denoiser, decode_latents, encode_images
 from vlm3d_gs.prior.loading.pipeline import load_denoiser
 from vlm3d_gs.prior.loading.text import embed_texts
 from vlm3d_gs.prior.sampling import sample_views
@@ -36,9 +36,7 @@ def measure_codec(denoiser: Denoiser, n_scenes: int = 64) -> dict[str, float]:
     """Return the PSNR in dB of decoding what was encoded, over new scenes."""
     color = sample_batch(step_rng(TEST_SEED, 0), n_scenes, held_out=None).color.flatten(0, 1)
     with torch.inference_mode():
-        error = (
-            (decode_pictures(denoiser, encode_pictures(denoiser, color)) - color).square().mean()
-        )
+        error = (decode_latents(denoiser, encode_images(denoiser, color)) - color).square().mean()
     return {"psnr_db": float(-10.0 * torch.log10(error))}
 
 

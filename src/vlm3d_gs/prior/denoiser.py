@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
@@ -23,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.core.residency import Plan, resident
-from vlm3d_gs.prior.noise import NoiseProcess, clean_and_noise
+from vlm3d_gs.prior.noise import NoiseSchedule, clean_and_noise
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class TextEmbedding:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def rows(self, index: Tensor | Sequence[int]) -> TextEmbedding:
-        """Pick texts, in the order of `index`; a text may be picked several times."""
-        places = torch.as_tensor(index).to(self.tokens.device, non_blocking=True)
+    def rows(self, indices: Tensor | Sequence[int]) -> TextEmbedding:
+        """Pick texts, in the order of `indices`; a text may be picked several times."""
+        places = torch.as_tensor(indices).to(self.tokens.device, non_blocking=True)
         return TextEmbedding(
             self.tokens[places], None if self.pooled is None else self.pooled[places]
         )
@@ -58,7 +59,7 @@ class Denoiser:
     network: UNet2DConditionModel | SD3Transformer2DModel
     """Predicts; a UNet with a 16-dimensional projected class embedding is conditioned on cameras."""
     vae: AutoencoderTiny | AutoencoderKL
-    process: NoiseProcess
+    noise_schedule: NoiseSchedule
     autocast: torch.dtype | None
     """Precision of the network's matrix products where its weights are float32; None is float32."""
     plan: Plan = "full"
@@ -101,8 +102,26 @@ def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
     return torch.autocast(denoiser.device.type, denoiser.autocast)
 
 
+def resized(color: Tensor, side_px: int | None) -> Tensor:
+    """Resize square pictures [B, H, W, 3] bilinearly to `side_px`; None or the same side changes nothing.
+
+    Shrinking averages over the pixels that fall together. Differentiable in `color`.
+    """
+    if side_px is None or color.shape[1] == side_px:
+        return color
+    shrinks = color.shape[1] > side_px
+    out = F.interpolate(
+        color.movedim(-1, 1),
+        (side_px, side_px),
+        mode="bilinear",
+        align_corners=False,
+        antialias=shrinks,
+    )
+    return out.movedim(1, -1)
+
+
 @section("prior encode")
-def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
+def encode_images(denoiser: Denoiser, color: Tensor) -> Tensor:
     """Return clean latents of pictures; differentiable in `color`.
 
     Args:
@@ -124,8 +143,8 @@ def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
     vae = denoiser.vae
 
     def encoded(pixels: Tensor) -> Tensor:
-        said = vae.encode(pixels.to(vae.dtype))
-        return said.latents if isinstance(vae, AutoencoderTiny) else said.latent_dist.mean
+        output = vae.encode(pixels.to(vae.dtype))
+        return output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
 
     pixels = color.movedim(-1, 1) * 2.0 - 1.0
     if denoiser.plan == "sequential":
@@ -139,7 +158,7 @@ def encode_pictures(denoiser: Denoiser, color: Tensor) -> Tensor:
 
 @torch.inference_mode()
 @section("prior decode")
-def decode_pictures(denoiser: Denoiser, latents: Tensor) -> Tensor:
+def decode_latents(denoiser: Denoiser, latents: Tensor) -> Tensor:
     """Return pictures [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
     vae = denoiser.vae
     unscaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
@@ -151,42 +170,42 @@ def decode_pictures(denoiser: Denoiser, latents: Tensor) -> Tensor:
 class Prediction:
     """What the model says about noisy latents; all [B, C, h, w] float32, without graph."""
 
-    clean: Tensor
+    clean_pred: Tensor
     """Guided prediction of the clean latents."""
-    noise: Tensor
+    noise_pred: Tensor
     """Guided prediction of the noise."""
-    conditional_clean: Tensor
+    clean_pred_text: Tensor
     """Prediction of the clean latents with the prompt, unguided."""
-    conditional_noise: Tensor
+    noise_pred_text: Tensor
     """Prediction of the noise with the prompt, unguided."""
-    unconditional_clean: Tensor
+    clean_pred_uncond: Tensor
     """Prediction of the clean latents with the negative prompt."""
-    unconditional_noise: Tensor
+    noise_pred_uncond: Tensor
     """Prediction of the noise with the negative prompt."""
 
 
 def run_network(
     denoiser: Denoiser,
     noisy: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     text: TextEmbedding,
-    cameras: Tensor | None = None,
+    camera_matrices: Tensor | None = None,
 ) -> Tensor:
     """Run the network once.
 
     Args:
         denoiser: the model.
         noisy: [B, C, h, w] latents.
-        index: [B] int64 timestep indices into the noise process.
+        timesteps: [B] int64, of the noise schedule.
         text: B embedded texts.
-        cameras: [B, 16] camera condition, for multi-view networks.
+        camera_matrices: [B, 16] of `cameras.mvdream_camera_matrices`, for multi-view networks; None for the others.
 
     Returns:
         [B, C, h, w] float32 output; `noise.clean_and_noise` says what it means. Differentiable in `noisy` and in
         weights that require gradients.
     """
     network = denoiser.network
-    timesteps = denoiser.process.timesteps[index]
+    network_timesteps = denoiser.noise_schedule.network_timesteps[timesteps]
     inputs = noisy.to(network.dtype)
     tokens = text.tokens.to(network.dtype)
     pooled = None if text.pooled is None else text.pooled.to(network.dtype)
@@ -196,15 +215,15 @@ def run_network(
                 hidden_states=inputs,
                 encoder_hidden_states=tokens,
                 pooled_projections=pooled,
-                timestep=timesteps.to(network.dtype),
+                timestep=network_timesteps.to(network.dtype),
             )
         else:
             sizes = None if pooled is None else _size_condition(denoiser, inputs, pooled)
             output = network(
                 inputs,
-                timesteps,
+                network_timesteps,
                 tokens,
-                class_labels=None if cameras is None else cameras.to(network.dtype),
+                class_labels=None if camera_matrices is None else camera_matrices.to(network.dtype),
                 added_cond_kwargs=sizes,
             )
     return output.sample.float()
@@ -228,64 +247,66 @@ def _size_condition(denoiser: Denoiser, noisy: Tensor, pooled: Tensor) -> dict[s
 def predict(
     denoiser: Denoiser,
     noisy: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     texts: tuple[TextEmbedding, TextEmbedding],
     guidance_scale: float,
-    cameras: Tensor | None = None,
+    camera_matrices: Tensor | None = None,
 ) -> Prediction:
     """Denoise once with classifier-free guidance.
 
     Args:
         denoiser: the model.
-        noisy: [B, C, h, w] latents at `index`.
-        index: [B] int64 timestep indices.
+        noisy: [B, C, h, w] latents at `timesteps`.
+        timesteps: [B] int64.
         texts: B unconditional and B conditional embedded texts.
         guidance_scale: 1 is the conditional prediction alone.
-        cameras: [B, 16] camera condition, given to both branches, or None.
+        camera_matrices: [B, 16] of `cameras.mvdream_camera_matrices`, for both branches, or None.
 
     Source: Ho and Salimans 2022 (arXiv 2207.12598), eq. 6 with w = guidance_scale - 1.
     """
-    unconditional, conditional = branches(denoiser, noisy, index, texts, cameras)
-    guided = unconditional + guidance_scale * (conditional - unconditional)
-    return as_prediction(denoiser.process, noisy, index, guided, conditional, unconditional)
+    uncond, text = run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
+    guided = uncond + guidance_scale * (text - uncond)
+    return as_prediction(denoiser.noise_schedule, noisy, timesteps, guided, text, uncond)
 
 
 @torch.no_grad()
 @section("prior denoise")
-def branches(
+def run_branches(
     denoiser: Denoiser,
     noisy: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     texts: Sequence[TextEmbedding],
-    cameras: Tensor | None = None,
+    camera_matrices: Tensor | None = None,
 ) -> Tensor:
     """Run the network for K sets of texts on the same latents, in one batch.
 
     Args:
         denoiser: the model.
         noisy: [B, C, h, w].
-        index: [B] int64.
+        timesteps: [B] int64.
         texts: K times B embedded texts.
-        cameras: [B, 16] or None.
+        camera_matrices: [B, 16] or None.
 
     Returns:
         [K, B, C, h, w] float32 outputs.
     """
     if denoiser.plan != "full":
         with resident(denoiser.network, denoiser.device):
-            return _branches(denoiser, noisy, index, texts, cameras)
-    return _branches(denoiser, noisy, index, texts, cameras)
+            return _run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
+    return _run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
 
 
-def _branches(
+def _run_branches(
     denoiser: Denoiser,
     noisy: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     texts: Sequence[TextEmbedding],
-    cameras: Tensor | None,
+    camera_matrices: Tensor | None,
 ) -> Tensor:
     if denoiser.plan == "sequential":
-        return torch.stack([run_network(denoiser, noisy, index, text, cameras) for text in texts])
+        return torch.stack(
+            [run_network(denoiser, noisy, timesteps, text, camera_matrices) for text in texts]
+        )
     count = len(texts)
     pooled = [text.pooled for text in texts if text.pooled is not None]
     joined = TextEmbedding(
@@ -294,26 +315,28 @@ def _branches(
     output = run_network(
         denoiser,
         noisy.repeat(count, 1, 1, 1),
-        index.repeat(count),
+        timesteps.repeat(count),
         joined,
-        None if cameras is None else cameras.repeat(count, 1),
+        None if camera_matrices is None else camera_matrices.repeat(count, 1),
     )
     return output.unflatten(0, (count, -1))
 
 
 def as_prediction(
-    process: NoiseProcess,
+    noise_schedule: NoiseSchedule,
     noisy: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     guided: Tensor,
-    conditional: Tensor,
-    unconditional: Tensor,
+    text: Tensor,
+    uncond: Tensor,
 ) -> Prediction:
     """Turn three raw outputs [B, C, h, w] for the same latents into a `Prediction`."""
-    clean, noise = clean_and_noise(process, guided, noisy, index)
-    with_clean, with_noise = clean_and_noise(process, conditional, noisy, index)
-    without_clean, without_noise = clean_and_noise(process, unconditional, noisy, index)
-    return Prediction(clean, noise, with_clean, with_noise, without_clean, without_noise)
+    predictions = (
+        prediction
+        for output in (guided, text, uncond)
+        for prediction in clean_and_noise(noise_schedule, output, noisy, timesteps)
+    )
+    return Prediction(*predictions)
 
 
 def require_multiview(denoiser: Denoiser) -> None:

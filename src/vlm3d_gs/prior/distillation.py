@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.prior.noise import SMALLEST_SIGNAL, NoiseProcess
+from vlm3d_gs.prior.noise import SMALLEST_SIGNAL, NoiseSchedule
 
 WEIGHTINGS: tuple[str, ...] = ("uniform", "sds", "fantasia3d", "ism")
 """Names that `timestep_weight` knows."""
@@ -34,13 +34,13 @@ def residual_loss(latents: Tensor, residual: Tensor, weight: float | Tensor = 1.
 
 
 def sds_loss(
-    latents: Tensor, predicted_noise: Tensor, noise: Tensor, weight: float | Tensor = 1.0
+    latents: Tensor, noise_pred: Tensor, noise: Tensor, weight: float | Tensor = 1.0
 ) -> Tensor:
     """Score distillation sampling: gradient w(t) (eps_hat - eps) / B.
 
     Args:
         latents: [B, C, h, w] clean latents of the renders, on the graph.
-        predicted_noise: [B, C, h, w] guided prediction, not on the graph.
+        noise_pred: [B, C, h, w] guided prediction, not on the graph.
         noise: [B, C, h, w] the noise that was added.
         weight: w(t), a number or [B, 1, 1, 1].
 
@@ -48,21 +48,21 @@ def sds_loss(
 
     Source: Poole et al. 2022 (DreamFusion, arXiv 2209.14988), eq. 3.
     """
-    return residual_loss(latents, predicted_noise - noise, weight)
+    return residual_loss(latents, noise_pred - noise, weight)
 
 
-def reconstruction_loss(latents: Tensor, predicted_clean: Tensor) -> Tensor:
+def reconstruction_loss(latents: Tensor, clean_pred: Tensor) -> Tensor:
     """SDS as a pull towards the predicted clean latents: 0.5 |z - sg(z0_hat)|^2, summed, by views.
 
     Args:
         latents: [B, C, h, w], on the graph.
-        predicted_clean: [B, C, h, w] guided and rescaled prediction.
+        clean_pred: [B, C, h, w] guided and rescaled prediction.
 
     Differentiable in `latents` only.
 
     Source: Shi et al. 2023 (MVDream, arXiv 2308.16512), section 3.4 and appendix, x0-reconstruction loss.
     """
-    return 0.5 * (latents - predicted_clean.detach()).square().sum() / latents.shape[0]
+    return 0.5 * (latents - clean_pred.detach()).square().sum() / latents.shape[0]
 
 
 def rescale_clean(guided: Tensor, conditional: Tensor, share: float, n_views: int) -> Tensor:
@@ -87,8 +87,8 @@ def rescale_clean(guided: Tensor, conditional: Tensor, share: float, n_views: in
 
 
 def csd_residual(
-    conditional_noise: Tensor,
-    unconditional_noise: Tensor,
+    noise_pred_text: Tensor,
+    noise_pred_uncond: Tensor,
     negative_noise: Tensor | None = None,
     positive_weight: float = 1.0,
     negative_weight: float = 0.0,
@@ -99,8 +99,8 @@ def csd_residual(
     cancels: that is a negative prompt in the place of the empty one. The paper lowers w2 over the run.
 
     Args:
-        conditional_noise: [B, C, h, w] eps(z_t, t, y), unguided.
-        unconditional_noise: [B, C, h, w] eps(z_t, t) with the empty prompt.
+        noise_pred_text: [B, C, h, w] eps(z_t, t, y), unguided.
+        noise_pred_uncond: [B, C, h, w] eps(z_t, t) with the empty prompt.
         negative_noise: [B, C, h, w] eps(z_t, t, y_neg), or None.
         positive_weight: w1.
         negative_weight: w2, 0 or more.
@@ -113,9 +113,9 @@ def csd_residual(
 
     Source: Yu et al. 2023 (arXiv 2310.19415), section 4 and its paragraph on annealed negative prompts.
     """
-    residual = positive_weight * (conditional_noise - unconditional_noise)
+    residual = positive_weight * (noise_pred_text - noise_pred_uncond)
     if negative_noise is not None:
-        residual = residual - negative_weight * (negative_noise - unconditional_noise)
+        residual = residual - negative_weight * (negative_noise - noise_pred_uncond)
     elif negative_weight != 0.0:
         raise ConfigError(
             f"CSD's negative weight is {negative_weight}, but there is no prediction for a negative "
@@ -124,21 +124,21 @@ def csd_residual(
     return residual.detach()
 
 
-def vsd_residual(predicted_noise: Tensor, lora_noise: Tensor) -> Tensor:
+def vsd_residual(noise_pred: Tensor, noise_pred_lora: Tensor) -> Tensor:
     """Variational score distillation: eps_hat(z_t, t, y) - eps_lora(z_t, t, y, camera).
 
     SDS with the noise replaced by what a network says that was fitted to the scene's own noisy renders.
 
     Args:
-        predicted_noise: [B, C, h, w] guided prediction of the frozen network.
-        lora_noise: [B, C, h, w] prediction of the fitted network for the same z_t, as noise.
+        noise_pred: [B, C, h, w] guided prediction of the frozen network.
+        noise_pred_lora: [B, C, h, w] prediction of the fitted network for the same z_t, as noise.
 
     Returns:
         [B, C, h, w] without graph; the fitted network learns from its own loss, not from this one.
 
     Source: Wang et al. 2023 (ProlificDreamer, arXiv 2305.16213), eq. 9.
     """
-    return (predicted_noise - lora_noise).detach()
+    return (noise_pred - noise_pred_lora).detach()
 
 
 def clip_residual(
@@ -170,7 +170,7 @@ def clip_residual(
     raise ConfigError(f"Unknown kind of clipping {kind!r}. Known: value, norm.")
 
 
-def timestep_weight(kind: str, process: NoiseProcess, index: Tensor) -> Tensor:
+def timestep_weight(kind: str, noise_schedule: NoiseSchedule, timesteps: Tensor) -> Tensor:
     """Return w(t) of one of `WEIGHTINGS`.
 
     With alpha_bar = signal^2 / (signal^2 + sigma^2), which is signal^2 for diffusion models and gives flow models the
@@ -183,8 +183,8 @@ def timestep_weight(kind: str, process: NoiseProcess, index: Tensor) -> Tensor:
 
     Args:
         kind: name.
-        process: the model's.
-        index: [B] int64 timestep indices.
+        noise_schedule: the model's.
+        timesteps: [B] int64.
 
     Returns:
         [B, 1, 1, 1] float32.
@@ -195,7 +195,7 @@ def timestep_weight(kind: str, process: NoiseProcess, index: Tensor) -> Tensor:
     Source: Poole et al. 2022 (arXiv 2209.14988), eq. 3; the published codes of Chen et al. 2023 (Fantasia3D, arXiv
     2303.13873) and Liang et al. 2023 (LucidDreamer, arXiv 2311.11284).
     """
-    signal, sigma = process.levels(index)
+    signal, sigma = noise_schedule.levels(timesteps)
     noise_share = sigma.square() / (signal.square() + sigma.square())
     if kind == "uniform":
         return torch.ones_like(sigma)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlm3d_gs.config import PriorConfig
@@ -22,9 +21,10 @@ from vlm3d_gs.prior.denoiser import (
     Prediction,
     TextEmbedding,
     as_prediction,
-    branches,
-    encode_pictures,
+    encode_images,
     require_multiview,
+    resized,
+    run_branches,
 )
 from vlm3d_gs.prior.distillation import (
     clip_residual,
@@ -54,12 +54,12 @@ ISM_STEPS = 5
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Candidate:
     """Where one noise would lead."""
 
     residual: Tensor
     """[B, C, h, w]: guided; its negative is the pull on the latents, weighted by the noise level."""
-    conditional_residual: Tensor
+    unguided_residual: Tensor
     """The same from the conditional branch alone."""
     clean: Tensor
     """[B, C, h, w]: the guided clean latents."""
@@ -117,10 +117,10 @@ class DiffusionPrior:
         """
         fraction = progress.fraction
         color = views.color.detach().requires_grad_()
-        latents, index = self.begin(color, views, fraction)
+        latents, timesteps = self.begin(color, views, fraction)
         noise = self._noise(latents)
-        loss, scalars = self._distill(latents, index, noise, views, fraction)
-        scalars |= {"loss": loss.detach(), "t": index.float().mean()}
+        loss, scalars = self._distill(latents, timesteps, noise, views, fraction)
+        scalars |= {"loss": loss.detach(), "t": timesteps.float().mean()}
         gradient = color_gradient(self.config.weight(fraction) * loss, color, self.name)
         return GuidanceOutput(gradient, scalars)
 
@@ -133,7 +133,7 @@ class DiffusionPrior:
             fraction: of the run.
 
         Returns:
-            Latents [B, C, h, w] on the graph of `color`, and timestep indices [B].
+            Latents [B, C, h, w] on the graph of `color`, and timesteps [B].
 
         Raises:
             ShapeError: the number of pictures is no multiple of the group size.
@@ -143,27 +143,27 @@ class DiffusionPrior:
                 f"{len(views.cameras)} pictures do not divide into groups of {views.n_views} views."
             )
         self._prepare_attention(views.n_views)
-        latents = encode_pictures(self.denoiser, resized(color, self.config.size_px))
-        index = self._timesteps(len(views.cameras), views.n_views, fraction)
-        return latents, index.to(latents.device, non_blocking=True)
+        latents = encode_images(self.denoiser, resized(color, self.config.size_px))
+        timesteps = self._timesteps(len(views.cameras), views.n_views, fraction)
+        return latents, timesteps.to(latents.device, non_blocking=True)
 
-    def propose(
+    def draw_candidates(
         self,
         latents: Tensor,
-        index: Tensor,
+        timesteps: Tensor,
         views: Views,
         fraction: float,
         *,
         steps: int = 1,
         count: int = 1,
-    ) -> list[Proposal]:
+    ) -> list[Candidate]:
         """Draw noises and say where each leads, for the losses `recon` and `sds`.
 
         The network is asked about all noises in one batch, but for the plan `sequential`.
 
         Args:
             latents: [B, C, h, w] of the renders.
-            index: [B] int64, their noise levels.
+            timesteps: [B] int64, their noise levels.
             views: the renders.
             fraction: of the run.
             steps: deterministic DDIM steps from there down to a clean picture. One step gives the mean of all pictures
@@ -175,13 +175,13 @@ class DiffusionPrior:
         at_once = 1 if self.denoiser.plan == "sequential" else count
         batches = [torch.cat(noises[k : k + at_once]) for k in range(0, count, at_once)]
         cameras = views.cameras.select(torch.arange(len(latents)).repeat(at_once))
-        clean, levels = latents.detach().repeat(at_once, 1, 1, 1), index.repeat(at_once)
+        clean, levels = latents.detach().repeat(at_once, 1, 1, 1), timesteps.repeat(at_once)
         predictor = self.predictor(cameras, fraction)
         group = views.n_views if self.joins_views else 1
         return [
-            proposal
+            candidate
             for noise in batches
-            for proposal in _split(
+            for candidate in _split(
                 self._follow(clean, levels, noise, predictor, steps, group), len(latents)
             )
         ]
@@ -189,23 +189,27 @@ class DiffusionPrior:
     def _follow(
         self,
         clean: Tensor,
-        index: Tensor,
+        timesteps: Tensor,
         noise: Tensor,
         predictor: Predictor,
         steps: int,
         group: int,
-    ) -> Proposal:
-        process = self.denoiser.process
-        said = first = predictor(add_noise(process, clean, noise, index), index)
+    ) -> Candidate:
+        noise_schedule = self.denoiser.noise_schedule
+        noisy = add_noise(noise_schedule, clean, noise, timesteps)
+        prediction = first = predictor(noisy, timesteps)
         for left in range(steps - 1, 0, -1):
-            lower = index * left // steps
-            said = predictor(add_noise(process, said.clean, said.noise, lower), lower)
-        target = rescale_clean(said.clean, said.conditional_clean, self.config.rescale, group)
+            lower = timesteps * left // steps
+            noisy = add_noise(noise_schedule, prediction.clean_pred, prediction.noise_pred, lower)
+            prediction = predictor(noisy, lower)
+        target = rescale_clean(
+            prediction.clean_pred, prediction.clean_pred_text, self.config.rescale, group
+        )
         if self.config.loss == "recon":
-            return Proposal(clean - target, clean - said.conditional_clean, target)
-        scale = timestep_weight(self.config.weighting, process, index)
-        return Proposal(
-            scale * (first.noise - noise), scale * (first.conditional_noise - noise), target
+            return Candidate(clean - target, clean - prediction.clean_pred_text, target)
+        scale = timestep_weight(self.config.weighting, noise_schedule, timesteps)
+        return Candidate(
+            scale * (first.noise_pred - noise), scale * (first.noise_pred_text - noise), target
         )
 
     def _noise(self, latents: Tensor) -> Tensor:
@@ -218,7 +222,7 @@ class DiffusionPrior:
             join_views(self.denoiser.network, n_views if self.joins_views else 1)
 
     def _timesteps(self, n_pictures: int, n_views: int, fraction: float) -> Tensor:
-        config, n_train = self.config, len(self.denoiser.process)
+        config, n_train = self.config, len(self.denoiser.noise_schedule)
         low, high = config.t_min(fraction), config.t_max(fraction)
         group = n_views if self.joins_views else 1
         if config.timesteps == "uniform":
@@ -232,122 +236,143 @@ class DiffusionPrior:
         )
 
     def _distill(
-        self, latents: Tensor, index: Tensor, noise: Tensor, views: Views, fraction: float
+        self, latents: Tensor, timesteps: Tensor, noise: Tensor, views: Views, fraction: float
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return the loss of the config, and what it wants logged."""
-        process, cameras = self.denoiser.process, views.cameras
+        noise_schedule, cameras = self.denoiser.noise_schedule, views.cameras
         predictor = self.predictor(cameras, fraction)
         scalars: dict[str, float | Tensor] = {}
         kind = self.config.loss
         clean = latents.detach()
         if kind == "ism":
-            residual = self._ism(clean, index, noise, predictor, cameras)
+            residual = self._ism(clean, timesteps, noise, predictor, cameras)
         elif kind == "sdi":
             steps = self.config.inversion_steps or SDI_STEPS
             start = torch.zeros_like(noise)  # as published: the inversion finds the noise
-            residual = sdi_residual(process, predictor, clean, start, index, n_steps=steps)
+            residual = sdi_residual(
+                noise_schedule, predictor, clean, start, timesteps, n_steps=steps
+            )
         else:
-            noisy = add_noise(process, clean, noise, index)
-            said = predictor(noisy, index)
+            noisy = add_noise(noise_schedule, clean, noise, timesteps)
+            prediction = predictor(noisy, timesteps)
             if kind == "recon":
                 group = views.n_views if self.joins_views else 1
                 target = rescale_clean(
-                    said.clean, said.conditional_clean, self.config.rescale, group
+                    prediction.clean_pred, prediction.clean_pred_text, self.config.rescale, group
                 )
                 return reconstruction_loss(latents, target), scalars
             if kind == "sds":
-                residual = said.noise - noise
+                residual = prediction.noise_pred - noise
             elif kind == "csd":
-                residual = csd_residual(said.conditional_noise, said.unconditional_noise)
+                residual = csd_residual(prediction.noise_pred_text, prediction.noise_pred_uncond)
             elif kind == "vsd":
-                residual, taught = self._variational(clean, noisy, index, said.noise, views)
-                scalars["lora_loss"] = taught
+                residual, lora_loss = self._variational(
+                    clean, noisy, timesteps, prediction.noise_pred, views
+                )
+                scalars["lora_loss"] = lora_loss
             else:
                 raise ConfigError(
                     f"prior.loss must be recon, sds, csd, ism, sdi or vsd, got {kind!r}."
                 )
         weighting = "uniform" if kind == "sdi" else self.config.weighting
-        residual = timestep_weight(weighting, process, index) * residual
+        residual = timestep_weight(weighting, noise_schedule, timesteps) * residual
         clip = self.config.score_clip(fraction)
         return residual_loss(latents, clip_residual(residual, clip) if clip else residual), scalars
 
     def _ism(
-        self, clean: Tensor, index: Tensor, noise: Tensor, predictor: Predictor, cameras: Cameras
+        self,
+        clean: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        predictor: Predictor,
+        cameras: Cameras,
     ) -> Tensor:
         """Return the residual between neighbouring noise levels; inversion asks only the unconditional branch."""
-        config, n_train = self.config, len(self.denoiser.process)
+        config, n_train = self.config, len(self.denoiser.noise_schedule)
         steps = ISM_STEPS if config.inversion_steps is None else config.inversion_steps
         return ism_residual(
-            self.denoiser.process,
+            self.denoiser.noise_schedule,
             predictor,
             clean,
             noise,
-            index,
+            timesteps,
             interval=max(1, round(config.inversion_interval * n_train)),
             stride=-(-n_train // steps) if steps else None,
-            inverter=self._unconditional(cameras),
+            inverter=self._uncond_predictor(cameras),
         )
 
     def _variational(
-        self, clean: Tensor, noisy: Tensor, index: Tensor, guided_noise: Tensor, views: Views
+        self, clean: Tensor, noisy: Tensor, timesteps: Tensor, noise_pred: Tensor, views: Views
     ) -> tuple[Tensor, float]:
         """Return the difference to the LoRA's prediction, and the LoRA's loss of learning the present renders."""
         if self.adapter is None:
             raise ConfigError(
                 "prior.loss 'vsd' needs an adapter; build the prior by guidance.build_prior."
             )
-        text, matrices = self._positive(views.cameras), self._matrices(views.cameras)
-        _, own_noise = self.adapter.predict_noise(noisy, index, text, matrices)
-        taught = self.adapter.train_step(
-            clean, text, matrices, self.generator, n_views=views.n_views if self.joins_views else 1
+        text, camera_matrices = (
+            self._prompt_texts(views.cameras),
+            self._camera_matrices(views.cameras),
         )
-        return vsd_residual(guided_noise, own_noise), taught
+        _, noise_pred_lora = self.adapter.predict_noise(noisy, timesteps, text, camera_matrices)
+        lora_loss = self.adapter.train_step(
+            clean,
+            text,
+            camera_matrices,
+            self.generator,
+            n_views=views.n_views if self.joins_views else 1,
+        )
+        return vsd_residual(noise_pred, noise_pred_lora), lora_loss
 
-    def _unconditional(self, cameras: Cameras) -> Predictor:
+    def _uncond_predictor(self, cameras: Cameras) -> Predictor:
         """Return a predictor of the negative prompt alone, at half the cost."""
         negative = self.texts.rows([0] * len(cameras))
-        shown = self._matrices(cameras) if self.denoiser.is_multiview else None
+        camera_matrices = self._camera_matrices(cameras) if self.denoiser.is_multiview else None
+        noise_schedule = self.denoiser.noise_schedule
 
-        def ask(noisy: Tensor, index: Tensor) -> Prediction:
-            (output,) = branches(self.denoiser, noisy, index, (negative,), shown)
-            return as_prediction(self.denoiser.process, noisy, index, output, output, output)
+        def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
+            (output,) = run_branches(self.denoiser, noisy, timesteps, (negative,), camera_matrices)
+            return as_prediction(noise_schedule, noisy, timesteps, output, output, output)
 
-        return ask
+        return predict
 
     def predictor(self, cameras: Cameras, fraction: float) -> Predictor:
-        """Return the denoiser as a function of noisy latents [B, C, h, w] and timestep indices [B] alone.
+        """Return the denoiser as a function of noisy latents [B, C, h, w] and timesteps [B] alone.
 
         Texts, cameras and guidance scale are those of this prior, of B cameras, and of the fraction of the run. At a
         scale of exactly 1 guidance changes nothing, so losses that read the guided prediction alone ask the network for
         the prompt only, at half the cost; the unconditional fields are then those of the prompt.
         """
         negative = self.texts.rows([0] * len(cameras))
-        positive = self._positive(cameras)
-        shown = self._matrices(cameras) if self.denoiser.is_multiview else None
-        scale, process = self.config.guidance_scale(fraction), self.denoiser.process
+        prompt = self._prompt_texts(cameras)
+        camera_matrices = self._camera_matrices(cameras) if self.denoiser.is_multiview else None
+        scale, noise_schedule = self.config.guidance_scale(fraction), self.denoiser.noise_schedule
 
-        away = perp_neg_weights(cameras) if self.config.perp_neg else torch.zeros(len(cameras), 0)
-        used = [k for k in range(away.shape[1]) if bool((away[:, k] != 0).any())]
+        negative_weights = (
+            perp_neg_weights(cameras) if self.config.perp_neg else torch.zeros(len(cameras), 0)
+        )
+        used = [
+            k for k in range(negative_weights.shape[1]) if bool((negative_weights[:, k] != 0).any())
+        ]
         others = [self.texts.rows([1 + k] * len(cameras)) for k in used]
         prompt_alone = scale == 1.0 and not others and self.config.loss in GUIDED_LOSSES
 
-        def ask(noisy: Tensor, index: Tensor) -> Prediction:
+        def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
             if prompt_alone:
-                (given,) = branches(self.denoiser, noisy, index, (positive,), shown)
-                return as_prediction(process, noisy, index, given, given, given)
-            without, given, *negatives = branches(
-                self.denoiser, noisy, index, (negative, positive, *others), shown
+                (text,) = run_branches(self.denoiser, noisy, timesteps, (prompt,), camera_matrices)
+                return as_prediction(noise_schedule, noisy, timesteps, text, text, text)
+            uncond, text, *negatives = run_branches(
+                self.denoiser, noisy, timesteps, (negative, prompt, *others), camera_matrices
             )
             if negatives:
-                weights = away[:, used].to(noisy, non_blocking=True)
-                guided = combine(without, given, torch.stack(negatives), weights, scale)
+                weights = negative_weights[:, used].to(noisy, non_blocking=True)
+                guided = combine(uncond, text, torch.stack(negatives), weights, scale)
             else:
-                guided = without + scale * (given - without)
-            return as_prediction(process, noisy, index, guided, given, without)
+                guided = uncond + scale * (text - uncond)
+            return as_prediction(noise_schedule, noisy, timesteps, guided, text, uncond)
 
-        return ask
+        return predict
 
-    def _positive(self, cameras: Cameras) -> TextEmbedding:
+    def _prompt_texts(self, cameras: Cameras) -> TextEmbedding:
         """Return the prompt's embedding for each camera."""
         if self.config.view_prompts == "off":
             return self.texts.rows([1] * len(cameras))
@@ -355,35 +380,20 @@ class DiffusionPrior:
         named = self.texts.rows(range(1, len(self.texts)))
         return mix_texts(named, weights.to(named.tokens.device, non_blocking=True))
 
-    def _matrices(self, cameras: Cameras) -> Tensor:
-        """Return [B, 16] camera matrices, zeros for a multi-view network asked without cameras."""
-        matrices = mvdream_camera_matrices(cameras).flatten(1).float()
-        matrices = matrices.to(self.denoiser.device, non_blocking=True)
-        return matrices if self.joins_views or not self.denoiser.is_multiview else 0.0 * matrices
+    def _camera_matrices(self, cameras: Cameras) -> Tensor:
+        """Return [B, 16] camera matrices; zeros for a multi-view network that is run without cameras."""
+        camera_matrices = mvdream_camera_matrices(cameras).flatten(1).float()
+        camera_matrices = camera_matrices.to(self.denoiser.device, non_blocking=True)
+        return (
+            camera_matrices
+            if self.joins_views or not self.denoiser.is_multiview
+            else 0.0 * camera_matrices
+        )
 
 
-def _split(joined: Proposal, size: int) -> list[Proposal]:
-    """Return the proposals of `size` pictures each that make up one of more."""
+def _split(joined: Candidate, size: int) -> list[Candidate]:
+    """Return the candidates of `size` pictures each that make up one of more."""
     parts = (
-        tensor.split(size)
-        for tensor in (joined.residual, joined.conditional_residual, joined.clean)
+        tensor.split(size) for tensor in (joined.residual, joined.unguided_residual, joined.clean)
     )
-    return [Proposal(*tensors) for tensors in zip(*parts, strict=True)]
-
-
-def resized(color: Tensor, side_px: int | None) -> Tensor:
-    """Resize square pictures [B, H, W, 3] bilinearly to `side_px`; None or the same side changes nothing.
-
-    Shrinking averages over the pixels that fall together. Differentiable in `color`.
-    """
-    if side_px is None or color.shape[1] == side_px:
-        return color
-    shrinks = color.shape[1] > side_px
-    out = F.interpolate(
-        color.movedim(-1, 1),
-        (side_px, side_px),
-        mode="bilinear",
-        align_corners=False,
-        antialias=shrinks,
-    )
-    return out.movedim(1, -1)
+    return [Candidate(*tensors) for tensors in zip(*parts, strict=True)]

@@ -2,7 +2,7 @@
 
 A DDIM step between any two noise levels is z_t' = signal(t') z0_hat + sigma(t') eps_hat. Upwards in noise it inverts
 sampling: it finds the noise that the model would have started from. With signal = 1 - sigma it is the Euler step of a
-flow model, so nothing here depends on the kind of process.
+flow model, so nothing here depends on the kind of model.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.prior.noise import NoiseProcess, add_noise
+from vlm3d_gs.prior.noise import NoiseSchedule, add_noise
 
 if TYPE_CHECKING:
     from vlm3d_gs.prior.denoiser import Prediction
 
 Predictor = Callable[[Tensor, Tensor], "Prediction"]
-"""Noisy latents [B, C, h, w] and timestep indices [B] -> what the model says about them."""
+"""Noisy latents [B, C, h, w] and timesteps [B] -> what the model says about them."""
 
 SDI_INVERSION_SCALE = -6.5
 """SDI's published -7.5 is a factor on top of the conditional prediction; ours counts from the unconditional one."""
@@ -44,16 +44,16 @@ def guided(prediction: Prediction, guidance_scale: float) -> tuple[Tensor, Tenso
 
     Source: Ho and Salimans 2022 (arXiv 2207.12598), eq. 6 with w = guidance_scale - 1.
     """
-    clean, noise = prediction.unconditional_clean, prediction.unconditional_noise
+    clean, noise = prediction.clean_pred_uncond, prediction.noise_pred_uncond
     return (
-        clean + guidance_scale * (prediction.conditional_clean - clean),
-        noise + guidance_scale * (prediction.conditional_noise - noise),
+        clean + guidance_scale * (prediction.clean_pred_text - clean),
+        noise + guidance_scale * (prediction.noise_pred_text - noise),
     )
 
 
 @torch.no_grad()
 def invert(
-    process: NoiseProcess,
+    noise_schedule: NoiseSchedule,
     predictor: Predictor,
     start: Tensor,
     path: Sequence[Tensor],
@@ -62,10 +62,10 @@ def invert(
     """Carry latents to higher noise levels by deterministic DDIM steps.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         predictor: asked once a step, at the step's lower level.
         start: [B, C, h, w] latents at `path[0]`.
-        path: timestep indices [B] of each stop, never falling; a step that does not rise changes nothing.
+        path: timesteps [B] of each stop, never falling; a step that does not rise changes nothing.
         guidance_scale: 0 reads only the unconditional prediction.
 
     Returns:
@@ -76,28 +76,28 @@ def invert(
     noisy = start
     for now, after in pairwise(path):
         clean, noise = guided(predictor(noisy, now), guidance_scale)
-        noisy = add_noise(process, clean, noise, after)
+        noisy = add_noise(noise_schedule, clean, noise, after)
     return noisy
 
 
-def strided_path(index: Tensor, stride: int) -> list[Tensor]:
-    """Return stops 0, stride, 2 stride, ... up to each entry's own `index` [B]; the last stop is `index`.
+def strided_path(timesteps: Tensor, stride: int) -> list[Tensor]:
+    """Return stops 0, stride, 2 stride, ... up to each entry's own `timesteps` [B]; the last stop is `timesteps`.
 
     Raises:
         ConfigError: a stride below 1.
     """
     if stride < 1:
         raise ConfigError(f"An inversion stride must be 1 timestep or more, not {stride}.")
-    highest = int(index.max())
-    return [index.clamp_max(stop) for stop in range(0, highest + stride, stride)]
+    highest = int(timesteps.max())
+    return [timesteps.clamp_max(stop) for stop in range(0, highest + stride, stride)]
 
 
 def ism_residual(
-    process: NoiseProcess,
+    noise_schedule: NoiseSchedule,
     predictor: Predictor,
     latents: Tensor,
     noise: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     *,
     interval: int = 50,
     stride: int | None = 200,
@@ -109,11 +109,11 @@ def ism_residual(
     step. Where s would fall below 0 it is 0. Published weight: `timestep_weight("ism", ...)`.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         predictor: asked for the guided prediction at t, and for the inversion when there is no `inverter`.
         latents: [B, C, h, w] clean latents; their graph is not followed.
         noise: [B, C, h, w] standard normal; brings the latents to the lowest level, or directly to s.
-        index: [B] int64, t.
+        timesteps: [B] int64, t.
         interval: timesteps between s and t.
         stride: timesteps of an inversion step on the way to s; at least s is a single step; None adds `noise` at s
             and asks the network twice in all.
@@ -132,24 +132,24 @@ def ism_residual(
         raise ConfigError(f"ISM's interval must be 1 timestep or more, not {interval}.")
     inverter = inverter or predictor
     with torch.no_grad():
-        lower = (index - interval).clamp_min(0)
+        lower = (timesteps - interval).clamp_min(0)
         if stride is None:
-            noisy = add_noise(process, latents, noise, lower)
+            noisy = add_noise(noise_schedule, latents, noise, lower)
         else:
             path = strided_path(lower, stride)
-            start = add_noise(process, latents, noise, path[0])
-            noisy = invert(process, inverter, start, path)
+            start = add_noise(noise_schedule, latents, noise, path[0])
+            noisy = invert(noise_schedule, inverter, start, path)
         clean_at_lower, noise_at_lower = guided(inverter(noisy, lower), 0.0)
-        upper = add_noise(process, clean_at_lower, noise_at_lower, index)
-        return predictor(upper, index).noise - noise_at_lower
+        upper = add_noise(noise_schedule, clean_at_lower, noise_at_lower, timesteps)
+        return predictor(upper, timesteps).noise_pred - noise_at_lower
 
 
 def sdi_noisy(
-    process: NoiseProcess,
+    noise_schedule: NoiseSchedule,
     predictor: Predictor,
     latents: Tensor,
     noise: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     *,
     n_steps: int = SDI_STEPS,
     inversion_scale: float = SDI_INVERSION_SCALE,
@@ -157,12 +157,12 @@ def sdi_noisy(
     """Return the z_t that score distillation via inversion denoises: DDIM inversion of the latents, away from y.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         predictor: asked once a step for both branches.
         latents: [B, C, h, w] clean latents; their graph is not followed.
         noise: [B, C, h, w] brings the latents to the lowest level; zeros start from the latents themselves, as
             published.
-        index: [B] int64, t.
+        timesteps: [B] int64, t.
         n_steps: steps for the whole range of timesteps; a lower t takes its part of them.
         inversion_scale: guidance scale of the inversion.
 
@@ -177,33 +177,35 @@ def sdi_noisy(
     """
     if n_steps < 1:
         raise ConfigError(f"SDI needs 1 inversion step or more, not {n_steps}.")
-    path = strided_path(index, -(-len(process) // n_steps))
+    path = strided_path(timesteps, -(-len(noise_schedule) // n_steps))
     with torch.no_grad():
-        start = add_noise(process, latents, noise, path[0])
-    return invert(process, predictor, start, path, inversion_scale)
+        start = add_noise(noise_schedule, latents, noise, path[0])
+    return invert(noise_schedule, predictor, start, path, inversion_scale)
 
 
-def implied_noise(process: NoiseProcess, noisy: Tensor, clean: Tensor, index: Tensor) -> Tensor:
+def implied_noise(
+    noise_schedule: NoiseSchedule, noisy: Tensor, clean: Tensor, timesteps: Tensor
+) -> Tensor:
     """Return the eps with z_t = signal(t) z_0 + sigma(t) eps: `add_noise` solved for the noise.
 
     Args:
-        process: the model's; its sigma must not be 0 at `index`.
+        noise_schedule: the model's; its sigma must not be 0 at `timesteps`.
         noisy: [B, C, h, w] z_t.
         clean: [B, C, h, w] z_0.
-        index: [B] int64 timestep indices.
+        timesteps: [B] int64.
 
     Differentiable in `noisy` and `clean`.
     """
-    signal, sigma = process.levels(index)
+    signal, sigma = noise_schedule.levels(timesteps)
     return (noisy - signal * clean) / sigma
 
 
 def sdi_residual(
-    process: NoiseProcess,
+    noise_schedule: NoiseSchedule,
     predictor: Predictor,
     latents: Tensor,
     noise: Tensor,
-    index: Tensor,
+    timesteps: Tensor,
     *,
     n_steps: int = SDI_STEPS,
     inversion_scale: float = SDI_INVERSION_SCALE,
@@ -214,11 +216,11 @@ def sdi_residual(
     eps_hat(z_t, t, y) - kappa, with kappa the `implied_noise` of z_t: SDS with inferred in the place of drawn noise.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         predictor: its guided prediction is used at t, both branches during the inversion.
         latents: [B, C, h, w] clean latents; their graph is not followed.
         noise: as for `sdi_noisy`.
-        index: [B] int64, t.
+        timesteps: [B] int64, t.
         n_steps: as for `sdi_noisy`.
         inversion_scale: as for `sdi_noisy`.
 
@@ -231,13 +233,13 @@ def sdi_residual(
     Source: Lukoianov et al. 2024 (arXiv 2405.15891), and its published code for the clean-latent form.
     """
     noisy = sdi_noisy(
-        process,
+        noise_schedule,
         predictor,
         latents,
         noise,
-        index,
+        timesteps,
         n_steps=n_steps,
         inversion_scale=inversion_scale,
     )
     with torch.no_grad():
-        return latents - predictor(noisy, index).clean
+        return latents - predictor(noisy, timesteps).clean_pred

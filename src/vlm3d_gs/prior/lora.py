@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
 from vlm3d_gs.core.seeding import generator as seeded
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
-from vlm3d_gs.prior.noise import NoiseProcess, add_noise, clean_and_noise
+from vlm3d_gs.prior.noise import NoiseSchedule, add_noise, clean_and_noise
 
 NAME = "score"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -95,13 +95,13 @@ class ScoreAdapter:
 
     @torch.no_grad()
     def predict_noise(
-        self, noisy: Tensor, index: Tensor, text: TextEmbedding, cameras: Tensor | None
+        self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, cameras: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Denoise as the adapter does, without guidance (a scale of 1).
 
         Args:
             noisy: [B, C, h, w] latents.
-            index: [B] int64 timestep indices.
+            timesteps: [B] int64.
             text: B embedded texts.
             cameras: [B, 16] of `cameras.mvdream_camera_matrices`; None stands for zeros, which training shows when it
                 drops the cameras.
@@ -110,8 +110,8 @@ class ScoreAdapter:
             Clean latents and noise, both [B, C, h, w] float32, without graph.
         """
         with self._active():
-            output = self._run(noisy, index, text, cameras)
-        return clean_and_noise(self.denoiser.process, output, noisy, index)
+            output = self._run(noisy, timesteps, text, cameras)
+        return clean_and_noise(self.denoiser.noise_schedule, output, noisy, timesteps)
 
     def train_step(
         self,
@@ -121,7 +121,7 @@ class ScoreAdapter:
         generator: torch.Generator,
         *,
         n_views: int = 1,
-        index: Tensor | None = None,
+        timesteps: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> float:
         """Take one AdamW step on E |output - target|^2, the diffusion loss of the renders.
@@ -135,7 +135,7 @@ class ScoreAdapter:
             cameras: [B, 16] or None, as in `predict_noise`.
             generator: source of timesteps, noise and dropout, on the CPU.
             n_views: adjacent views that share a timestep, as multi-view networks were trained.
-            index: [B] int64 timestep indices instead of drawn ones, which are even over all.
+            timesteps: [B] int64 instead of drawn ones, which are even over all.
             noise: [B, C, h, w] instead of drawn noise.
 
         Returns:
@@ -146,16 +146,16 @@ class ScoreAdapter:
 
         Source: Wang et al. 2023 (ProlificDreamer), eq. 9.
         """
-        process, latents = self.denoiser.process, latents.detach()
-        drawn_index, drawn_noise, dropped = self._draw(latents, n_views, generator)
-        index = drawn_index if index is None else index
+        noise_schedule, latents = self.denoiser.noise_schedule, latents.detach()
+        drawn_timesteps, drawn_noise, dropped = self._draw(latents, n_views, generator)
+        timesteps = drawn_timesteps if timesteps is None else timesteps
         noise = drawn_noise if noise is None else noise
         shown = None if dropped and self._camera is not None else cameras
-        noisy = add_noise(process, latents, noise, index)
-        target = training_target(process, latents, noise, index)
+        noisy = add_noise(noise_schedule, latents, noise, timesteps)
+        target = training_target(noise_schedule, latents, noise, timesteps)
         # Gradient checkpointing runs the layers again on the way back, so they stay active until then.
         with torch.enable_grad(), self._active():
-            loss = F.mse_loss(self._run(noisy, index, text, shown), target)
+            loss = F.mse_loss(self._run(noisy, timesteps, text, shown), target)
             gradients = torch.autograd.grad(
                 loss * self._gradient_scale, tuple(self.parameters.values())
             )
@@ -221,31 +221,33 @@ class ScoreAdapter:
     def _draw(
         self, latents: Tensor, n_views: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, bool]:
-        """Return timestep indices [B], noise [B, C, h, w] and whether the cameras are dropped."""
+        """Return timesteps [B], noise [B, C, h, w] and whether the cameras are dropped."""
         if len(latents) % n_views:
             raise ShapeError(
                 f"A batch of {len(latents)} does not divide into groups of {n_views} views. "
                 "Give all views of each object, adjacent."
             )
-        n_groups, n_train = len(latents) // n_views, len(self.denoiser.process)
-        index = torch.randint(n_train, (n_groups,), generator=generator).repeat_interleave(n_views)
+        n_groups, n_train = len(latents) // n_views, len(self.denoiser.noise_schedule)
+        timesteps = torch.randint(n_train, (n_groups,), generator=generator).repeat_interleave(
+            n_views
+        )
         noise = torch.randn(latents.shape, generator=generator)
         dropped = float(torch.rand((), generator=generator)) < self.camera_dropout
-        return index.to(latents.device), noise.to(latents.device), dropped
+        return timesteps.to(latents.device), noise.to(latents.device), dropped
 
     def _run(
-        self, noisy: Tensor, index: Tensor, text: TextEmbedding, cameras: Tensor | None
+        self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, cameras: Tensor | None
     ) -> Tensor:
         """Return the network's raw output, the embedded cameras added to its time embedding."""
         if self._camera is None:
-            return run_network(self.denoiser, noisy, index, text, cameras)
+            return run_network(self.denoiser, noisy, timesteps, text, cameras)
         shown = noisy.new_zeros(len(noisy), CAMERA_SIZE) if cameras is None else cameras
         embedded = self._camera(shown.float())
         handle = _time_embedding(self.denoiser).register_forward_hook(
             lambda module, inputs, output: output + embedded.to(output.dtype)
         )
         try:
-            return run_network(self.denoiser, noisy, index, text)
+            return run_network(self.denoiser, noisy, timesteps, text)
         finally:
             handle.remove()
 
@@ -269,29 +271,31 @@ class ScoreAdapter:
         self._optimizer.zero_grad()
 
 
-def training_target(process: NoiseProcess, clean: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+def training_target(
+    noise_schedule: NoiseSchedule, clean: Tensor, noise: Tensor, timesteps: Tensor
+) -> Tensor:
     """Return what a perfect network outputs, the inverse of `noise.clean_and_noise`.
 
     With a = signal, s = sigma: epsilon is eps, v is a eps - s z_0, sample is z_0, flow is eps - z_0.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         clean: [B, C, h, w] z_0.
         noise: [B, C, h, w] eps.
-        index: [B] int64 timestep indices.
+        timesteps: [B] int64.
 
     Returns:
         [B, C, h, w]. Differentiable in `clean` and `noise`.
 
-    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `noise.flow_process` for flow.
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `noise.flow_schedule` for flow.
     """
-    signal, sigma = process.levels(index)
+    signal, sigma = noise_schedule.levels(timesteps)
     return {
         "epsilon": noise,
         "v_prediction": signal * noise - sigma * clean,
         "sample": clean,
         "flow_prediction": noise - clean,
-    }[process.prediction_type]
+    }[noise_schedule.prediction_type]
 
 
 def _time_embedding(denoiser: Denoiser) -> nn.Module:

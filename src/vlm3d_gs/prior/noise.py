@@ -1,4 +1,4 @@
-"""The noise process of a diffusion or flow model, and what its network's output means.
+"""The noise schedule of a diffusion or flow model, and what its network's output means.
 
 Every model here noises a clean latent linearly: z_t = signal(t) z_0 + sigma(t) eps. Diffusion models have signal^2 +
 sigma^2 = 1, flow models signal + sigma = 1. A network predicts one linear combination of z_0 and eps; with z_t that
@@ -27,37 +27,40 @@ SMALLEST_SIGNAL = 1e-4
 
 
 @dataclass(frozen=True)
-class NoiseProcess:
-    """Signal and noise levels of the T training timesteps, index 0 the cleanest."""
+class NoiseSchedule:
+    """Signal and noise levels of the T training timesteps; timestep 0 is the cleanest."""
 
     signal: Tensor
     """[T] float32, factor of the clean latent."""
     sigma: Tensor
     """[T] float32, factor of the noise."""
-    timesteps: Tensor
-    """[T] what the network is told at each index: the index itself for diffusion, 1000 sigma for flow models."""
+    network_timesteps: Tensor
+    """[T] the value that the network receives for each timestep: the timestep itself for diffusion models,
+    1000 sigma for flow models."""
     prediction_type: PredictionType
     """What the network predicts."""
 
     def __len__(self) -> int:
         return len(self.signal)
 
-    def to(self, device: torch.device) -> NoiseProcess:
+    def to(self, device: torch.device) -> NoiseSchedule:
         """Move the tables."""
-        return NoiseProcess(
+        return NoiseSchedule(
             self.signal.to(device),
             self.sigma.to(device),
-            self.timesteps.to(device),
+            self.network_timesteps.to(device),
             self.prediction_type,
         )
 
-    def levels(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return signal and sigma of timestep indices [B], each [B, 1, 1, 1]."""
-        return self.signal[index][:, None, None, None], self.sigma[index][:, None, None, None]
+    def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return signal and sigma at `timesteps` [B], each [B, 1, 1, 1]."""
+        return self.signal[timesteps][:, None, None, None], self.sigma[timesteps][
+            :, None, None, None
+        ]
 
 
-def diffusion_process(alphas_cumprod: Tensor, prediction_type: str) -> NoiseProcess:
-    """Return the process of a diffusion model: signal sqrt(alpha_bar), sigma sqrt(1 - alpha_bar).
+def diffusion_schedule(alphas_cumprod: Tensor, prediction_type: str) -> NoiseSchedule:
+    """Return the noise schedule of a diffusion model: signal sqrt(alpha_bar), sigma sqrt(1 - alpha_bar).
 
     Args:
         alphas_cumprod: [T] alpha_bar, falling.
@@ -70,13 +73,13 @@ def diffusion_process(alphas_cumprod: Tensor, prediction_type: str) -> NoiseProc
     if kind == "flow_prediction":
         raise ConfigError("prediction_type 'flow_prediction' belongs to a flow model's schedule.")
     alphas = alphas_cumprod.detach().double()
-    return NoiseProcess(
+    return NoiseSchedule(
         alphas.sqrt().float(), (1.0 - alphas).sqrt().float(), torch.arange(len(alphas)), kind
     )
 
 
-def flow_process(n_timesteps: int = 1000, shift: float = 1.0) -> NoiseProcess:
-    """Return the process of a rectified-flow model: z_t = (1 - s) z_0 + s eps, the network predicts eps - z_0.
+def flow_schedule(n_timesteps: int = 1000, shift: float = 1.0) -> NoiseSchedule:
+    """Return the noise schedule of a rectified-flow model: z_t = (1 - s) z_0 + s eps, the network predicts eps - z_0.
 
     Args:
         n_timesteps: T.
@@ -86,28 +89,30 @@ def flow_process(n_timesteps: int = 1000, shift: float = 1.0) -> NoiseProcess:
     """
     even = torch.arange(1, n_timesteps + 1, dtype=torch.float64) / n_timesteps
     sigma = shift * even / (1.0 + (shift - 1.0) * even)
-    return NoiseProcess(
+    return NoiseSchedule(
         (1.0 - sigma).float(), sigma.float(), (sigma * n_timesteps).float(), "flow_prediction"
     )
 
 
-def add_noise(process: NoiseProcess, clean: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+def add_noise(
+    noise_schedule: NoiseSchedule, clean: Tensor, noise: Tensor, timesteps: Tensor
+) -> Tensor:
     """Return z_t = signal(t) z_0 + sigma(t) eps.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         clean: [B, C, h, w].
         noise: [B, C, h, w] standard normal.
-        index: [B] int64 timestep indices, 0 to T - 1.
+        timesteps: [B] int64, 0 to T - 1.
 
     Differentiable in `clean` and `noise`.
     """
-    signal, sigma = process.levels(index)
+    signal, sigma = noise_schedule.levels(timesteps)
     return signal * clean + sigma * noise
 
 
 def clean_and_noise(
-    process: NoiseProcess, output: Tensor, noisy: Tensor, index: Tensor
+    noise_schedule: NoiseSchedule, output: Tensor, noisy: Tensor, timesteps: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Turn a network's output into its predictions of the clean latent and of the noise.
 
@@ -115,18 +120,18 @@ def clean_and_noise(
     eps = s z_t + a v; sample gives eps = (z_t - a z_0) / s; flow gives z_0 = z_t - s v and eps = z_t + a v.
 
     Args:
-        process: the model's.
+        noise_schedule: the model's.
         output: [B, C, h, w] of the network.
         noisy: [B, C, h, w] its input.
-        index: [B] int64 timestep indices.
+        timesteps: [B] int64.
 
     Returns:
         z_0 and eps, both [B, C, h, w]. Differentiable in `output` and `noisy`.
 
-    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `flow_process` for flow.
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `flow_schedule` for flow.
     """
-    signal, sigma = process.levels(index)
-    kind = process.prediction_type
+    signal, sigma = noise_schedule.levels(timesteps)
+    kind = noise_schedule.prediction_type
     if kind == "epsilon":
         return (noisy - sigma * output) / signal.clamp_min(SMALLEST_SIGNAL), output
     if kind == "v_prediction":

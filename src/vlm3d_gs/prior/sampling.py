@@ -11,7 +11,7 @@ from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
 from vlm3d_gs.prior.denoiser import (
     Denoiser,
     TextEmbedding,
-    decode_pictures,
+    decode_latents,
     predict,
     require_multiview,
 )
@@ -47,20 +47,23 @@ def sample_views(
     Source: Song et al. 2020 (DDIM, arXiv 2010.02502), eq. 12 with sigma = 0.
     """
     require_multiview(denoiser)
-    n_prompts, n_views, process = len(texts) - 1, len(cameras), denoiser.process
+    n_prompts, n_views, noise_schedule = len(texts) - 1, len(cameras), denoiser.noise_schedule
     join_views(denoiser.network, n_views)
     config = denoiser.network.config
     shape = (n_prompts * n_views, config.in_channels, config.sample_size, config.sample_size)
     latents = torch.randn(shape, generator=generator).to(denoiser.device)
     wanted = torch.arange(1, n_prompts + 1).repeat_interleave(n_views)
-    branches = (texts.rows(0 * wanted), texts.rows(wanted))
-    matrices = mvdream_camera_matrices(cameras).flatten(1).to(latents).repeat(n_prompts, 1)
-    times = torch.linspace(len(process) - 1, 0, steps + 1).round().long().tolist()
+    pairs = (texts.rows(0 * wanted), texts.rows(wanted))
+    camera_matrices = mvdream_camera_matrices(cameras).flatten(1).to(latents).repeat(n_prompts, 1)
+    times = torch.linspace(len(noise_schedule) - 1, 0, steps + 1).round().long().tolist()
     for now, after in pairwise(times):
-        index = torch.full((shape[0],), now, device=latents.device)
-        said = predict(denoiser, latents, index, branches, guidance_scale, matrices)
+        timesteps = torch.full((shape[0],), now, device=latents.device)
+        prediction = predict(denoiser, latents, timesteps, pairs, guidance_scale, camera_matrices)
         if after == 0:
-            latents = said.clean
+            latents = prediction.clean_pred
         else:
-            latents = process.signal[after] * said.clean + process.sigma[after] * said.noise
-    return decode_pictures(denoiser, latents).unflatten(0, (n_prompts, n_views))
+            latents = (
+                noise_schedule.signal[after] * prediction.clean_pred
+                + noise_schedule.sigma[after] * prediction.noise_pred
+            )
+    return decode_latents(denoiser, latents).unflatten(0, (n_prompts, n_views))

@@ -34,7 +34,7 @@ from vlm3d_gs.prior.loading.mvdream_keys import (
     mvdream_key_map,
     mvdream_unet_config,
 )
-from vlm3d_gs.prior.noise import NoiseProcess, diffusion_process, flow_process
+from vlm3d_gs.prior.noise import NoiseSchedule, diffusion_schedule, flow_schedule
 
 NETWORKS = {
     "UNet2DConditionModel": UNet2DConditionModel,
@@ -92,10 +92,10 @@ def load_denoiser(
     with quiet_loading():
         network = _load_network(folder / network_part(parts, folder), config, chosen)
         vae = _load_vae(folder / "vae", str(parts.get("_class_name")), device, chosen)
-    process = load_process(folder / "scheduler").to(device)
+    noise_schedule = load_noise_schedule(folder / "scheduler").to(device)
     for part, home in ((network, device if plan == "full" else "cpu"), (vae, device)):
         part.requires_grad_(False).eval().to(home)
-    return Denoiser(network, vae, process, autocast, plan)
+    return Denoiser(network, vae, noise_schedule, autocast, plan)
 
 
 def half_dtype(class_name: str) -> torch.dtype:
@@ -193,8 +193,8 @@ def weights_variant(folder: Path, stem: str) -> str | None:
     )
 
 
-def load_process(folder: Path) -> NoiseProcess:
-    """Return the noise process that a scheduler's settings describe.
+def load_noise_schedule(folder: Path) -> NoiseSchedule:
+    """Return the noise schedule that a scheduler's settings describe.
 
     Args:
         folder: holds `scheduler_config.json`.
@@ -206,7 +206,7 @@ def load_process(folder: Path) -> NoiseProcess:
     name = config.get("_class_name")
     steps = int(config.get("num_train_timesteps", 1000))
     if name in FLOW_SCHEDULERS and not config.get("use_dynamic_shifting"):
-        return flow_process(steps, float(config.get("shift", 1.0)))
+        return flow_schedule(steps, float(config.get("shift", 1.0)))
     if name in FLOW_SCHEDULERS or not {"beta_schedule", "trained_betas"} & set(config):
         raise ConfigError(
             f"The scheduler {name} in {folder} is not supported. Allowed are diffusion schedules with betas "
@@ -214,7 +214,7 @@ def load_process(folder: Path) -> NoiseProcess:
         )
     betas = {key: config[key] for key in BETA_SETTINGS if key in config}
     alphas = DDIMScheduler(**betas).alphas_cumprod
-    return diffusion_process(alphas, str(config.get("prediction_type", "epsilon")))
+    return diffusion_schedule(alphas, str(config.get("prediction_type", "epsilon")))
 
 
 def unreadable(folder: Path, error: Exception) -> str:
