@@ -55,3 +55,16 @@ def test_links_lead_somewhere(repo_root: Path) -> None:
             if not path.exists() or (anchor and anchor not in anchors(path)):
                 dead.append(f"{page.relative_to(repo_root)}: {target}")
     assert not dead, "\n".join(dead)
+
+
+def test_files_that_the_documents_name_exist(repo_root: Path) -> None:
+    """The log is left out: its names are those of the commits it tells of."""
+    places = (repo_root, repo_root / "src" / "vlm3d_gs", repo_root / "benchmarks")
+    missing = [
+        f"{page.relative_to(repo_root)} names {name}"
+        for page in pages(repo_root)
+        if page.parent.name != "log" and page.name != "CHANGELOG.md"
+        for name in re.findall(r"`([\w./-]+\.py)`", page.read_text())
+        if not any((place / name).exists() for place in places)
+    ]
+    assert not missing, "\n".join(missing)
