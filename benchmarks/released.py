@@ -34,11 +34,11 @@ def released_log_odds(
         question: its text.
     """
     processor = Qwen2VLImageProcessorPil(
-        patch_size=model.patches.patch_size,
-        merge_size=model.patches.merge_size,
+        patch_size=model.patch_layout.patch_size,
+        merge_size=model.patch_layout.merge_size,
         size={
-            "shortest_edge": model.patches.min_pixels,
-            "longest_edge": model.patches.max_pixels,
+            "shortest_edge": model.patch_layout.min_pixels,
+            "longest_edge": model.patch_layout.max_pixels,
         },
     )
 
@@ -46,8 +46,8 @@ def released_log_odds(
     levels = (255.0 * images.detach().cpu().float()).to(torch.uint8).numpy()
     processor(images=[np.asarray(item) for item in levels], return_tensors="pt")
 
-    patches, grids = to_patches(images.float(), model.patches)
-    counts = [int(grid[1] * grid[2]) // model.patches.merge_size**2 for grid in grids]
+    patches, grids = to_patches(images.float(), model.patch_layout)
+    counts = [int(grid[1] * grid[2]) // model.patch_layout.merge_size**2 for grid in grids]
     prefix, suffixes = split_message(model.tokenizer, names, counts, [question])
     ids = torch.tensor([prefix + suffixes[0]], device=model.device)
 

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoTokenizer
 
 from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.critic.qwen.loading import MODEL_TYPES
 from vlm3d_gs.critic.qwen.preprocess import load_patch_layout, to_patches
-from vlm3d_gs.critic.qwen.yes_no import MODEL_TYPES
 
 
 def reference_log_odds(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:

@@ -54,6 +54,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": (
         "critic.qwen.attention",
         "prior.loading.pipeline",
+        "critic.qwen.loading",
         "critic.qwen.messages",
         "prior.loading.text",
         "critic.qwen.yes_no",

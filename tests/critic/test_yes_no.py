@@ -26,8 +26,9 @@ from vlm3d_gs.critic.questions.templates import (
     Question,
     content_question,
 )
+from vlm3d_gs.critic.qwen.loading import MODEL_TYPES
 from vlm3d_gs.critic.qwen.preprocess import as_grid
-from vlm3d_gs.critic.qwen.yes_no import MODEL_TYPES, YesNoModel, answer_ids
+from vlm3d_gs.critic.qwen.yes_no import YesNoModel, answer_ids
 from vlm3d_gs.mini.critic.model import critic_tokenizer, new_critic, save_processor
 from vlm3d_gs.optimize.guidance import Progress, Views
 
@@ -177,7 +178,7 @@ def test_frozen_weights_get_no_gradient_and_repeated_questions_build_nothing(fol
     for _ in range(2):
         model.log_odds(views().requires_grad_(), VIEW_NAMES[:3], QUESTIONS).sum().backward()
     assert all(parameter.grad is None for parameter in model.network.parameters())
-    assert len(model._messages) == len(model._read) == 1
+    assert len(model._messages) == len(model._text_caches) == 1
 
 
 def test_a_grid_is_one_picture_with_all_views(folder: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_grid_is_one_picture_with_all_views(folder: Path) -> None:
     images = views(4).requires_grad_()
     odds = model.log_odds(images, VIEW_NAMES, QUESTIONS)
     (message,) = model._messages.values()
-    assert int(message.places.sum()) == 4 * (SIDE // 8) ** 2
+    assert int(message.image_mask.sum()) == 4 * (SIDE // 8) ** 2
     (gradient,) = torch.autograd.grad(odds.sum(), images)
     assert (gradient.flatten(1).norm(dim=1) > 0).all()
     picture = as_grid(images.detach(), 2)

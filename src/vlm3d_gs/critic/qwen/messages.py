@@ -30,17 +30,24 @@ def split_message(
     content: list[dict[str, str]] = []
     for name in view_names:
         content += [{"type": "text", "text": f"{name}: "}, {"type": "image"}]
+
     prefix_ids: list[int] = []
     question_ids = []
     for question in questions:
         message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
         text = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+
+        # Tokens never span the cut: the mark is a special token, which tokenizers keep whole.
         prefix, mark, rest = str(text).rpartition(LAST_OF_PREFIX)
         question_ids.append(tokenizer(rest, add_special_tokens=False).input_ids)
+
         if not prefix_ids:
+            # The template writes one placeholder per image; the model reads one per image token.
             first, *others = (prefix + mark).split(IMAGE_TOKEN)
             expanded = first + "".join(
-                IMAGE_TOKEN * count + part for count, part in zip(tokens, others, strict=True)
+                IMAGE_TOKEN * count + text_after
+                for count, text_after in zip(tokens, others, strict=True)
             )
             prefix_ids = tokenizer(expanded, add_special_tokens=False).input_ids
+
     return prefix_ids, question_ids

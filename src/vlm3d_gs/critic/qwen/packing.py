@@ -1,8 +1,8 @@
-"""Several questions on one look at the views: one sequence, a shared prefix, and a mask that keeps them apart.
+"""Several questions about the same views in one sequence: a shared prefix, and a mask that keeps questions apart.
 
 The prefix (system turn, view names, image tokens) is the same for every question, so a language model needs to read it
-once. Each question attends to the prefix and to itself only, and its positions start where the prefix ends: its
-answer is what it would have been if it had been asked alone.
+only once. Each question attends to the prefix and to itself, and its positions start where the prefix ends: its answer
+is the one it would get in a sequence of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+PREFIX = -1
+"""Owner of the prefix's tokens; those of the questions belong to 0, 1, ..."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class PackedQuestions:
     mask: Tensor
     """[L, L] bool: True where a row's token may attend to a column's."""
     answer_index: Tensor
-    """[K] int64: place of the last token of each question, whose logits predict the answer."""
+    """[K] int64: index of the last token of each question, whose logits predict the answer."""
 
     def to(self, device: torch.device) -> PackedQuestions:
         """Move the tensors."""
@@ -42,7 +45,7 @@ def mrope_positions(
 ) -> Tensor:
     """Return M-RoPE positions [3, L] of a sequence with still images.
 
-    Text advances all three axes by one a token. An image's tokens share one temporal position and count rows and
+    Text advances all three axes by one per token. An image's tokens share one temporal position and count rows and
     columns; the text after it starts at the image's first position plus the larger side of its grid.
 
     Args:
@@ -53,42 +56,56 @@ def mrope_positions(
 
     Source: Qwen2-VL (Wang et al. 2024, arXiv 2409.12191), section 2.1.
     """
-    parts, start, place, image = [], 0, 0, 0
-    while place < len(input_ids):
-        if input_ids[place] != image_token_id:
-            parts.append(torch.full((3, 1), start))
-            start, place = start + 1, place + 1
+    positions = []
+    next_position = 0
+    index = image = 0
+
+    while index < len(input_ids):
+        if input_ids[index] != image_token_id:
+            positions.append(torch.full((3, 1), next_position))
+            next_position += 1
+            index += 1
             continue
+
         rows, columns = (int(side) // merge_size for side in grids[image, 1:])
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        parts.append(torch.stack([torch.zeros_like(row), row, column]).flatten(1) + start)
-        start, place, image = start + max(rows, columns), place + rows * columns, image + 1
-    return torch.cat(parts, 1)
+        time = torch.zeros_like(row)
+        positions.append(torch.stack([time, row, column]).flatten(1) + next_position)
+
+        next_position += max(rows, columns)
+        index += rows * columns
+        image += 1
+
+    return torch.cat(positions, 1)
 
 
 def pack(
     prefix_ids: Sequence[int], prefix_positions: Tensor, questions: Sequence[Sequence[int]]
 ) -> PackedQuestions:
-    """Lay out K questions behind one prefix.
+    """Lay out K questions after one prefix.
 
     Args:
         prefix_ids: P token ids shared by all questions.
         prefix_positions: [3, P] their positions.
         questions: token ids of each question, ending where the answer begins.
     """
+    input_ids = list(prefix_ids)
+    positions = [prefix_positions]
+    owner = [PREFIX] * len(prefix_ids)
+    answer_index = []
+
+    # Every question starts at the same position, as if it alone followed the prefix.
     start = int(prefix_positions.max()) + 1
-    ids, positions, owner, answers = (
-        list(prefix_ids),
-        [prefix_positions],
-        [-1] * len(prefix_ids),
-        [],
-    )
-    for index, tokens in enumerate(questions):
-        ids += list(tokens)
+    for number, tokens in enumerate(questions):
+        input_ids += list(tokens)
         positions.append((start + torch.arange(len(tokens))).expand(3, -1))
-        owner += [index] * len(tokens)
-        answers.append(len(ids) - 1)
+        owner += [number] * len(tokens)
+        answer_index.append(len(input_ids) - 1)
+
     owners = torch.tensor(owner)
-    causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    mask = causal & ((owners[None, :] == -1) | (owners[:, None] == owners[None, :]))
-    return PackedQuestions(torch.tensor(ids), torch.cat(positions, 1), mask, torch.tensor(answers))
+    causal = torch.ones(len(input_ids), len(input_ids), dtype=torch.bool).tril()
+    mask = causal & ((owners[None, :] == PREFIX) | (owners[:, None] == owners[None, :]))
+
+    return PackedQuestions(
+        torch.tensor(input_ids), torch.cat(positions, 1), mask, torch.tensor(answer_index)
+    )

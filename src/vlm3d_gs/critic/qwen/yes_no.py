@@ -1,13 +1,12 @@
-"""Qwen-VL models as answerers of Yes/No questions about several views, differentiable in the pictures.
+"""Qwen-VL models that answer Yes/No questions about several views, differentiable in the images.
 
-Owns transformers' Qwen2-VL, Qwen2.5-VL and Qwen3-VL. None of their code is changed: the vision tower is given patches
-that `preprocess` cut and the parts of `attention`, the language model embeddings, positions and a mask. All questions
-share one look at the views; only the answer tokens' rows of the head are evaluated, at the last position of each.
+None of the code of transformers is changed: the vision tower receives patches cut by `preprocess` and the modules of
+`attention`; the language model receives embeddings, positions and a mask. All questions share one pass over the views;
+only the answer tokens' rows of the head are evaluated, at the last position of each question.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,51 +15,37 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    DynamicCache,
-    PreTrainedTokenizerBase,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLForConditionalGeneration,
-    Qwen3VLForConditionalGeneration,
-)
+from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.critic.qwen.attention import use_fast_modules, vision_kwargs
+from vlm3d_gs.critic.qwen.loading import Quantization, checkpoint_activations, load_network
 from vlm3d_gs.critic.qwen.messages import split_message
 from vlm3d_gs.critic.qwen.packing import PackedQuestions, mrope_positions, pack
 from vlm3d_gs.critic.qwen.preprocess import as_grid, load_patch_layout, patch_grids, to_patches
-from vlm3d_gs.prior.loading.pipeline import quiet_loading
 
 YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES")
 NO_WORDS = ("No", " No", "no", " no", "NO")
-"""Ways to begin an answer; those that a tokenizer knows as one token are pooled."""
+"""Ways to begin an answer; those that a tokenizer has as one token are pooled."""
 GRID_COLUMNS = 2
-MODEL_TYPES = {
-    "qwen2_vl": Qwen2VLForConditionalGeneration,
-    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
-    "qwen3_vl": Qwen3VLForConditionalGeneration,
-}
-"""`model_type` of a folder's config.json -> the class of transformers that reads it."""
 
 
 @dataclass
 class _Message:
-    """What a set of views and questions is to the language model; built once."""
+    """What the networks read for given views and questions beside the pixels; built once."""
 
     packed: PackedQuestions
-    places: Tensor
-    """[L] bool: where image tokens go."""
-    seeing: dict[str, Any]
-    """What the vision tower needs to know beside the patches."""
-    text: tuple[int, ...]
+    image_mask: Tensor
+    """[L] bool: which tokens are image tokens."""
+    vision_kwargs: dict[str, Any]
+    """Arguments of the vision tower beside the patches."""
+    text_ids: tuple[int, ...]
     """Token ids before the first image."""
-    scenes: int
-    """How many sets of views are shown at once."""
-    replay: Callable[[Tensor], Tensor] | None = None
-    """The look as a CUDA graph, once recorded."""
+    n_scenes: int
+    """Scenes in one batch, each with its own views."""
+    graph: Callable[[Tensor], Tensor] | None = None
+    """The forward pass as a CUDA graph, once captured."""
 
 
 class YesNoModel:
@@ -72,7 +57,7 @@ class YesNoModel:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         *,
-        quantize: Literal["none", "8bit", "4bit"] = "none",
+        quantize: Quantization = "none",
         checkpointing: bool = False,
         layout: Literal["images", "grid"] = "images",
         pooled: bool = True,
@@ -85,18 +70,18 @@ class YesNoModel:
 
         Args:
             folder: with config.json, .safetensors weights, tokenizer and processor files.
-            device: where the model answers.
+            device: where the model runs.
             dtype: of weights and activations.
-            quantize: hold the language model's matrices in fewer bits, on a GPU only.
-            checkpointing: compute activations again in the backward pass instead of keeping them.
-            layout: one image a view, or one image with all views in a grid.
+            quantize: store the language model's weights in fewer bits, on a GPU only.
+            checkpointing: recompute activations in the backward pass instead of keeping them.
+            layout: one image per view, or one image with all views in a grid.
             pooled: add up the probabilities of all ways to write Yes and No; else only "Yes" and "No" count.
-            cache_text: keep what the text before the first image looks like to the language model. Off with
-                `checkpointing`, which cannot use it.
+            cache_text: keep the language model's keys and values of the text before the first image. Off with
+                `checkpointing`, which cannot use them.
             fast_modules: use the attention and patch embedding of `attention`; else those of transformers, with equal
                 results.
-            graphs: replay looks as CUDA graphs: one launch instead of thousands. A gradient must be taken before the
-                next look at the same questions.
+            graphs: replay the forward pass as a CUDA graph: one launch instead of thousands. A gradient must be taken
+                before the next pass over the same questions.
             resident: stay on the device; else the caller moves `network` there for each answer.
 
         Raises:
@@ -112,21 +97,22 @@ class YesNoModel:
                 "critic.graphs needs plain weights that stay on the GPU, and no critic.checkpointing. "
                 "Set critic.graphs=false."
             )
-        self.patches = load_patch_layout(folder)
-        self.network = _load(folder, device, dtype, quantize, resident)
-        self.network.requires_grad_(False).eval()
+
+        self.patch_layout = load_patch_layout(folder)
+        self.network = load_network(folder, device, dtype, quantize=quantize, resident=resident)
         if fast_modules:
             use_fast_modules(self.network)
         if checkpointing:
-            _checkpoint_activations(self.network)
-            self.network.train()  # transformers checkpoints in this mode only; Qwen-VL has no dropout
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
-        )
+            checkpoint_activations(self.network)
+
         self.device, self.dtype, self.layout = device, dtype, layout
         self.cache_text, self.graphs = cache_text and not checkpointing, graphs
         self._messages: dict[tuple[object, ...], _Message] = {}
-        self._read: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._text_caches: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
         self.yes_ids = answer_ids(self.tokenizer, YES_WORDS if pooled else YES_WORDS[:1])
         self.no_ids = answer_ids(self.tokenizer, NO_WORDS if pooled else NO_WORDS[:1])
         self._answer_rows = [
@@ -135,21 +121,21 @@ class YesNoModel:
 
     @property
     def trained_px(self) -> int | None:
-        """Side of the pictures that a model knows, where it knows one size only (`trained_px` in its config.json)."""
+        """Side of the images for a model that was trained on one size only (`trained_px` in its config.json)."""
         side = getattr(self.network.config, "trained_px", None)
         return None if side is None else int(side)
 
     @property
     def image_token_id(self) -> int:
-        """Id of the placeholder that stands for one token of a picture."""
+        """Id of the placeholder for one token of an image."""
         return int(self.network.config.image_token_id)
 
     def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
-        """Return log p(Yes) - log p(No) of each question, at the first answered token.
+        """Return log p(Yes) - log p(No) of each question, at the first token of the answer.
 
         Args:
             images: [V, H, W, 3], 0 to 1, sRGB, the views of one scene.
-            names: V names of the views, as the message gives them.
+            names: V names of the views, as they appear in the message.
             questions: K sentences.
 
         Returns:
@@ -161,7 +147,7 @@ class YesNoModel:
     def scene_log_odds(
         self, images: Tensor, names: Sequence[str], questions: Sequence[str]
     ) -> Tensor:
-        """Return what `log_odds` does for several scenes in one batch.
+        """Return `log_odds` of several scenes, computed in one batch.
 
         Args:
             images: [S, V, H, W, 3], 0 to 1, sRGB, the views of S scenes.
@@ -176,81 +162,115 @@ class YesNoModel:
             columns = min(GRID_COLUMNS, images.shape[1])
             images = torch.stack([as_grid(views, columns) for views in images])
             names = (f"One picture of {len(names)} views, row by row: {', '.join(names)}",)
-        with torch.autocast(self.device.type, enabled=False):  # float16 overflows in these models
-            message = self._message(tuple(names), tuple(questions), tuple(images.shape[:4]))
-            patches, _ = to_patches(images.flatten(0, 1).float(), self.patches)
-            patches = patches.to(self.dtype)
-            return self._replay(message, patches) if self.graphs else self._odds(message, patches)
 
-    def _replay(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return what `_odds` does, by a CUDA graph of it that is recorded at the first call.
+        # Callers may train in mixed precision, but float16 overflows in these models.
+        with torch.autocast(self.device.type, enabled=False):
+            message = self._message(tuple(names), tuple(questions), tuple(images.shape[:4]))
+            patches, _ = to_patches(images.flatten(0, 1).float(), self.patch_layout)
+            patches = patches.to(self.dtype)
+
+            if self.graphs:
+                return self._replayed_log_odds(message, patches)
+            return self._packed_log_odds(message, patches)
+
+    def _replayed_log_odds(self, message: _Message, patches: Tensor) -> Tensor:
+        """Return `_packed_log_odds` by a CUDA graph, which is captured at the first call.
 
         The gradient must be taken before the next call: both share the graph's memory.
         """
-        if message.replay is None:
+        if message.graph is None:
             if self.cache_text:
-                self._read_text(message)  # outside of the graph
+                self._text_cache(
+                    message
+                )  # filled here, or the graph would compute it at each replay
+
             sample = torch.zeros_like(patches, requires_grad=True)
+            capture: Any = torch.cuda.make_graphed_callables
             with torch.enable_grad():
-                record: Any = torch.cuda.make_graphed_callables
-                message.replay = record(partial(self._odds, message), (sample,))
-        assert message.replay is not None
-        return message.replay(patches).clone()
+                message.graph = capture(partial(self._packed_log_odds, message), (sample,))
 
-    def _odds(self, message: _Message, patches: Tensor) -> Tensor:
+        assert message.graph is not None
+        return message.graph(patches).clone()  # the next replay overwrites the graph's output
+
+    def _packed_log_odds(self, message: _Message, patches: Tensor) -> Tensor:
         """Return the log-odds [S, K] of a message's questions, from patches of its views."""
-        hidden, head = self._answers(message, patches), self.network.lm_head.weight
-        said = [torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows]
-        return said[0] - said[1]
+        hidden = self._answer_states(message, patches)
 
-    def _answers(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return the last hidden states [S, K, width] of the questions."""
-        model, scenes = self.network.model, message.scenes
-        seen = model.visual(patches, **message.seeing)
-        tokens: Tensor = seen.pooler_output
-        packed, places = message.packed, message.places
-        embedded = model.get_input_embeddings()(packed.input_ids).expand(scenes, -1, -1)
-        embedded = embedded.masked_scatter(places[:, None], tokens.to(embedded.dtype))
-        start = len(message.text) if self.cache_text else 0
-        more: dict[str, Any] = {"use_cache": False}
-        if start:
-            more = {"use_cache": True, "past_key_values": self._read_text(message)}
-        mask = packed.mask[None, None, start:]
-        if self.network.config.model_type == "qwen3_vl":
-            more["visual_pos_masks"] = places[start:].expand(scenes, -1)
-            more["deepstack_visual_embeds"] = seen.deepstack_features
-        else:
-            kinds = set(model.language_model.config.layer_types)
-            more["attention_mask"] = dict.fromkeys(kinds, mask)
-        read = model.language_model(
-            inputs_embeds=embedded[:, start:],
-            position_ids=packed.position_ids[:, None, start:].expand(-1, scenes, -1),
-            **({"attention_mask": mask} | more),
+        # The head has one row per word of the vocabulary; only those of the answers are multiplied.
+        head = self.network.lm_head.weight
+        yes, no = (
+            torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows
         )
-        hidden: Tensor = read.last_hidden_state[:, packed.answer_index - start]
+
+        return yes - no
+
+    def _answer_states(self, message: _Message, patches: Tensor) -> Tensor:
+        """Return the last hidden states [S, K, width], from which the answers are predicted."""
+        model, n_scenes = self.network.model, message.n_scenes
+        packed, image_mask = message.packed, message.image_mask
+
+        vision = model.visual(patches, **message.vision_kwargs)
+        image_tokens: Tensor = vision.pooler_output
+        embeddings = model.get_input_embeddings()(packed.input_ids).expand(n_scenes, -1, -1)
+        embeddings = embeddings.masked_scatter(
+            image_mask[:, None], image_tokens.to(embeddings.dtype)
+        )
+
+        # With the text before the first image in the cache, only what follows it is read.
+        start = len(message.text_ids) if self.cache_text else 0
+        mask = packed.mask[None, None, start:]
+        kwargs: dict[str, Any] = {"use_cache": False, "attention_mask": mask}
+        if start:
+            kwargs |= {"use_cache": True, "past_key_values": self._text_cache(message)}
+
+        if self.network.config.model_type == "qwen3_vl":
+            # Features of earlier vision layers are added to the image tokens in the first text layers.
+            kwargs["visual_pos_masks"] = image_mask[start:].expand(n_scenes, -1)
+            kwargs["deepstack_visual_embeds"] = vision.deepstack_features
+        else:
+            # With a mask for each layer type these models build none themselves.
+            layer_types = set(model.language_model.config.layer_types)
+            kwargs["attention_mask"] = dict.fromkeys(layer_types, mask)
+
+        output = model.language_model(
+            inputs_embeds=embeddings[:, start:],
+            position_ids=packed.position_ids[:, None, start:].expand(-1, n_scenes, -1),
+            **kwargs,
+        )
+        hidden: Tensor = output.last_hidden_state[:, packed.answer_index - start]
+
         return hidden
 
-    def _read_text(self, message: _Message) -> DynamicCache:
-        """Return keys and values of the text before the first image, computed once."""
+    def _text_cache(self, message: _Message) -> DynamicCache:
+        """Return a cache with keys and values of the text before the first image, computed once."""
         config = self.network.model.language_model.config
-        if message.text not in self._read:
-            length = len(message.text)
-            ids, positions = message.packed.input_ids, message.packed.position_ids
-            fresh = DynamicCache(config=config)
-            with torch.no_grad():
-                self.network.model.language_model(
-                    inputs_embeds=self.network.get_input_embeddings()(ids[None, :length]),
-                    position_ids=positions[:, None, :length],
-                    past_key_values=fresh,
-                    use_cache=True,
-                )
-            self._read[message.text] = [(layer.keys, layer.values) for layer in fresh.layers]
+        if message.text_ids not in self._text_caches:
+            self._text_caches[message.text_ids] = self._text_keys_values(message)
+
+        # Reading appends to a cache, so each pass gets a new one; the tensors are shared.
         cache = DynamicCache(config=config)
-        for index, (keys, values) in enumerate(self._read[message.text]):
-            cache.update(
-                *(part.expand(message.scenes, -1, -1, -1) for part in (keys, values)), index
-            )
+        for layer, (keys, values) in enumerate(self._text_caches[message.text_ids]):
+            batched = (tensor.expand(message.n_scenes, -1, -1, -1) for tensor in (keys, values))
+            cache.update(*batched, layer)
+
         return cache
+
+    @torch.no_grad()
+    def _text_keys_values(self, message: _Message) -> list[tuple[Tensor, Tensor]]:
+        """Return keys and values [1, heads, length, dim] of each layer for the text before the first image."""
+        language_model = self.network.model.language_model
+        length = len(message.text_ids)
+        ids, positions = message.packed.input_ids, message.packed.position_ids
+
+        cache = DynamicCache(config=language_model.config)
+        language_model(
+            inputs_embeds=self.network.get_input_embeddings()(ids[None, :length]),
+            position_ids=positions[:, None, :length],
+            past_key_values=cache,
+            use_cache=True,
+        )
+
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _message(
         self,
@@ -260,47 +280,50 @@ class YesNoModel:
     ) -> _Message:
         """Build token ids, positions and masks once for `size`: numbers of scenes and views, height and width."""
         key = (names, questions, size)
-        if key not in self._messages:
-            merge, image = self.patches.merge_size, self.image_token_id
-            scenes, views, height, width = size
-            grids = patch_grids(views, height, width, self.patches)
-            counts = [int(grid[1] * grid[2]) // merge**2 for grid in grids]
-            prefix, asked = split_message(self.tokenizer, names, counts, questions)
-            positions = mrope_positions(prefix, image, grids, merge)
-            packed = pack(prefix, positions, asked).to(self.device)
-            self._messages[key] = _Message(
-                packed,
-                packed.input_ids == image,
-                vision_kwargs(self.network.model.visual, grids.repeat(scenes, 1), self.device),
-                tuple(prefix[: prefix.index(image)]),
-                scenes,
-            )
+        if key in self._messages:
+            return self._messages[key]
+
+        n_scenes, n_views, height, width = size
+        merge, image_id = self.patch_layout.merge_size, self.image_token_id
+        grids = patch_grids(n_views, height, width, self.patch_layout)
+        tokens = [int(grid[1] * grid[2]) // merge**2 for grid in grids]
+
+        prefix, question_ids = split_message(self.tokenizer, names, tokens, questions)
+        positions = mrope_positions(prefix, image_id, grids, merge)
+        packed = pack(prefix, positions, question_ids).to(self.device)
+
+        tower = self.network.model.visual
+        self._messages[key] = _Message(
+            packed,
+            packed.input_ids == image_id,
+            vision_kwargs(tower, grids.repeat(n_scenes, 1), self.device),
+            tuple(prefix[: prefix.index(image_id)]),
+            n_scenes,
+        )
+
         return self._messages[key]
 
     @torch.no_grad()
     def generate_text(self, request: str, max_tokens: int = 512) -> str:
-        """Return the model's answer to a request without pictures, most likely words first."""
+        """Return the model's answer to a request without images, by greedy decoding."""
         turn = [{"role": "user", "content": [{"type": "text", "text": request}]}]
         text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         encoded = self.tokenizer(str(text), add_special_tokens=False, return_tensors="pt")
         ids = encoded.input_ids.to(self.device)
-        written = self.network.generate(
+
+        output = self.network.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_tokens,
             do_sample=False,
         )
-        return str(self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
 
-
-def _checkpoint_activations(network: Any) -> None:
-    """Switch checkpointing on by the name that this version of transformers has for it."""
-    enable = getattr(network, "activation_checkpointing_enable", None)
-    (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+        answer = output[0, ids.shape[1] :]
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
-    """Return the distinct tokens that `words` are, leaving out those that are several tokens or unknown.
+    """Return the distinct tokens of `words`, skipping words that are unknown or several tokens.
 
     Raises:
         ConfigError: the first word is not one token.
@@ -312,33 +335,5 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tupl
             found.append(int(ids[0]))
         elif not found:
             raise ConfigError(f"The critic's tokenizer does not know {word!r} as one token.")
+
     return tuple(found)
-
-
-def _load(
-    folder: Path, device: torch.device, dtype: torch.dtype, quantize: str, resident: bool
-) -> Any:
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind not in MODEL_TYPES:
-        raise ConfigError(
-            f"{folder} holds a {kind!r}. A critic with gradients must be one of {', '.join(MODEL_TYPES)}."
-        )
-    more: dict[str, Any] = {}
-    if quantize != "none":
-        if device.type != "cuda":
-            raise DeviceError(
-                f"critic.quantize is {quantize!r}, which needs a GPU; this run is on {device.type}. "
-                "Set critic.quantize=none."
-            )
-        more["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=quantize == "8bit",
-            load_in_4bit=quantize == "4bit",
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_quant_type="nf4",
-        )
-        more["device_map"] = {"": device}
-    with quiet_loading():
-        network = MODEL_TYPES[kind].from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, **more
-        )
-    return network.to(device) if resident and quantize == "none" else network

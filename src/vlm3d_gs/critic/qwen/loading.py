@@ -1,0 +1,84 @@
+"""The Qwen-VL networks of transformers, read from a folder in the published layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    BitsAndBytesConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from vlm3d_gs.core.errors import ConfigError, DeviceError
+from vlm3d_gs.prior.loading.pipeline import quiet_loading
+
+Quantization = Literal["none", "8bit", "4bit"]
+MODEL_TYPES = {
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+}
+"""`model_type` in a folder's config.json -> the class of transformers that reads it."""
+
+
+def load_network(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    quantize: Quantization = "none",
+    resident: bool = True,
+) -> Any:
+    """Load a frozen Qwen-VL.
+
+    Args:
+        folder: with config.json and .safetensors weights.
+        device: where the network runs.
+        dtype: of weights and activations.
+        quantize: bits of the language model's weights; fewer than 16 on a GPU only.
+        resident: move it to the device; else the caller does. Quantised weights are always there.
+
+    Raises:
+        ConfigError: the folder holds no Qwen-VL.
+        DeviceError: quantised weights without a GPU.
+    """
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ConfigError(
+            f"{folder} holds a {kind!r}. A critic with gradients must be one of {', '.join(MODEL_TYPES)}."
+        )
+
+    kwargs: dict[str, Any] = {}
+    if quantize != "none":
+        if device.type != "cuda":
+            raise DeviceError(
+                f"critic.quantize is {quantize!r}, which needs a GPU; this run is on {device.type}. "
+                "Set critic.quantize=none."
+            )
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantize == "8bit",
+            load_in_4bit=quantize == "4bit",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type="nf4",
+        )
+        kwargs["device_map"] = {"": device}
+
+    with quiet_loading():
+        network = MODEL_TYPES[kind].from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, **kwargs
+        )
+    network.requires_grad_(False).eval()
+
+    return network.to(device) if resident and quantize == "none" else network
+
+
+def checkpoint_activations(network: Any) -> None:
+    """Recompute activations in the backward pass instead of keeping them; in place."""
+    enable = getattr(network, "activation_checkpointing_enable", None)  # newer transformers
+    (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+    network.train()  # transformers checkpoints in this mode only; Qwen-VL has no dropout
