@@ -105,21 +105,21 @@ def tripod(per_leg: int = 120) -> Gaussians:
     return concatenate([*parts, ball])
 
 
-def assert_same_splat(got: Gaussians, wanted: Gaussians, case: Case) -> None:
+def assert_same_splat(got: Gaussians, expected: Gaussians, case: Case) -> None:
     """Compare two splats column by column in the axes of the file, whatever the order of one."""
-    assert len(got) == len(wanted)
-    order = torch.cdist(wanted.means, got.means).argmin(1)
+    assert len(got) == len(expected)
+    order = torch.cdist(expected.means, got.means).argmin(1)
     assert len(order.unique()) == len(order)
     got = rotate_gaussians(got.select(order), world_to(case.frame))
-    wanted = rotate_gaussians(wanted, world_to(case.frame))
-    _close("means", got.means, wanted.means, case.means)
-    _close("log_scales", got.log_scales, wanted.log_scales, case.log_scales)
-    _close("rotations", quat_to_rotmat(got.quats), quat_to_rotmat(wanted.quats), case.turns)
-    _close("opacities", got.opacities, wanted.opacities, case.opacities)
-    kept = (min(case.most_degree, wanted.sh_degree) + 1) ** 2
-    _close("colours", got.sh[:, 0] * SH_C0, wanted.sh[:, 0] * SH_C0, case.colors)
+    expected = rotate_gaussians(expected, world_to(case.frame))
+    _close("means", got.means, expected.means, case.means)
+    _close("log_scales", got.log_scales, expected.log_scales, case.log_scales)
+    _close("rotations", quat_to_rotmat(got.quats), quat_to_rotmat(expected.quats), case.turns)
+    _close("opacities", got.opacities, expected.opacities, case.opacities)
+    kept = (min(case.most_degree, expected.sh_degree) + 1) ** 2
+    _close("colours", got.sh[:, 0] * SH_C0, expected.sh[:, 0] * SH_C0, case.colors)
     assert got.sh.shape[1] == kept
-    _close("harmonics", got.sh[:, 1:], wanted.sh[:, 1:kept], case.rest)
+    _close("harmonics", got.sh[:, 1:], expected.sh[:, 1:kept], case.rest)
 
 
 def flipped(path: Path, seed: int, many: int = 8) -> None:
@@ -141,7 +141,7 @@ def _splats(
     return Gaussians(means, log_scales, quats, torch.full((count,), 3.0), sh)
 
 
-def _close(name: str, got: torch.Tensor, wanted: torch.Tensor, most: float) -> None:
-    if wanted.numel():
-        worst = float((got - wanted).abs().max())
+def _close(name: str, got: torch.Tensor, expected: torch.Tensor, most: float) -> None:
+    if expected.numel():
+        worst = float((got - expected).abs().max())
         assert worst <= most, f"{name}: {worst} is more than {most}"

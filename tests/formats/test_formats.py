@@ -109,7 +109,7 @@ def test_the_picture_test_sees_a_forgotten_harmonic_and_a_mirrored_axis() -> Non
 
 
 @EACH
-def test_a_truncated_file_is_told_at_any_length(tmp_path: Path, case: Case) -> None:
+def test_a_truncated_file_is_refused_at_any_length(tmp_path: Path, case: Case) -> None:
     path = written(tmp_path, case, random_splat(40, 1))
     data = path.read_bytes()
     lengths = {*range(0, 80), *range(80, len(data), max(1, len(data) // 60)), len(data) - 1}
@@ -248,20 +248,22 @@ def test_scales_that_freeze_viewers_are_not_written(tmp_path: Path, suffix: str)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (SplatOptions(spz_version=5), "2, 3 or 4"),  # type: ignore[arg-type]
         (SplatOptions(spz_frame="luf"), "raw or rub"),  # type: ignore[arg-type]
         (SplatOptions(sh_degree=4), "0, 1, 2 or 3"),
     ],
 )
-def test_unknown_options_name_the_known(tmp_path: Path, options: SplatOptions, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_unknown_options_name_the_known(
+    tmp_path: Path, options: SplatOptions, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         write_splat(random_splat(3, 1), tmp_path / "a.spz", options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_converting_keeps_what_is_there_unless_told(tmp_path: Path) -> None:
+def test_converting_keeps_an_existing_file_unless_overwrite_is_set(tmp_path: Path) -> None:
     write_splat(random_splat(30, 1), tmp_path / "a.ply")
     (tmp_path / "b.glb").write_text("precious")
     with pytest.raises(ExportError, match="--overwrite"):
@@ -271,7 +273,7 @@ def test_converting_keeps_what_is_there_unless_told(tmp_path: Path) -> None:
     assert read_splat(tmp_path / "b.glb").sh_degree == 0
 
 
-def test_broken_gaussians_are_left_out_when_asked(tmp_path: Path) -> None:
+def test_broken_gaussians_are_dropped_on_request(tmp_path: Path) -> None:
     write_splat(random_splat(30, 0), tmp_path / "a.splat")
     data = bytearray((tmp_path / "a.splat").read_bytes())
     data[64:68] = b"\x00\x00\xc0\x7f"  # NaN as the third x

@@ -1,4 +1,4 @@
-"""export.gltf_*: attributes as the extension says, quantised types, nodes, and strangers' JSON."""
+"""glTF: attributes as the extension defines them, quantised types, nodes, and untrusted JSON."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def good(tmp_path: Path) -> Path:
     return tmp_path / "a.glb"
 
 
-def test_the_document_is_what_the_extension_asks_for(good: Path) -> None:
+def test_the_document_is_what_the_extension_requires(good: Path) -> None:
     document, buffer = taken_apart(good)
     primitive = document["meshes"][0]["primitives"][0]
     assert primitive["mode"] == 0
@@ -68,11 +68,11 @@ def test_the_document_is_what_the_extension_asks_for(good: Path) -> None:
 def test_quantised_attributes_are_read(good: Path) -> None:
     """Rotations as normalised int8, scales as normalised uint8, opacities as normalised uint16."""
     document, buffer = taken_apart(good)
-    wanted = load_glb(good)
+    expected = load_glb(good)
     attributes = document["meshes"][0]["primitives"][0]["attributes"]
     columns = {
-        "ROTATION": (5120, np.rint(wanted.quats[:, [1, 2, 3, 0]] * 127).astype("i1")),
-        "SCALE": (5121, np.rint(np.exp(wanted.log_scales) * 255).astype("u1")),
+        "ROTATION": (5120, np.rint(expected.quats[:, [1, 2, 3, 0]] * 127).astype("i1")),
+        "SCALE": (5121, np.rint(np.exp(expected.log_scales) * 255).astype("u1")),
         "OPACITY": (5123, np.full((30, 1), 32768, "<u2")),
     }
     for name, (kind, column) in columns.items():
@@ -91,12 +91,12 @@ def test_quantised_attributes_are_read(good: Path) -> None:
         buffer += padded.tobytes()
     document["buffers"][0]["byteLength"] = len(buffer)
     got = load_glb(put_together(good, document, buffer))
-    np.testing.assert_allclose(got.quats, wanted.quats, atol=0.005)
-    np.testing.assert_allclose(np.exp(got.log_scales), np.exp(wanted.log_scales), atol=0.0021)
+    np.testing.assert_allclose(got.quats, expected.quats, atol=0.005)
+    np.testing.assert_allclose(np.exp(got.log_scales), np.exp(expected.log_scales), atol=0.0021)
     np.testing.assert_allclose(got.opacity_logits, 0.0, atol=1e-4)
 
 
-def test_nodes_move_turn_and_scale(good: Path) -> None:
+def test_nodes_translate_rotate_and_scale(good: Path) -> None:
     document, buffer = taken_apart(good)
     half = math.sqrt(0.5)
     document["nodes"] = [
@@ -172,7 +172,7 @@ ATTRIBUTES = ("meshes", 0, "primitives", 0, "attributes")
         _set("meshes", 0, "primitives", 0, "extensions", PREFIX, "extensions", {"X_spz": {}}),
     ],
 )
-def test_a_strangers_json_is_told(good: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_untrusted_json_is_refused(good: Path, change: Callable[[dict[str, Any]], None]) -> None:
     document, buffer = taken_apart(good)
     change(document)
     with pytest.raises(InputFileError):

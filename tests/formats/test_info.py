@@ -1,4 +1,4 @@
-"""export.splat_info and the commands `convert` and `info`."""
+"""What `info` reports, and the commands `convert` and `info`."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_a_healthy_scene_has_no_warnings_in_any_format(tmp_path: Path) -> None:
         assert inspect_splat(tmp_path / f"a{suffix}").warnings == ()
 
 
-def test_what_looks_wrong_is_said(tmp_path: Path, arrays: SplatArrays) -> None:
+def test_what_looks_wrong_is_a_warning(tmp_path: Path, arrays: SplatArrays) -> None:
     path = tmp_path / "a.ply"
     means, scales, quats = arrays.means.copy(), arrays.log_scales.copy(), arrays.quats.copy()
     means[3, 1], quats[5:9] = np.nan, 0.0
-    said = warnings_of(path, arrays, means=means, quats=quats)
-    assert "means is NaN or infinite in 1 Gaussians" in said
-    assert "4 quaternions are zero" in said
+    warnings = warnings_of(path, arrays, means=means, quats=quats)
+    assert "means is NaN or infinite in 1 Gaussians" in warnings
+    assert "4 quaternions are zero" in warnings
     scales[7, 0] = 8.0
     assert "1 Gaussians are over 10 times" in warnings_of(path, arrays, log_scales=scales)
     scales = np.full_like(scales, -40.0)
@@ -73,10 +73,10 @@ def test_what_looks_wrong_is_said(tmp_path: Path, arrays: SplatArrays) -> None:
 
 def test_double_activation_is_seen(tmp_path: Path, arrays: SplatArrays) -> None:
     activated = 1 / (1 + np.exp(-arrays.opacity_logits))
-    said = warnings_of(tmp_path / "a.ply", arrays, opacity_logits=activated)
-    assert "opacities look activated twice" in said
-    said = warnings_of(tmp_path / "a.ply", arrays, log_scales=np.exp(arrays.log_scales))
-    assert "scales look activated twice" in said
+    warnings = warnings_of(tmp_path / "a.ply", arrays, opacity_logits=activated)
+    assert "opacities look activated twice" in warnings
+    warnings = warnings_of(tmp_path / "a.ply", arrays, log_scales=np.exp(arrays.log_scales))
+    assert "scales look activated twice" in warnings
 
 
 def test_info_prints_text_and_json(tmp_path: Path, arrays: SplatArrays) -> None:
@@ -119,7 +119,7 @@ def test_convert_writes_the_axes_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["a.ply", "b.xyz"], ".compressed.ply"),
         (["none.ply", "b.ply"], "no file"),
@@ -133,13 +133,13 @@ def test_convert_writes_the_axes_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     write_splat(random_splat(5, 1), tmp_path / "a.ply")
     monkeypatch.chdir(tmp_path)
     result = RUNNER.invoke(app, ["convert", *arguments])
     assert result.exit_code == 2, result.output
-    assert says in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
 
@@ -151,7 +151,7 @@ def test_render_takes_any_splat(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_usd_without_its_library_says_what_to_type(
+def test_usd_without_its_library_names_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pxr", None)
@@ -166,13 +166,13 @@ def test_usd_holds_what_the_schema_says(tmp_path: Path) -> None:
     usd = pytest.importorskip("pxr.Usd", reason="usd-core is not installed")
     scene = random_splat(10, 1)
     write_splat(scene, tmp_path / "a.usda")
-    wanted = to_arrays(scene, "rub")
+    expected = to_arrays(scene, "rub")
     stage = usd.Stage.Open(str(tmp_path / "a.usda"))
     prim = stage.GetDefaultPrim()
     assert prim.GetTypeName() == "ParticleField3DGaussianSplat"
     turn = prim.GetAttribute("orientations").Get()[3]
-    np.testing.assert_allclose([turn.GetReal(), *turn.GetImaginary()], wanted.quats[3], atol=1e-6)
+    np.testing.assert_allclose([turn.GetReal(), *turn.GetImaginary()], expected.quats[3], atol=1e-6)
     assert prim.GetAttribute("radiance:sphericalHarmonicsDegree").Get() == 1
     harmonics = np.array(prim.GetAttribute("radiance:sphericalHarmonicsCoefficients").Get())
-    np.testing.assert_array_equal(harmonics[4:8], wanted.sh[1])
+    np.testing.assert_array_equal(harmonics[4:8], expected.sh[1])
     assert 'upAxis = "Y"' in (tmp_path / "a.usda").read_text()

@@ -61,8 +61,8 @@ def test_a_record_of_the_axes_is_believed(tmp_path: Path, code: int, frame: str)
     record = struct.pack("<III", 0xADBE0003, 4, code)
     data = by_hand(2, 0, [POSITION, *REST], flags=2, tail=other + record)
     (tmp_path / "a.spz").write_bytes(data)
-    for said in ("raw", "rub"):
-        assert load_spz(tmp_path / "a.spz", spz_frame=said).frame == frame
+    for assumed in ("raw", "rub"):
+        assert load_spz(tmp_path / "a.spz", spz_frame=assumed).frame == frame
 
 
 def test_other_axes_are_told(tmp_path: Path) -> None:

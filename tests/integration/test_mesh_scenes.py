@@ -26,7 +26,7 @@ PROMPTS = (
     "a purple cylinder",
 )
 SETTINGS = {"resolution": 96, "faces": 8000, "texture_px": 512}
-LEAST_IOU, LEAST_PSNR = 0.95, 22.0
+MIN_IOU, MIN_PSNR = 0.95, 22.0
 VIEWS = 12
 
 
@@ -61,22 +61,22 @@ def test_a_mesh_is_sound_and_looks_like_its_splat(prompt: str, method: Method) -
     azimuths = [360.0 * k / VIEWS + 7.0 for k in range(VIEWS)]
     elevations = [(15.0, -20.0, 40.0, 62.0)[k % 4] for k in range(VIEWS)]
     cameras = orbit(azimuths, elevations, 3.1, 40.0, 160, 160)
-    places = solid.vertices[texture.atlas.sources]
-    color, mask = draw(places, texture.atlas.faces, texture.atlas.uvs, texture.image, cameras)
+    positions = solid.vertices[texture.atlas.sources]
+    color, mask = draw(positions, texture.atlas.faces, texture.atlas.uvs, texture.image, cameras)
     rendering = render(gaussians, cameras, background=BACKGROUND)
     solid_pixels = rendering.alpha[..., 0].numpy() >= 0.5
     ious = [
         (ours & theirs).sum() / (ours | theirs).sum()
         for ours, theirs in zip(mask, solid_pixels, strict=True)
     ]
-    assert np.mean(ious) >= LEAST_IOU
-    assert min(ious) >= LEAST_IOU - 0.01
+    assert np.mean(ious) >= MIN_IOU
+    assert min(ious) >= MIN_IOU - 0.01
     both = mask & solid_pixels  # where both show the object: background cannot flatter
-    assert psnr(color[both], rendering.color.numpy()[both]) >= LEAST_PSNR
+    assert psnr(color[both], rendering.color.numpy()[both]) >= MIN_PSNR
 
 
 @pytest.mark.slow
-def test_thinning_out_leaves_no_slivers() -> None:
+def test_decimation_leaves_no_slivers() -> None:
     gaussians = splats(scene_for(PROMPTS[0]), n=5000)
     mesh = extract_mesh(gaussians, MeshSettings(method="tsdf"), color="none")
     assert count_parts(mesh.solid) == 1  # it pinches off five without cleaning
@@ -87,12 +87,12 @@ def test_the_oracle_tells_a_wrong_mesh_from_a_right_one() -> None:
     mesh = extract_mesh(gaussians, MeshSettings(resolution=32, faces=500, texture_px=64))
     assert mesh.texture is not None
     atlas = mesh.texture.atlas
-    places = mesh.solid.vertices[atlas.sources]
+    positions = mesh.solid.vertices[atlas.sources]
     cameras = orbit([7.0], [15.0], 3.1, 40.0, 96, 96)
     theirs = render(gaussians, cameras).alpha[..., 0].numpy() >= 0.5
     for scale, fits in ((1.0, True), (0.9, False), (1.1, False)):
-        _, ours = draw(scale * places, atlas.faces, atlas.uvs, mesh.texture.image, cameras)
-        assert ((ours & theirs).sum() / (ours | theirs).sum() >= LEAST_IOU) == fits
+        _, ours = draw(scale * positions, atlas.faces, atlas.uvs, mesh.texture.image, cameras)
+        assert ((ours & theirs).sum() / (ours | theirs).sum() >= MIN_IOU) == fits
 
 
 @pytest.mark.node

@@ -101,18 +101,18 @@ def test_we_read_the_glb_of_splat_transform(tmp_path: Path, node_tools: NodeTool
     """It turns the PLY half around z: upright as ours, but seen from behind."""
     write_splat(SCENE, tmp_path / "ours.ply")
     node_tools.splat_transform(tmp_path / "ours.ply", tmp_path / "theirs.glb")
-    got, wanted = load_glb(tmp_path / "theirs.glb"), to_arrays(SCENE, "rdf")
-    np.testing.assert_allclose(got.means, wanted.means * [-1, -1, 1], atol=1e-6)
-    np.testing.assert_allclose(got.log_scales, wanted.log_scales, atol=1e-5)
+    got, expected = load_glb(tmp_path / "theirs.glb"), to_arrays(SCENE, "rdf")
+    np.testing.assert_allclose(got.means, expected.means * [-1, -1, 1], atol=1e-6)
+    np.testing.assert_allclose(got.log_scales, expected.log_scales, atol=1e-5)
     np.testing.assert_allclose(
-        sigmoid(got.opacity_logits), sigmoid(wanted.opacity_logits), atol=1e-6
+        sigmoid(got.opacity_logits), sigmoid(expected.opacity_logits), atol=1e-6
     )
     half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
-    turns = half @ quat_to_rotmat(torch.from_numpy(wanted.quats))
+    turns = half @ quat_to_rotmat(torch.from_numpy(expected.quats))
     torch.testing.assert_close(
         quat_to_rotmat(torch.from_numpy(got.quats)), turns, rtol=0, atol=1e-5
     )
-    np.testing.assert_allclose(got.sh[:, 1:4], wanted.sh[:, 1:4] * [[[-1], [1], [-1]]], atol=1e-6)
+    np.testing.assert_allclose(got.sh[:, 1:4], expected.sh[:, 1:4] * [[[-1], [1], [-1]]], atol=1e-6)
 
 
 @pytest.fixture
@@ -124,39 +124,39 @@ def glb(tmp_path: Path) -> Path:
 @pytest.mark.node
 def test_three_loads_our_glb(glb: Path, node_tools: NodeTools) -> None:
     found = json.loads(node_tools.run("read_glb.mjs", glb))
-    wanted = to_arrays(SCENE, "rub")
+    expected = to_arrays(SCENE, "rub")
 
     def column(name: str) -> Any:
         values = found["attributes"][name]
         return np.array(values["values"], np.float32).reshape(-1, values["width"])
 
     prefix = "khr_gaussian_splatting:"
-    np.testing.assert_array_equal(column("position"), wanted.means)
-    np.testing.assert_allclose(column(prefix + "scale"), np.exp(wanted.log_scales), rtol=1e-6)
-    np.testing.assert_array_equal(column(prefix + "rotation"), wanted.quats[:, [1, 2, 3, 0]])
+    np.testing.assert_array_equal(column("position"), expected.means)
+    np.testing.assert_allclose(column(prefix + "scale"), np.exp(expected.log_scales), rtol=1e-6)
+    np.testing.assert_array_equal(column(prefix + "rotation"), expected.quats[:, [1, 2, 3, 0]])
     assert np.abs(np.linalg.norm(column(prefix + "rotation"), axis=1) - 1).max() < 1e-6
-    opacities = sigmoid(wanted.opacity_logits)
+    opacities = sigmoid(expected.opacity_logits)
     np.testing.assert_allclose(column(prefix + "opacity")[:, 0], opacities, atol=1e-6)
     for index in range(16):
         degree = math.isqrt(index)
         name = f"{prefix}sh_degree_{degree}_coef_{index - degree * degree}"
-        np.testing.assert_array_equal(column(name), wanted.sh[:, index])
+        np.testing.assert_array_equal(column(name), expected.sh[:, index])
     # COLOR_0 is linear light: back in sRGB it is the colour that the splat shows.
     linear = column("color")[:, :3].astype(np.float64)
     srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    np.testing.assert_allclose(srgb, np.clip(wanted.sh[:, 0] * SH_C0 + 0.5, 0, 1), atol=2e-4)
+    np.testing.assert_allclose(srgb, np.clip(expected.sh[:, 0] * SH_C0 + 0.5, 0, 1), atol=2e-4)
 
     splat = found["splat"]
     assert splat["count"] == len(SCENE)
-    np.testing.assert_array_equal(np.array(splat["centers"]).reshape(-1, 3), wanted.means)
-    turns = quat_to_rotmat(torch.from_numpy(wanted.quats)) * torch.from_numpy(
-        np.exp(wanted.log_scales)
+    np.testing.assert_array_equal(np.array(splat["centers"]).reshape(-1, 3), expected.means)
+    turns = quat_to_rotmat(torch.from_numpy(expected.quats)) * torch.from_numpy(
+        np.exp(expected.log_scales)
     ).unsqueeze(1)
     covariances = (turns @ turns.mT).numpy()[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
     got = np.array(splat["covariances"]).reshape(-1, 6)
     np.testing.assert_allclose(got, covariances, atol=1e-6)
     alphas = np.array(splat["colors"]).reshape(-1, 4)[:, 3].astype(int)
-    assert np.abs(alphas - alpha_bytes(wanted.opacity_logits)).max() <= 1
+    assert np.abs(alphas - alpha_bytes(expected.opacity_logits)).max() <= 1
 
 
 @pytest.mark.node
@@ -170,7 +170,7 @@ def test_the_gltf_validator_finds_only_what_it_does_not_know(
             assert "KHR_gaussian_splatting:" in message["pointer"]
 
 
-def test_without_npm_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "package-lock.json").write_text("{}")
     monkeypatch.setattr(node_programs, "NODE_FOLDER", tmp_path)
     monkeypatch.setattr(node_programs.shutil, "which", lambda _: None)

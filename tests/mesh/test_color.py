@@ -59,7 +59,7 @@ def test_colours_land_on_their_side() -> None:
     assert np.abs(colors[left] - [0.0, 0.0, 0.98]).mean() < 0.03
 
 
-def test_what_stands_before_a_surface_leaves_no_colour_on_it() -> None:
+def test_an_occluder_leaves_no_colour_on_the_surface_behind_it() -> None:
     scene = scene_for("a red sphere in front of a blue sphere")
     gaussians = splats(scene, n=4000)
     red, blue = scene.objects
@@ -80,9 +80,9 @@ def test_what_no_view_sees_takes_the_nearest_colour() -> None:
     inner = 0.5 * solid.vertices  # inside the ball: hidden from every view
     colors = bake(two_sided(white_ball()), solid, inner, solid.vertex_normals)
     assert np.allclose(colors, 0.5)  # nothing seen at all: grey
-    places = np.concatenate([solid.vertices, inner])
+    positions = np.concatenate([solid.vertices, inner])
     normals = np.concatenate([solid.vertex_normals] * 2)
-    colors = bake(two_sided(white_ball()), solid, places, normals)[len(inner) :]
+    colors = bake(two_sided(white_ball()), solid, positions, normals)[len(inner) :]
     right = inner[:, 1] > 0.1
     assert np.abs(colors[right] - [0.98, 0.0, 0.0]).mean() < 0.05
 

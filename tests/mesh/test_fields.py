@@ -87,10 +87,10 @@ def test_torch_and_the_kernel_agree_on_the_distance(device: torch.device) -> Non
     scene, _ = normalize(splats_for("a white cone"))
     # Not symmetric: samples on a line between two pixels belong to either.
     grid = grid_over(-np.array([0.913, 0.971, 0.937]), CUBE, 24)
-    reach = max(4.0 * grid.step, 3.5 * float(scene.scales.amax(dim=-1).median()))
+    truncation = max(4.0 * grid.step, 3.5 * float(scene.scales.amax(dim=-1).median()))
     size_px = max(128, int(2.0 * 2.2 / grid.step))
     ours = distance_field(scene, grid, "cpu")
-    theirs = fuse_torch(scene.to(device), grid, bake_cameras(size_px), reach)
+    theirs = fuse_torch(scene.to(device), grid, bake_cameras(size_px), truncation)
     assert np.mean(np.abs(ours - theirs) > 1e-3) < 1e-3
 
 
@@ -119,11 +119,11 @@ def test_the_largest_value_along_a_ray_is_that_of_its_nearest_point() -> None:
         assert np.abs(peaks[view] - (0.7 - distances))[near].max() < 2e-2
 
 
-def test_the_level_is_the_one_whose_outlines_fit() -> None:
+def test_the_level_is_the_one_whose_silhouettes_match() -> None:
     grid = grid_over(-CUBE, CUBE, 64)
     cameras = fit_cameras(96)
-    wanted = ray_maxima(ball_field(grid, 0.6), grid, cameras) >= 0.0
-    fit = fit_level(ball_field(grid, 0.9), grid, cameras, wanted)
+    expected = ray_maxima(ball_field(grid, 0.6), grid, cameras) >= 0.0
+    fit = fit_level(ball_field(grid, 0.9), grid, cameras, expected)
     assert fit.level == pytest.approx(0.3, abs=0.01)
     assert fit.iou > 0.99
 
@@ -135,7 +135,7 @@ def test_nothing_solid_in_any_view_is_an_error() -> None:
         fit_level(ball_field(grid, 0.5), grid, cameras, np.zeros((len(cameras), 16, 16), bool))
 
 
-def test_placing_leaves_fly_aways_out_and_can_be_undone(generator: torch.Generator) -> None:
+def test_normalising_drops_stray_gaussians_and_can_be_undone(generator: torch.Generator) -> None:
     scene = splats_for("a red cube")
     moved = {**scene.parameters(), "means": scene.means * 5.0 + 20.0}
     moved["log_scales"] = scene.log_scales + np.log(5.0)
@@ -144,20 +144,20 @@ def test_placing_leaves_fly_aways_out_and_can_be_undone(generator: torch.Generat
     normalized, normalization = normalize(concatenate([Gaussians.from_parameters(moved), stray]))
     assert len(normalized) == len(scene)
     assert float(normalized.means.norm(dim=-1).max()) < 1.0
-    denormalize = normalization.denormalize(normalized.means.double().numpy())
-    assert np.abs(denormalize - moved["means"].numpy()).max() < 1e-3
+    restored = normalization.denormalize(normalized.means.double().numpy())
+    assert np.abs(restored - moved["means"].numpy()).max() < 1e-3
     assert torch.allclose(
         normalized.scales * normalization.radius, moved["log_scales"].exp(), rtol=1e-4
     )
 
 
-def test_of_a_few_gaussians_none_counts_as_flown_away() -> None:
+def test_of_a_few_gaussians_none_counts_as_stray() -> None:
     few = splats_for("a red cube").select(torch.tensor([0, 1]))
     apart = {**few.parameters(), "means": torch.tensor([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])}
     assert len(normalize(Gaussians.from_parameters(apart))[0]) == 2
 
 
-def test_the_box_of_what_is_seen() -> None:
+def test_the_bounding_box_of_a_field() -> None:
     grid = grid_over(-CUBE, CUBE, 20)
     low, high = bounds_of(ball_field(grid, 0.55), grid, 0.0)
     assert np.allclose(low, -0.6, atol=1e-6)

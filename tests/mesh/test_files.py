@@ -120,7 +120,7 @@ def test_the_same_scene_gives_the_same_bytes(run: Path, written: Path, tmp_path:
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_mesh_lies_where_its_scene_lies() -> None:
+def test_a_mesh_is_where_its_scene_is() -> None:
     scene = splats_for("a red cube")
     far = type(scene).from_parameters({**scene.parameters(), "means": scene.means + 7.0})
     here, there = (extract_mesh(item, QUICK, color="none") for item in (scene, far))
@@ -130,7 +130,7 @@ def test_a_mesh_lies_where_its_scene_lies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"faces": 3}, "at least 4, got 3"),
         ({"resolution": 100_000}, "16 to 512 voxels, got 100000"),
@@ -141,8 +141,8 @@ def test_a_mesh_lies_where_its_scene_lies() -> None:
         ({"method": "poisson"}, "Available: density, tsdf"),
     ],
 )
-def test_settings_out_of_range_are_refused(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         MeshSettings(**changes)  # type: ignore[arg-type]
 
 
@@ -238,7 +238,7 @@ def test_the_command_writes_and_reports(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--method", "poisson"], "'density', 'tsdf'"),
         (["--faces", "2"], "at least 4"),
@@ -248,13 +248,13 @@ def test_the_command_writes_and_reports(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_command_says_what_is_wrong(
-    run: Path, tmp_path: Path, options: list[str], says: str
+    run: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     result = RUNNER.invoke(app, ["mesh", str(run), "-o", str(tmp_path / "a.stl"), *options])
     assert result.exit_code == 2
-    assert says in result.output
+    assert message in result.output
 
 
-def test_one_part_is_said_so(run: Path, tmp_path: Path) -> None:
+def test_the_report_counts_the_parts(run: Path, tmp_path: Path) -> None:
     line = describe(make_mesh(run, tmp_path / "a.stl", QUICK))
     assert "1 part," in line or "2 parts," in line

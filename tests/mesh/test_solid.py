@@ -60,7 +60,7 @@ def test_a_ball_has_the_volume_and_the_normals_of_a_ball() -> None:
     assert np.allclose(np.linalg.norm(solid.vertex_normals, axis=-1), 1.0)
 
 
-def test_a_hollow_is_filled() -> None:
+def test_a_cavity_is_filled() -> None:
     hollow = shell(0.8, 0.5)
     assert (outer_field(hollow, 0.0, GRID.step)[ball(0.45) > 0] == FILLED).all()
     solid = solid_of(hollow)
@@ -120,7 +120,7 @@ def test_small_parts_are_dropped_by_their_share_of_the_largest() -> None:
     assert count_parts(keep_parts(solid, 0.0)) == 2
 
 
-def test_parts_turned_inside_out_always_go() -> None:
+def test_parts_that_are_inside_out_are_always_dropped() -> None:
     whole = solid_of(ball(0.8))
     inner = solid_of(ball(0.4))
     both = Solid(
@@ -133,18 +133,20 @@ def test_parts_turned_inside_out_always_go() -> None:
 
 
 @pytest.mark.parametrize("faces", [4, 12, 100, 2001])
-def test_thinning_out_keeps_to_the_number_and_stays_sound(faces: int) -> None:
+def test_decimation_keeps_to_the_number_and_stays_sound(faces: int) -> None:
     thin = decimate(solid_of(ball(0.7)), faces)
     assert 4 <= len(thin.faces) <= faces
     assert_sound(thin)
 
 
-def test_thinning_out_leaves_a_small_mesh_alone() -> None:
+def test_decimation_leaves_a_small_mesh_unchanged() -> None:
     solid = solid_of(ball(0.7))
     assert decimate(solid, len(solid.faces)) is solid
 
 
-def test_a_torn_result_is_thinned_out_the_second_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_decimation_tears_the_mesh_the_second_method_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     solid = solid_of(ball(0.7))
 
     def tear(vertices, faces, target_count):

@@ -1,4 +1,4 @@
-"""export.camera_file and the render command: given cameras see what they should; wrong files are told."""
+"""Camera files and the render command: cameras see what they should, wrong files are refused."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ def test_an_orbit_entry_is_that_orbit_and_defaults_are_the_products(tmp_path: Pa
         {"azimuth_deg": 90},
     ]
     first, second = read_cameras(written(tmp_path, entries), 48)
-    wanted = orbit(30, -10, 2, 50, 40, 48)
-    torch.testing.assert_close(first.viewmats, wanted.viewmats)
-    torch.testing.assert_close(first.Ks, wanted.Ks)
+    expected = orbit(30, -10, 2, 50, 40, 48)
+    torch.testing.assert_close(first.viewmats, expected.viewmats)
+    torch.testing.assert_close(first.Ks, expected.Ks)
     assert (first.width, first.height) == (40, 48)
     torch.testing.assert_close(second.viewmats, orbit(90, 15, 3.1, 40, 48, 48).viewmats)
 
 
 def test_an_orbit_written_as_matrices_is_the_same_camera(tmp_path: Path) -> None:
-    there = orbit(200.0, 35.0, 2.5, 45.0, 64, 48)
-    entry = {"viewmat": there.viewmats[0].tolist(), "K": there.Ks[0].tolist()}
+    camera = orbit(200.0, 35.0, 2.5, 45.0, 64, 48)
+    entry = {"viewmat": camera.viewmats[0].tolist(), "K": camera.Ks[0].tolist()}
     (back,) = read_cameras(written(tmp_path, [{**entry, "width": 64, "height": 48}]))
-    torch.testing.assert_close(back.viewmats, there.viewmats)
-    torch.testing.assert_close(back.Ks, there.Ks)
-    torch.testing.assert_close(back.azimuths_deg % 360, there.azimuths_deg)
-    torch.testing.assert_close(back.elevations_deg, there.elevations_deg)
-    torch.testing.assert_close(back.distances, there.distances)
+    torch.testing.assert_close(back.viewmats, camera.viewmats)
+    torch.testing.assert_close(back.Ks, camera.Ks)
+    torch.testing.assert_close(back.azimuths_deg % 360, camera.azimuths_deg)
+    torch.testing.assert_close(back.elevations_deg, camera.elevations_deg)
+    torch.testing.assert_close(back.distances, camera.distances)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("{", "Cannot read cameras"),
         ("[" * 100_000, "Cannot read cameras"),
         ({"azimuth_deg": 1}, "list of 1 to 10000 cameras"),
         ([], "list of 1 to 10000 cameras"),
         ([{"azimuth_deg": 1}, 7], "camera 1: should be an object"),
-        ([{"azimuth": 1}], "camera 0: does not know 'azimuth'; it knows azimuth_deg"),
+        ([{"azimuth": 1}], "camera 0: unknown 'azimuth'. Known: azimuth_deg"),
         ([{"elevation_deg": 1}], "lacks 'azimuth_deg'"),
         ([{"azimuth_deg": "x"}], "azimuth_deg should be a number, is 'x'"),
         ('[{"azimuth_deg": NaN}]', "azimuth_deg should be a number"),
@@ -86,18 +86,23 @@ def test_an_orbit_written_as_matrices_is_the_same_camera(tmp_path: Path) -> None
         ([{"viewmat": EYE[:3], "K": K, "width": 8, "height": 8}], "4 rows of 4 finite numbers"),
         (
             [{"viewmat": [[2, 0, 0, 0], *EYE[1:]], "K": K, "width": 8, "height": 8}],
-            "no rotation",
+            "not a rotation",
         ),
         ([{"viewmat": EYE, "K": [[0, 0, 1]] * 3, "width": 8, "height": 8}], "positive focal"),
-        ([{"viewmat": EYE, "K": K, "width": 8, "height": 8, "azimuth_deg": 1}], "does not know"),
+        (
+            [{"viewmat": EYE, "K": K, "width": 8, "height": 8, "azimuth_deg": 1}],
+            "unknown 'azimuth_deg'",
+        ),
     ],
 )
-def test_what_is_no_camera_is_told_with_its_number(tmp_path: Path, content: Any, says: str) -> None:
-    with pytest.raises(InputFileError, match=says):
+def test_an_entry_that_is_no_camera_is_reported_with_its_number(
+    tmp_path: Path, content: Any, message: str
+) -> None:
+    with pytest.raises(InputFileError, match=message):
         read_cameras(written(tmp_path, content))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="Cannot read cameras"):
         read_cameras(tmp_path / "nothing.json")
 
@@ -114,9 +119,9 @@ def test_render_writes_what_the_cameras_see(scene: Gaussians, tmp_path: Path) ->
     assert load_png(files[1]).shape == (20, 40, 3)
     camera = orbit(40.0, 15.0, 3.1, 40.0, 40, 40)
     red = (1.0, 0.0, 0.0)
-    wanted = render(read_splat(tmp_path / "scene.ply"), camera, background=red).color[0]
+    expected = render(read_splat(tmp_path / "scene.ply"), camera, background=red).color[0]
     torch.testing.assert_close(
-        load_png(files[0]), wanted.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0
+        load_png(files[0]), expected.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0
     )
 
 
@@ -126,9 +131,9 @@ def test_one_camera_may_go_to_one_file_and_several_may_not(
     cameras = read_cameras(written(tmp_path, [{"azimuth_deg": 0}, {"azimuth_deg": 90}]), 24)
     (path,) = write_stills(scene, cameras[:1], tmp_path / "one.png")
     assert load_png(path).shape == (24, 24, 3)
-    with pytest.raises(ExportError, match="give a folder, not two.png"):
+    with pytest.raises(ExportError, match="need a folder for their pictures, got two.png"):
         write_stills(scene, cameras, tmp_path / "two.png")
-    with pytest.raises(ExportError, match="Cannot make the folder"):
+    with pytest.raises(ExportError, match="Cannot create the folder"):
         write_stills(scene, cameras, tmp_path / "no" / "where")
 
 
@@ -137,11 +142,11 @@ def test_backgrounds_are_words_hex_or_numbers() -> None:
     assert color_of("#336699") == pytest.approx((0.2, 0.4, 0.6))
     assert color_of("0, .5,1.0") == (0.0, 0.5, 1.0)
     for wrong in ("red", "#12345", "1,2,3", "1,1", "nan,0,0", "1e-1,0,0", ""):
-        with pytest.raises(ConfigError, match="A background is white, grey, black"):
+        with pytest.raises(ConfigError, match="A background must be white, grey, black"):
             color_of(wrong)
 
 
-def test_depth_stands_beside_a_turntable_and_not_beside_stills(
+def test_depth_is_shown_beside_a_turntable_and_not_beside_stills(
     scene: Gaussians, tmp_path: Path
 ) -> None:
     write_splat(scene, tmp_path / "scene.ply")
@@ -159,4 +164,4 @@ def test_depth_stands_beside_a_turntable_and_not_beside_stills(
     assert (result.exit_code, "is not one of 'depth', 'normal'" in result.stderr) == (2, True)
     cameras = written(tmp_path, [{"azimuth_deg": 0}])
     result = CliRunner().invoke(app, [*start, "--beside", "depth", "--cameras", str(cameras)])
-    assert (result.exit_code, "belongs to a turntable" in result.stderr) == (2, True)
+    assert (result.exit_code, "is for turntables" in result.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""export.film: the previews in order, with their steps, and the final scene; export.moving: WebP."""
+"""Films: the previews in order, with their steps, and the final scene; videos as WebP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlm3d_gs.core.images import save_png
 from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.show.film import BAR_PX, CAPTION_PX, HOLD, write_film
 from vlm3d_gs.show.turntable import render_turntable
-from vlm3d_gs.show.video import write_moving
+from vlm3d_gs.show.video import write_video
 
 SHADES = {5: 0.2, 10: 0.5, 100: 0.8}
 
@@ -64,19 +64,23 @@ def test_a_film_shows_the_previews_in_order_and_then_the_scene(run: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["film.gif", "film.webp"])
-def test_animations_loop_and_last_as_long_as_asked(run: Path, tmp_path: Path, name: str) -> None:
+def test_animations_loop_and_have_the_duration_asked_for(
+    run: Path, tmp_path: Path, name: str
+) -> None:
     write_film(run, tmp_path / name, seconds=3.5)
     with Image.open(tmp_path / name) as picture:
         assert picture.info["loop"] == 0
-        lasts = []
+        durations = []
         for index in range(picture.n_frames):
             picture.seek(index)
             picture.load()
-            lasts.append(picture.info["duration"])
-    assert sum(lasts) == pytest.approx(3500, abs=20)
+            durations.append(picture.info["duration"])
+    assert sum(durations) == pytest.approx(3500, abs=20)
 
 
-def test_a_run_without_previews_is_told_what_to_do(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_previews_names_the_setting_that_makes_them(
+    run: Path, tmp_path: Path
+) -> None:
     for path in (run / "previews").iterdir():
         path.unlink()
     with pytest.raises(InputFileError, match="train.preview_every=0.025"):
@@ -109,8 +113,8 @@ def test_a_turntable_may_be_webp(tmp_path: Path) -> None:
 def test_video_of_odd_sides_loses_the_last_pixel_only(tmp_path: Path) -> None:
     picture = torch.zeros(17, 19, 3)
     picture[:, 9:] = 1.0
-    write_moving(iter([picture] * 3), tmp_path / "odd.mp4", 10)
+    write_video(iter([picture] * 3), tmp_path / "odd.mp4", 10)
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     command = [ffmpeg, "-i", str(tmp_path / "odd.mp4")]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "18x16" in said.stderr
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "18x16" in described.stderr

@@ -1,4 +1,4 @@
-"""export.page: one offline file that a real browser draws as our renderer does, and that trusts no text."""
+"""The page: one offline file that a real browser draws as our renderer does, and that trusts no text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIDE = 160
 
 
 def cloud(count: int, degree: int, seed: int = 5) -> Gaussians:
-    """Nothing is like anything else: long and flat Gaussians, faint and solid, colours that turn."""
+    """No two Gaussians are alike: long and flat, faint and solid, colours that depend on the view."""
     random = torch.Generator().manual_seed(seed)
     spread = torch.tensor([0.5, 0.3, 0.4])
     sh = torch.randn(count, (degree + 1) ** 2, 3, generator=random) * 0.35
@@ -81,10 +81,10 @@ def opened(page: Page, path: Path) -> Page:
 
 
 def drawn(page: Page, camera: Cameras, background: tuple[float, float, float]) -> torch.Tensor:
-    given = {"viewmat": camera.viewmats[0].tolist(), "K": camera.Ks[0].tolist()}
+    entry = {"viewmat": camera.viewmats[0].tolist(), "K": camera.Ks[0].tolist()}
     page.run(f"vlm3d.setSize({camera.width}, {camera.height})")
     page.run(f"vlm3d.setBackground({list(background)})")
-    page.run(f"vlm3d.setCamera({json.dumps(given)})")
+    page.run(f"vlm3d.setCamera({json.dumps(entry)})")
     return picture(page.run("vlm3d.snapshot()"))
 
 
@@ -95,7 +95,7 @@ def test_the_browser_draws_what_our_renderer_draws(
     scene = cloud(700, degree)
     write_page(scene, tmp_path / "page.html", name="cloud")
     page = opened(browser, tmp_path / "page.html")
-    eyes = torch.tensor([[2.0, 1.4, 1.1], [-0.9, 0.5, -0.3]])  # the second stands within the cloud
+    eyes = torch.tensor([[2.0, 1.4, 1.1], [-0.9, 0.5, -0.3]])  # the second is inside the cloud
     views = look_at(eyes, torch.tensor([0.1, -0.2, 0.0]))
     K = torch.tensor([[150.0, 0.0, 70.0], [0.0, 170.0, 88.0], [0.0, 0.0, 1.0]])
     seen = []
@@ -107,7 +107,7 @@ def test_the_browser_draws_what_our_renderer_draws(
         assert theirs.shape == ours.shape
         assert psnr(theirs, ours) >= 35.0
         seen.append((ours, theirs))
-    # The measure tells pictures apart: another view of the same scene is far below the bound.
+    # The measure distinguishes pictures: another view of the same scene is far below the bound.
     assert psnr(seen[0][0], seen[1][1]) < 25.0
     assert page.errors == []
 
@@ -118,8 +118,8 @@ def test_orbit_cameras_follow_our_conventions(browser: Page, tmp_path: Path) -> 
     page = opened(browser, tmp_path / "page.html")
     page.run(f"vlm3d.setSize({SIDE}, {SIDE}); vlm3d.setBackground([0, 0, 0])")
     for azimuth, elevation in ((0.0, 15.0), (75.0, -40.0), (200.0, 60.0)):
-        given = {"azimuth_deg": azimuth, "elevation_deg": elevation, "distance": 3.0, "fov_deg": 35}
-        page.run(f"vlm3d.setCamera({json.dumps(given)})")
+        entry = {"azimuth_deg": azimuth, "elevation_deg": elevation, "distance": 3.0, "fov_deg": 35}
+        page.run(f"vlm3d.setCamera({json.dumps(entry)})")
         theirs = picture(page.run("vlm3d.snapshot()"))
         camera = orbit(azimuth, elevation, 3.0, 35.0, SIDE, SIDE)
         ours = render(scene, camera, background=(0.0, 0.0, 0.0), backend="cpu").color[0]
@@ -149,7 +149,7 @@ def test_a_page_makes_no_request_and_shows_hostile_text_as_text(
         url for url in page.requests if url != own and not url.startswith(("blob:", "data:"))
     ]
     assert outside == []
-    # The policy holds even where somebody manages to add a script: nothing of it runs or leaves.
+    # The policy holds even where somebody manages to add a script: it neither runs nor sends anything.
     page.run(
         "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 3'}));"
         "document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x.png'})); 1"
@@ -188,7 +188,7 @@ def test_fingers_mouse_and_buttons_change_the_picture(browser: Page, tmp_path: P
         browser.size(900, 700)
 
 
-def test_the_bytes_hold_the_scene_to_the_stated_precision() -> None:
+def test_the_bytes_hold_the_scene_to_the_documented_precision() -> None:
     scene = cloud(50, 2)
     head, blob = pack(scene)
     assert len(blob) == 50 * (28 + 6 * 9)
@@ -207,7 +207,7 @@ def test_the_bytes_hold_the_scene_to_the_stated_precision() -> None:
     )
 
 
-def test_the_file_is_whole_and_says_the_same_each_time(tmp_path: Path) -> None:
+def test_the_file_is_whole_and_the_same_each_time(tmp_path: Path) -> None:
     scene = splats_for("a red cube")
     for name in ("a.html", "b.html"):
         write_page(scene, tmp_path / name, name="a red cube")
@@ -239,7 +239,7 @@ def test_equal_scales_and_the_zero_quaternion_are_packed() -> None:
     assert np.isfinite(np.frombuffer(blob[84:], "<f2")).all()
 
 
-def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+def test_a_scene_that_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     scene = cloud(3, 0)
     with pytest.raises(ExportError, match="no Gaussians"):
         write_page(scene.select(torch.zeros(3, dtype=torch.bool)), tmp_path / "a.html", name="a")
@@ -251,7 +251,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_far_scene_is_looked_at_where_it_is(tmp_path: Path) -> None:
+def test_the_camera_of_a_far_scene_looks_at_it(tmp_path: Path) -> None:
     scene = cloud(400, 0)
     moved = Gaussians.from_parameters({**scene.parameters(), "means": scene.means * 30 + 100})
     center, radius = bounds(moved)
@@ -268,14 +268,14 @@ def test_the_page_of_a_run_tells_its_story(tmp_path: Path) -> None:
     record: RunRecord = read_record(run_folder(tmp_path / "run", "a red cube", cloud(9, 0)))
     write_page(cloud(9, 0), tmp_path / "a.html", name="run", record=record)
     (story,) = re.findall(r'id="story">(.*?)</script>', (tmp_path / "a.html").read_text())
-    told = json.loads(story)
-    facts = dict(map(tuple, told["facts"]))
+    content = json.loads(story)
+    facts = dict(map(tuple, content["facts"]))
     assert facts["Steps"] == "40 of 40"
     assert facts["Time"] == "12 s"
     assert facts["Seed"] == "0"
     assert facts["Commit"] == "0123456789ab-dirty"
-    titles = [chart["title"] for chart in told["charts"]]
+    titles = [chart["title"] for chart in content["charts"]]
     assert titles == ["Reward, log-odds of Yes", "Prior loss", "Gaussians"]
-    loss = told["charts"][1]["series"][0]
+    loss = content["charts"][1]["series"][0]
     assert loss["values"][8] is None
     assert loss["values"][19] == pytest.approx(45.0)

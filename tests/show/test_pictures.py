@@ -35,7 +35,9 @@ def red_share(picture: np.ndarray) -> float:
     return float(((pixels[..., 0] > 100) & (pixels[..., 2] < 90)).mean())
 
 
-def test_mp4_plays_with_the_asked_length_size_and_turn(scene: Gaussians, tmp_path: Path) -> None:
+def test_mp4_has_the_requested_duration_and_size_and_turns(
+    scene: Gaussians, tmp_path: Path
+) -> None:
     path = tmp_path / "turn.mp4"
     render_turntable(scene, path, seconds=1.5, fps=8, size_px=65)
     assert list(tmp_path.iterdir()) == [path]
@@ -99,7 +101,7 @@ def test_sheet_shows_front_and_back_where_the_labels_say(scene: Gaussians, tmp_p
     assert picture.shape == (2 * 66 - 2, 4 * 66 - 2, 3)
     front, right, back, left = (picture[:64, k * 66 : k * 66 + 64] for k in range(4))
     assert red_share(back) > 1.5 * red_share(front)
-    # The red cube stands at smaller x: on the right half of what the camera at +y sees.
+    # The red cube is at smaller x: on the right half of what the camera at +y sees.
     columns = np.arange(64)
     for view, side in ((right, 1), (left, -1)):
         red = (view[..., 0] > 100) & (view[..., 2] < 90)

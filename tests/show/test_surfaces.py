@@ -1,4 +1,4 @@
-"""export.surfaces: depth and normals of a sphere are those of a sphere."""
+"""Depth and normals of a sphere are those of a sphere."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_depth_is_brighter_where_it_is_nearer() -> None:
     assert float(picture[~hit].abs().max()) == 0.0
 
 
-def test_another_word_is_refused() -> None:
+def test_an_unknown_kind_is_refused() -> None:
     rendering, camera, _, _ = sphere()
     with pytest.raises(ConfigError, match="depth or normal, got 'height'"):
         surface_pictures(rendering, camera, "height", (0.0, 0.0, 0.0), (0.0, 1.0))  # type: ignore[arg-type]

@@ -1,15 +1,15 @@
-"""Cameras from a JSON file, and the stills that they see.
+"""Cameras from a JSON file, and stills rendered from them.
 
-The file is a list. An entry is a place on an orbit, or a pinhole camera in full:
+The file is a list. An entry is a position on an orbit, or a complete pinhole camera:
 
     [{"azimuth_deg": 30, "elevation_deg": 15, "distance": 3.1, "fov_deg": 40},
      {"viewmat": [[...], [...], [...], [0, 0, 0, 1]], "K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]],
       "width": 640, "height": 480}]
 
-Angles are degrees, lengths world units, `fov_deg` is vertical; `elevation_deg`, `distance` and
-`fov_deg` may be left out and are then the product cameras'. `viewmat` maps world to camera with
-OpenCV axes, `K` is in pixels. `width` and `height` may be given anywhere, and must be with `K`.
-docs/CONVENTIONS.md has the axes. A 3DGS scene is rendered in our world frame as it stands.
+Angles are in degrees, lengths in world units, `fov_deg` is vertical; `elevation_deg`, `distance` and
+`fov_deg` default to those of the product cameras. `viewmat` maps world to camera with OpenCV axes,
+`K` is in pixels. `width` and `height` are optional on an orbit and required with `K`.
+docs/CONVENTIONS.md describes the axes. A scene is rendered in our world frame without framing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ORBIT = {"azimuth_deg", "elevation_deg", "distance", "fov_deg"}
 PINHOLE = {"viewmat", "K"}
 SIZE = {"width", "height"}
 ELEVATION_DEG = 15.0
-MOST_PX = 8192
+MAX_PX = 8192
 """Longest side of a picture."""
-MOST_CAMERAS = 10_000
+MAX_CAMERAS = 10_000
 
 
 def read_cameras(path: str | Path, size_px: int = 512) -> list[Cameras]:
@@ -43,32 +43,34 @@ def read_cameras(path: str | Path, size_px: int = 512) -> list[Cameras]:
 
     Args:
         path: the JSON file.
-        size_px: side of the pictures of entries that give no size.
+        size_px: side of the pictures of entries without a size.
 
     Returns:
-        Batches of one camera each, in the order of the file: sizes may differ.
+        Batches of one camera each, in the order of the file, since sizes may differ.
 
     Raises:
-        InputFileError: no such file, no JSON, or an entry that is no camera; the message has its
-            number, counted from 0.
+        InputFileError: no such file, not JSON, or an entry that is not a camera; the message has
+            its number, counted from 0.
     """
     source = Path(path)
     try:
         entries = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f"Cannot read cameras from {source}: {error}") from error
-    if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_CAMERAS:
+
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_CAMERAS:
         raise InputFileError(
-            f"{source} should hold a list of 1 to {MOST_CAMERAS} cameras, such as "
+            f"{source} should hold a list of 1 to {MAX_CAMERAS} cameras, such as "
             '[{"azimuth_deg": 30, "elevation_deg": 15}].'
         )
+
     cameras = []
     for index, entry in enumerate(entries):
         try:
             cameras.append(_camera(entry, size_px))
         except InputFileError as error:
             raise InputFileError(f"{source}, camera {index}: {error}") from error
-        except ValueError as error:  # what `orbit` says of a value out of range
+        except ValueError as error:  # from `orbit`, for a value out of range
             raise InputFileError(f"{source}, camera {index}: {error}") from error
     return cameras
 
@@ -84,31 +86,32 @@ def write_stills(
     """Render each camera to a PNG.
 
     Args:
-        gaussians: the scene, shown where it stands.
-        cameras: as `read_cameras` gives them.
-        out: a .png for one camera; else a folder, made if need be, for 0000.png, 0001.png, ...
+        gaussians: the scene, rendered without framing.
+        cameras: as `read_cameras` returns them.
+        out: a .png for one camera; else a folder, created if needed, for 0000.png, 0001.png, ...
         background: colour behind the scene.
         backend: as in `render.render`.
 
     Returns:
-        The files, one a camera.
+        The files, one per camera.
 
     Raises:
-        ExportError: several cameras and a single .png, or the folder cannot be made.
+        ExportError: several cameras and a single .png, or the folder cannot be created.
     """
     target = Path(out)
     if target.suffix.lower() == ".png":
         if len(cameras) != 1:
             raise ExportError(
-                f"{len(cameras)} cameras make as many pictures: give a folder, not {target.name}."
+                f"{len(cameras)} cameras need a folder for their pictures, got {target.name}. Name a folder."
             )
         paths = [target]
     else:
         try:
             target.mkdir(exist_ok=True)
         except OSError as error:
-            raise ExportError(f"Cannot make the folder {target}: {error}") from error
+            raise ExportError(f"Cannot create the folder {target}: {error}") from error
         paths = [target / f"{index:04d}.png" for index in range(len(cameras))]
+
     for path, camera in zip(paths, cameras, strict=True):
         (frame,) = render_frames(gaussians, camera, background, backend)
         with atomic_path(path) as temporary:
@@ -117,16 +120,20 @@ def write_stills(
 
 
 def _camera(entry: Any, size_px: int) -> Cameras:
+    """Return the camera of an entry; the caller adds file and number to the error."""
     if not isinstance(entry, dict):
         raise InputFileError(f"should be an object, is {entry!r:.60}.")
+
     known = (PINHOLE if PINHOLE & set(entry) else ORBIT) | SIZE
     unknown = sorted(set(entry) - known)
     if unknown:
         raise InputFileError(
-            f"does not know {', '.join(map(repr, unknown))}; it knows {', '.join(sorted(known))}."
+            f"unknown {', '.join(map(repr, unknown))}. Known: {', '.join(sorted(known))}."
         )
+
     if PINHOLE & set(entry):
         return _pinhole(entry)
+
     width, height = (_side(entry, name, size_px) for name in ("width", "height"))
     return orbit(
         _number(entry, "azimuth_deg", None),
@@ -139,32 +146,37 @@ def _camera(entry: Any, size_px: int) -> Cameras:
 
 
 def _pinhole(entry: dict[str, Any]) -> Cameras:
+    """Return a camera from `viewmat` and `K`; its orbit angles follow from where it is."""
     viewmat, K = _matrix(entry, "viewmat", 4), _matrix(entry, "K", 3)
     width, height = _side(entry, "width", None), _side(entry, "height", None)
-    turn = viewmat[:3, :3]
-    proper = torch.allclose(turn @ turn.T, torch.eye(3, dtype=turn.dtype), atol=1e-3)
-    if not proper or float(torch.linalg.det(turn)) < 0 or viewmat[3].tolist() != [0, 0, 0, 1]:
+
+    rotation = viewmat[:3, :3]
+    identity = torch.eye(3, dtype=rotation.dtype)
+    proper = torch.allclose(rotation @ rotation.T, identity, atol=1e-3)
+    if not proper or float(torch.linalg.det(rotation)) < 0 or viewmat[3].tolist() != [0, 0, 0, 1]:
         raise InputFileError(
-            "viewmat is no rotation with a translation: its rows should be orthonormal and right-handed, "
-            "the last one 0 0 0 1."
+            "viewmat is not a rotation with a translation: its rows should be orthonormal and "
+            "right-handed, the last one 0 0 0 1."
         )
     if float(K[0, 0]) <= 0 or float(K[1, 1]) <= 0:
         raise InputFileError("K needs positive focal lengths, in pixels.")
-    eye = -turn.T @ viewmat[:3, 3]
+
+    eye = -rotation.T @ viewmat[:3, 3]
     distance = eye.norm()
     azimuth = torch.rad2deg(torch.atan2(eye[1], eye[0]))
     elevation = torch.rad2deg(torch.asin((eye[2] / distance.clamp_min(1e-12)).clamp(-1, 1)))
-    place = (azimuth[None], elevation[None], distance[None])
-    return Cameras(viewmat[None], K[None], width, height, *place).to(dtype=torch.float32)
+    orbit_position = (azimuth[None], elevation[None], distance[None])
+    return Cameras(viewmat[None], K[None], width, height, *orbit_position).to(dtype=torch.float32)
 
 
 def _matrix(entry: dict[str, Any], name: str, side: int) -> torch.Tensor:
     if name not in entry:
         raise InputFileError(f"lacks {name!r}.")
+
     rows = entry[name]
-    shaped = isinstance(rows, list) and len(rows) == side
-    shaped = shaped and all(isinstance(row, list) and len(row) == side for row in rows)
-    if not shaped or not all(_finite(value) for row in rows for value in row):
+    square = isinstance(rows, list) and len(rows) == side
+    square = square and all(isinstance(row, list) and len(row) == side for row in rows)
+    if not square or not all(_finite(value) for row in rows for value in row):
         raise InputFileError(f"{name} should be {side} rows of {side} finite numbers.")
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -182,9 +194,9 @@ def _number(entry: dict[str, Any], name: str, default: float | None) -> float:
 
 def _side(entry: dict[str, Any], name: str, default: int | None) -> int:
     value = entry.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_PX:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PX:
         raise InputFileError(
-            f"{name} should be a whole number of pixels, 1 to {MOST_PX}, is {value!r:.60}."
+            f"{name} should be a whole number of pixels, 1 to {MAX_PX}, is {value!r:.60}."
         )
     return value
 

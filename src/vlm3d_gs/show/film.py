@@ -1,4 +1,4 @@
-"""A film of how a run came to its scene, made of the previews that it wrote on the way."""
+"""A film of a run: the previews that it wrote, in order, and the final scene."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vlm3d_gs.core.images import label, load_png, resize
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.runs.record import SPLAT, RunRecord, read_record
 from vlm3d_gs.show.sheet import preview
-from vlm3d_gs.show.video import write_moving
+from vlm3d_gs.show.video import write_video
 
 BAR_PX = 6
-"""Height of the bar that shows how far the run was."""
+"""Height of the progress bar under each picture."""
 CAPTION_PX = 24
 HOLD = 4
-"""The last picture stands this many times as long as the others."""
+"""The last picture is shown this many times as long as the others."""
 BAR_DONE, BAR_LEFT, PAPER = (0.23, 0.51, 0.77), (0.85, 0.87, 0.89), (1.0, 1.0, 1.0)
 
 
 def write_film(run: str | Path, path: str | Path, *, seconds: float = 6.0) -> int:
-    """Write a film of a run's previews, each with its step, and of the final scene where there is one.
+    """Write a film of a run's previews, each with its step, and of the final scene if there is one.
 
     Args:
         run: the run's folder, finished or not.
@@ -34,16 +34,17 @@ def write_film(run: str | Path, path: str | Path, *, seconds: float = 6.0) -> in
         seconds: length of the film, above 0.
 
     Returns:
-        Number of different pictures in it.
+        Number of distinct pictures in it.
 
     Raises:
-        InputFileError: not a run's folder, or a run without previews; the cure is in the message.
+        InputFileError: not a run's folder, or a run without previews.
         ExportError: another suffix, or the folder does not exist.
         ConfigError: a length that is not positive.
     """
     folder, target = Path(run), Path(path)
     if not 0 < seconds <= 3600:
         raise ConfigError(f"A film lasts more than 0 and at most 3600 seconds, got {seconds:g}.")
+
     record = read_record(folder)
     previews = _previews(folder)
     if not previews:
@@ -51,22 +52,23 @@ def write_film(run: str | Path, path: str | Path, *, seconds: float = 6.0) -> in
             f"The run in {folder} has no previews to make a film of. Make more of them, for example "
             "forty: vlm3d-gs generate PROMPT --set train.preview_every=0.025"
         )
+
     with atomic_path(target) as temporary:
         count = len(previews) + (folder / SPLAT).is_file()
         pictures = _pictures(folder, previews, record)
         fps = (count - 1 + HOLD) / seconds
-        write_moving(_held(pictures, count), temporary, fps)
+        write_video(_hold_last(pictures, count), temporary, fps)
     return count
 
 
 def _previews(folder: Path) -> list[tuple[int, Path]]:
     """Return the steps and files of a run's previews, in order."""
-    found = []
+    previews = []
     for path in (folder / "previews").glob("step_*.png"):
         number = re.fullmatch(r"step_(\d+)", path.stem)
         if number:
-            found.append((int(number[1]), path))
-    return sorted(found)
+            previews.append((int(number[1]), path))
+    return sorted(previews)
 
 
 def _pictures(
@@ -78,26 +80,31 @@ def _pictures(
     total = record.planned_steps or last
     first = _load(previews[0][1])
     size = (first.shape[0], first.shape[1])
+
     for step, path in previews:
         yield _captioned(_load(path), size, f"step {step} of {total}", step / total)
+
     if (folder / SPLAT).is_file():
         final = preview(read_splat(folder / SPLAT), size_px=size[0])
         yield _captioned(final, size, f"after {last} steps", last / total)
 
 
 def _captioned(picture: Tensor, size: tuple[int, int], text: str, share: float) -> Tensor:
-    """Return a picture over a bar and a line of text, [H, W, 3] with even sides."""
+    """Return a picture above a progress bar and a line of text, [H, W, 3] with even sides."""
     height, width = size
-    shown = resize(picture[None], height, width)[0]
+    resized = resize(picture[None], height, width)[0]
+
     bar = torch.tensor(BAR_LEFT).repeat(BAR_PX, width, 1)
     bar[:, : round(width * min(max(share, 0.0), 1.0))] = torch.tensor(BAR_DONE)
     caption = torch.tensor(PAPER).repeat(CAPTION_PX, width, 1)
     caption = label(caption[None], [text])[0]
-    frame = torch.cat([shown, bar, caption])
+
+    frame = torch.cat([resized, bar, caption])
     return frame[: frame.shape[0] // 2 * 2, : width // 2 * 2]
 
 
-def _held(pictures: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+def _hold_last(pictures: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield each picture once, and the last one `HOLD` times."""
     for index, picture in enumerate(pictures):
         for _ in range(HOLD if index == count - 1 else 1):
             yield picture
@@ -106,5 +113,5 @@ def _held(pictures: Iterator[Tensor], count: int) -> Iterator[Tensor]:
 def _load(path: Path) -> Tensor:
     try:
         return load_png(path)
-    except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG is SyntaxError
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise InputFileError(f"{path} is not a readable picture: {error}") from error

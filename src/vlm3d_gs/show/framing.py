@@ -1,4 +1,4 @@
-"""Bringing any splat before the product cameras, and rendering many frames in bounded memory."""
+"""Fitting any splat into the view of the product cameras, and rendering many frames in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vlm3d_gs.render import Backend, render
 DISTANCE, FOV_DEG = 3.1, 40.0
 """Product cameras: the unit ball just fills the picture."""
 BACKGROUND: Color = (0.75, 0.78, 0.82)
-"""Behind the products: a cool light grey on which white, dark and hazy things all show."""
+"""Background of the products: a cool light grey on which white, dark and hazy objects are all visible."""
 OWN_RADIUS = 1.1
-"""Scenes within this radius are ours and are shown as they stand, at true scale."""
-SEEN_OPACITY = 0.05
+"""Scenes within this radius are shown as they are, at true scale."""
+VISIBLE_OPACITY = 0.05
 FAR_QUANTILE = 0.99
-"""Share of the visible Gaussians that must be in the picture; fly-aways must not shrink it."""
+"""Share of the visible Gaussians that must be in the picture; a few stray ones must not shrink it."""
 CHUNK_PIXELS = 2_000_000
 """Pixels rendered in one call."""
 
@@ -29,7 +29,7 @@ def framed(gaussians: Gaussians) -> Gaussians:
     """Return the scene moved and scaled into the unit ball, if it is not there already.
 
     Args:
-        gaussians: any scene; splats of other programs have any place and size.
+        gaussians: any scene; splats of other programs may be anywhere and of any size.
 
     Returns:
         The same Gaussians if nearly all visible ones are within `OWN_RADIUS` of the origin, else
@@ -52,11 +52,12 @@ def bounds(gaussians: Gaussians) -> tuple[Tensor, float]:
     radius of the visible Gaussians.
     """
     means = gaussians.means.detach()
-    seen = means[gaussians.opacities.detach() > SEEN_OPACITY]
-    if len(seen) == 0 or _radius(seen) <= OWN_RADIUS:
+    visible = means[gaussians.opacities.detach() > VISIBLE_OPACITY]
+    if len(visible) == 0 or _radius(visible) <= OWN_RADIUS:
         return means.new_zeros(3), 1.0
-    center = seen.median(dim=0).values
-    return center, max(_radius(seen - center), 1e-9)
+
+    center = visible.median(dim=0).values
+    return center, max(_radius(visible - center), 1e-9)
 
 
 def render_frames(
@@ -65,9 +66,9 @@ def render_frames(
     """Yield the frames of many cameras one by one, [H, W, 3] on the host, rendered in chunks."""
     chunk = max(1, CHUNK_PIXELS // (cameras.width * cameras.height))
     for start in range(0, len(cameras), chunk):
-        some = cameras.select(slice(start, start + chunk)).to(gaussians.device)
+        views = cameras.select(slice(start, start + chunk)).to(gaussians.device)
         with torch.no_grad():
-            rendering = render(gaussians, some, backend=backend, background=background)
+            rendering = render(gaussians, views, backend=backend, background=background)
         yield from rendering.color.cpu()
 
 

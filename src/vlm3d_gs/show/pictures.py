@@ -1,4 +1,4 @@
-"""Which pictures of a splat file are wanted: one turn around it, or stills through given cameras."""
+"""Pictures of a splat file: a turntable, or stills from the cameras of a file."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def render_pictures(
 
     Args:
         splat: the file.
-        out: a turntable's file (see `turntable.SUFFIXES`); with `cameras` a folder, or a .png.
-        seconds: length of the turn.
-        size_px: side of the pictures, where a camera does not say its size.
-        elevation_deg: height of the turning camera.
+        out: the turntable (see `turntable.SUFFIXES`); with `cameras` a folder, or a .png.
+        seconds: duration of the turn.
+        size_px: side of the pictures, unless a camera has its own size.
+        elevation_deg: elevation of the turntable's camera.
         background: as `color_of` reads it; None is the products' grey.
-        beside: depth or normal, beside a turntable's picture.
+        beside: depth or normal, shown beside each frame of a turntable.
         cameras: a camera file; see `camera_file`.
 
     Returns:
@@ -44,29 +44,30 @@ def render_pictures(
 
     Raises:
         ConfigError: a setting out of range, or `beside` together with `cameras`.
-        InputFileError: splat or cameras cannot be read.
-        ExportError: it cannot be written there.
+        InputFileError: the splat or the cameras cannot be read.
+        ExportError: the output cannot be written.
     """
-    shade = BACKGROUND if background is None else color_of(background)
+    color = BACKGROUND if background is None else color_of(background)
     if cameras is not None:
         if beside is not None:
-            raise ConfigError("--beside belongs to a turntable; leave it away with --cameras.")
+            raise ConfigError("--beside is for turntables. Drop it, or drop --cameras.")
         views = read_cameras(cameras, size_px)
-        return write_stills(read_splat(splat), views, out, background=shade)
+        return write_stills(read_splat(splat), views, out, background=color)
+
     render_turntable(
         read_splat(splat),
         out,
         seconds=seconds,
         size_px=size_px,
         elevation_deg=elevation_deg,
-        background=shade,
+        background=color,
         beside=_beside(beside),
     )
     return [out]
 
 
 def color_of(text: str) -> Color:
-    """Return the colour that a word, #rrggbb, or three numbers from 0 to 1 stand for.
+    """Return the colour of a name, #rrggbb, or three numbers from 0 to 1.
 
     Raises:
         ConfigError: it is none of these.
@@ -78,16 +79,19 @@ def color_of(text: str) -> Color:
     word = text.strip().lower()
     if word in NAMED:
         return NAMED[word]
+
     if re.fullmatch(r"#[0-9a-f]{6}", word):
         red, green, blue = (int(word[at : at + 2], 16) / 255 for at in (1, 3, 5))
         return red, green, blue
-    parts = word.split(",")
-    if len(parts) == 3 and all(re.fullmatch(r"\s*\d*\.?\d+\s*", part) for part in parts):
-        red, green, blue = (float(part) for part in parts)
+
+    numbers = word.split(",")
+    if len(numbers) == 3 and all(re.fullmatch(r"\s*\d*\.?\d+\s*", text) for text in numbers):
+        red, green, blue = (float(text) for text in numbers)
         if max(red, green, blue) <= 1.0:
             return red, green, blue
+
     raise ConfigError(
-        f"A background is {', '.join(NAMED)}, #rrggbb, or r,g,b from 0 to 1; got {text!r}."
+        f"A background must be {', '.join(NAMED)}, #rrggbb, or r,g,b from 0 to 1, got {text!r}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: labelled stills of a scene, as product and as preview of a running job."""
+"""Contact sheets: labelled stills of a scene, as a product and as previews of a running job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMED_VIEWS: tuple[View, ...] = (
     ("back", 180.0, 15.0),
     ("left side", 270.0, 15.0),
 )
-"""The four views under the names that prompts and questions use."""
+"""The four views, named as in prompts and questions."""
 SHEET_VIEWS: tuple[View, ...] = (
     *NAMED_VIEWS,
     ("45 deg", 45.0, 0.0),
@@ -65,11 +65,11 @@ def write_preview(
     background: Color = BACKGROUND,
     backend: Backend = "auto",
 ) -> None:
-    """Write the four named views in one row; quick enough for a running job.
+    """Write the four named views in one row, quickly enough for a running job.
 
     Args:
         gaussians: the scene.
-        path: the PNG file; replaced if it exists, and never seen half written.
+        path: the PNG file; replaced atomically if it exists.
         size_px: side of one view, at least 1.
         background: colour behind the object.
         backend: as in `render.render`.
@@ -102,8 +102,10 @@ def _sheet(
     background: Color,
     backend: Backend,
 ) -> Tensor:
+    """Return labelled views in rows of `COLUMNS`, [H, W, 3] on the host."""
     if len(gaussians) == 0:
         raise ExportError("There is nothing to show: the scene has no Gaussians.")
+
     names, azimuths, elevations = zip(*views, strict=True)
     cameras = orbit(list(azimuths), list(elevations), DISTANCE, FOV_DEG, size_px, size_px)
     frames = torch.stack(list(render_frames(framed(gaussians), cameras, background, backend)))

@@ -1,4 +1,4 @@
-"""Pictures of a scene's shape: depth as brightness, and normals as colours.
+"""Images of a scene's shape: depth as brightness, and normals as colours.
 
 Both come from the expected depth that every renderer returns. Letters: C views, H rows, W columns.
 """
@@ -18,9 +18,9 @@ from vlm3d_gs.render import Rendering
 Beside = Literal["depth", "normal"]
 BESIDE: tuple[Beside, ...] = ("depth", "normal")
 NEAR_SHADE, FAR_SHADE = 1.0, 0.15
-"""Brightness of the nearest and the farthest depth that are shown."""
-SOLID = 0.5
-"""Coverage from which a pixel has a depth of its own."""
+"""Brightness of the nearest and the farthest depth of the range."""
+SOLID_ALPHA = 0.5
+"""Opacity from which the depth of a pixel is meaningful."""
 
 
 def surface_pictures(
@@ -30,14 +30,14 @@ def surface_pictures(
     background: Color,
     depths: tuple[float, float],
 ) -> Tensor:
-    """Return depth or normal pictures, with the renders' soft edges over the background.
+    """Return depth or normal images with the soft edges of the renders, over a background.
 
     Args:
         rendering: C views of a scene.
         cameras: the same C views.
-        kind: what to show.
+        kind: what the images show.
         background: colour behind the object.
-        depths: depth range that depth pictures spread over, world units; no matter for normals.
+        depths: nearest and farthest depth, world units; only for `depth`.
 
     Returns:
         [C, H, W, 3], 0 to 1.
@@ -45,7 +45,7 @@ def surface_pictures(
     Raises:
         ConfigError: unknown kind.
 
-    Not differentiable at the edges.
+    Not differentiable where coverage or depth is clamped.
     """
     if kind == "depth":
         near, far = depths
@@ -54,7 +54,7 @@ def surface_pictures(
     elif kind == "normal":
         shades = 0.5 + 0.5 * normals(rendering.depth, rendering.alpha, cameras)
     else:
-        raise ConfigError(f"Beside the picture can stand {' or '.join(BESIDE)}, got {kind!r}.")
+        raise ConfigError(f"Beside the picture can be {' or '.join(BESIDE)}, got {kind!r}.")
     alpha = rendering.alpha.clamp(0.0, 1.0)
     return composite(shades * alpha, alpha, background)
 
@@ -62,8 +62,8 @@ def surface_pictures(
 def normals(depth: Tensor, alpha: Tensor, cameras: Cameras) -> Tensor:
     """Return unit normals that face the camera, in axes x right, y up, z towards the viewer.
 
-    Points are unprojected from depth; the normal is the cross product of the differences to the
-    neighbours, one-sided at the border and where a neighbour is not solid.
+    Points are unprojected from depth; the normal is the cross product of their differences along
+    rows and columns, one-sided at the border and where a neighbour is not solid.
 
     Args:
         depth: [C, H, W, 1] expected depth along camera z, world units.
@@ -73,24 +73,26 @@ def normals(depth: Tensor, alpha: Tensor, cameras: Cameras) -> Tensor:
     Returns:
         [C, H, W, 3]; (0, 0, 1) where there is no surface.
     """
-    focal, middle = cameras.Ks[:, [0, 1], [0, 1]].to(depth), cameras.Ks[:, :2, 2].to(depth)
+    focal, principal = cameras.Ks[:, [0, 1], [0, 1]].to(depth), cameras.Ks[:, :2, 2].to(depth)
     rows = torch.arange(cameras.height, device=depth.device) + 0.5
     columns = torch.arange(cameras.width, device=depth.device) + 0.5
     y, x = torch.meshgrid(rows.to(depth), columns.to(depth), indexing="ij")
     pixels = torch.stack([x, y], -1)
-    rays = (pixels - middle[:, None, None]) / focal[:, None, None]
+    rays = (pixels - principal[:, None, None]) / focal[:, None, None]
     points = torch.cat([rays * depth, depth], -1)
-    solid = alpha >= SOLID
-    across, down = _slope(points, solid, 2), _slope(points, solid, 1)
+
+    solid = alpha >= SOLID_ALPHA
+    across, down = _differences(points, solid, 2), _differences(points, solid, 1)
     normal = torch.linalg.cross(down, across)
     facing = torch.where((normal * points).sum(-1, keepdim=True) > 0, -normal, normal)
     unit = torch.nn.functional.normalize(facing, dim=-1) * depth.new_tensor([1.0, -1.0, -1.0])
-    flat = depth.new_tensor([0.0, 0.0, 1.0])
-    return torch.where(solid & (unit.norm(dim=-1, keepdim=True) > 0.5), unit, flat)
+
+    towards_viewer = depth.new_tensor([0.0, 0.0, 1.0])
+    return torch.where(solid & (unit.norm(dim=-1, keepdim=True) > 0.5), unit, towards_viewer)
 
 
-def _slope(points: Tensor, solid: Tensor, axis: int) -> Tensor:
-    """Return differences of neighbouring points along an axis, of those sides that are solid."""
+def _differences(points: Tensor, solid: Tensor, axis: int) -> Tensor:
+    """Return the sum of the differences to both neighbours along an axis, where both ends are solid."""
     after, before = torch.zeros_like(points), torch.zeros_like(points)
     length = points.shape[axis]
     steps = points.narrow(axis, 1, length - 1) - points.narrow(axis, 0, length - 1)

@@ -16,13 +16,13 @@ from vlm3d_gs.core.images import Color, save_png, tile_grid
 from vlm3d_gs.render import Backend, render
 from vlm3d_gs.show.framing import BACKGROUND, DISTANCE, FOV_DEG, framed, render_frames
 from vlm3d_gs.show.surfaces import BESIDE, Beside, surface_pictures
-from vlm3d_gs.show.video import MOVING, write_moving
+from vlm3d_gs.show.video import VIDEO_SUFFIXES, write_video
 
-SUFFIXES = (*MOVING, ".png")
+SUFFIXES = (*VIDEO_SUFFIXES, ".png")
 GRID_FRAMES, GRID_COLUMNS = 12, 4
-"""A PNG shows this many evenly spaced stills, in rows of so many."""
+"""Evenly spaced stills in a PNG, and how many are in a row."""
 REACH_QUANTILE = 0.98
-"""Share of the Gaussians within the depths that a depth picture spreads over."""
+"""Share of the Gaussians that lie within the depth range of a depth image."""
 
 
 def render_turntable(
@@ -37,26 +37,26 @@ def render_turntable(
     beside: Beside | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """Write a turntable; the suffix chooses the kind.
+    """Write a turntable; the suffix chooses the format.
 
-    `.mp4` is H.264 in yuv420p, `.gif` and `.webp` loop for ever, `.png` is a grid of `GRID_FRAMES` stills.
-    The turn starts at the front and grows in azimuth. Scenes larger than the unit ball are scaled.
+    `.mp4` is H.264 in yuv420p, `.gif` and `.webp` loop forever, `.png` is a grid of `GRID_FRAMES` stills.
+    The turn starts at the front and increases in azimuth. Scenes larger than the unit ball are scaled.
 
     Args:
         gaussians: the scene.
         path: the file, ending in one of `SUFFIXES`; replaced if it exists.
-        seconds: length of the whole turn, above 0; no matter for `.png`.
-        fps: frames a second, at least 1; GIF rounds a frame's time to 10 ms.
+        seconds: duration of the turn, above 0; ignored for `.png`.
+        fps: frames per second, at least 1; GIF rounds the duration of a frame to 10 ms.
         size_px: side of the square frames, at least 16; rounded up to even for `.mp4`.
-        elevation_deg: height of the camera, -90 to 90.
+        elevation_deg: elevation of the camera, -90 to 90.
         background: colour behind the object.
-        beside: what stands to the right of the picture, at the same size: depth (near is bright)
-            or normals (as seen from the camera: red right, green up, blue towards it).
+        beside: what is shown to the right of each frame, at the same size: depth (near is bright)
+            or normals (in the camera's axes: red right, green up, blue towards it).
         backend: as in `render.render`.
 
     Raises:
         ExportError: another suffix, no Gaussians, or the folder does not exist.
-        ConfigError: a length, rate or size out of range, or another word for `beside`.
+        ConfigError: a duration, rate or size out of range, or an unknown `beside`.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -74,28 +74,32 @@ def render_turntable(
         )
     if beside is not None and beside not in BESIDE:
         raise ConfigError(f"beside must be one of {', '.join(BESIDE)}, got {beside!r}.")
+
     count = GRID_FRAMES if suffix == ".png" else max(1, round(seconds * fps))
     side = size_px + size_px % 2 if suffix == ".mp4" else size_px
     cameras = turntable_cameras(count, elevation_deg, DISTANCE, FOV_DEG, side, side)
+
     scene = framed(gaussians)
     if beside is None:
         frames = render_frames(scene, cameras, background, backend)
     else:
         frames = _pairs(scene, cameras, background, beside, backend)
+
     with atomic_path(target) as temporary:
         if suffix == ".png":
             save_png(tile_grid(torch.stack(list(frames)), GRID_COLUMNS, fill=background), temporary)
         else:
-            write_moving(frames, temporary, fps)
+            write_video(frames, temporary, fps)
 
 
 def _pairs(
     gaussians: Gaussians, cameras: Cameras, background: Color, beside: Beside, backend: Backend
 ) -> Iterator[Tensor]:
-    """Yield frames of a render and its depth or normals, [H, 2 W, 3] on the host."""
+    """Yield frames with a render and its depth or normals side by side, [H, 2 W, 3] on the host."""
     reach = gaussians.means.detach().norm(dim=-1).sort().values
     radius = float(reach[int(REACH_QUANTILE * (len(reach) - 1))].clamp(0.01, 1.0))
     depths = (DISTANCE - radius, DISTANCE + radius)
+
     for index in range(len(cameras)):
         camera = cameras.select([index]).to(gaussians.device)
         with torch.no_grad():

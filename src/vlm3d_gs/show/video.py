@@ -1,4 +1,4 @@
-"""Frames to files that move: H.264 video, and animated GIF and WebP."""
+"""Encoding frames as video: H.264, and animated GIF and WebP."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch import Tensor
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.images import to_uint8
 
-MOVING = (".mp4", ".gif", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")
 VIDEO_QUALITY = 8
 """imageio-ffmpeg's scale, 1 to 10."""
 WEBP_QUALITY = 85
 
 
-def write_moving(frames: Iterator[Tensor], path: Path, fps: float) -> None:
-    """Write frames as a moving picture; the suffix chooses the kind.
+def write_video(frames: Iterator[Tensor], path: Path, fps: float) -> None:
+    """Write frames as a video; the suffix chooses the format.
 
-    `.mp4` is H.264 in yuv420p (an odd side is cut by its last pixel), `.gif` and `.webp` loop for ever.
+    `.mp4` is H.264 in yuv420p (an odd side loses its last pixel), `.gif` and `.webp` loop forever.
 
     Args:
         frames: at least one [H, W, 3], all of one size, 0 to 1.
         path: where to write; replaced if it exists.
-        fps: frames a second; GIF rounds a frame's time to 10 ms, and knows none below 20 ms.
+        fps: frames per second; GIF rounds the duration of a frame to 10 ms, at least 20 ms.
 
     Raises:
-        ExportError: the suffix is none of `MOVING`, or the encoder fails.
+        ExportError: the suffix is not in `VIDEO_SUFFIXES`, or the encoder fails.
     """
     suffix = path.suffix.lower()
     if suffix == ".mp4":
@@ -44,8 +44,8 @@ def write_moving(frames: Iterator[Tensor], path: Path, fps: float) -> None:
         _save(pictures, path, "WEBP", duration=round(1000 / fps), quality=WEBP_QUALITY, method=4)
     else:
         raise ExportError(
-            f"Cannot write a moving picture to {path.name!r}: the name must end in one of "
-            f"{', '.join(MOVING)}."
+            f"Cannot write a video to {path.name!r}: the name must end in one of "
+            f"{', '.join(VIDEO_SUFFIXES)}."
         )
 
 
@@ -56,6 +56,7 @@ def _save(pictures: list[Image.Image], path: Path, kind: str, **settings: int) -
 
 
 def _write_mp4(frames: Iterator[Tensor], path: Path, fps: float) -> None:
+    """Stream frames to the encoder one by one, so that memory does not grow with the length."""
     first = next(frames)
     height, width = (side - side % 2 for side in first.shape[:2])
     writer = imageio_ffmpeg.write_frames(
@@ -69,16 +70,17 @@ def _write_mp4(frames: Iterator[Tensor], path: Path, fps: float) -> None:
         macro_block_size=2,
         output_params=["-movflags", "+faststart"],
     )
+
     try:
-        writer.send(None)
-        writer.send(_cut(first, height, width))
+        writer.send(None)  # starts the generator
+        writer.send(_cropped(first, height, width))
         for frame in frames:
-            writer.send(_cut(frame, height, width))
+            writer.send(_cropped(frame, height, width))
     except OSError as error:
         raise ExportError(f"The video encoder failed while writing {path.name}: {error}") from error
     finally:
         writer.close()
 
 
-def _cut(frame: Tensor, height: int, width: int) -> bytes:
+def _cropped(frame: Tensor, height: int, width: int) -> bytes:
     return to_uint8(frame[:height, :width].to(torch.float32)).tobytes()

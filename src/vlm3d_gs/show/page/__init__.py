@@ -1,8 +1,8 @@
-"""One offline HTML file that shows a splat: data, viewer and words in a single page.
+"""One offline HTML file that shows a splat: data, viewer and text in a single page.
 
-The page asks nobody for anything: its policy forbids every request, and allows no script but the
-one written here, by its hash. Viewer and looks are own source files in `web/`. What comes from
-outside (prompt, names, numbers) goes in as escaped text or JSON and is only ever shown as text.
+The page makes no requests: its policy forbids them, and allows only the one script written here, by
+its hash. The sources of the viewer are in `web/`. External input (prompt, names, numbers) is
+inserted as escaped text or JSON and is only ever displayed as text.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from vlm3d_gs.show.framing import DISTANCE, FOV_DEG, bounds
 SCRIPTS = ("splats.js", "renderer.js", "orbit.js", "curves.js", "page.js")
 """Joined in this order into the page's one script."""
 ELEVATION_DEG = 15.0
-"""Height of the first view; it stands in front."""
+"""Elevation of the initial view, which is from the front."""
 HALF_MAX = 60_000.0
-"""Colour coefficients are clipped to what a half float can hold."""
+"""Colour coefficients are clipped to this, since they are stored as half floats."""
 
 
 def write_page(
@@ -43,10 +43,10 @@ def write_page(
     """Write the page, whole or not at all; same arguments, same bytes.
 
     Args:
-        gaussians: N >= 1 finite Gaussians, any place and size.
+        gaussians: N >= 1 finite Gaussians, at any position and scale.
         path: the file; replaced if it exists.
-        name: what to call the splat where no prompt is known, and its pictures.
-        record: the run that made it: prompt, facts and curves.
+        name: title of the page if no prompt is known, and file name of saved pictures.
+        record: the run that made the splat: prompt, facts and curves.
 
     Raises:
         ExportError: no Gaussians, a NaN or an infinity, or the folder does not exist.
@@ -55,8 +55,9 @@ def write_page(
     story = _story(gaussians, head, name, record)
     style = _source("style.css")
     script = '"use strict";\n(() => {\n' + "\n".join(map(_source, SCRIPTS)) + "})();\n"
+
     prompt = story["prompt"] or name
-    parts = {
+    values = {
         "policy": policy(script, style),
         "title": html.escape(prompt),
         "prompt": html.escape(prompt),
@@ -65,18 +66,19 @@ def write_page(
         "story": _embedded_json(story),
         "splats": base64.b64encode(blob).decode("ascii"),
     }
-    # In one pass, so that a prompt which looks like a placeholder stays what it is.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
+    # In one pass, so that a prompt that looks like a placeholder is not replaced.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _source("page.html"))
+
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
 
 
 def pack(gaussians: Gaussians) -> tuple[dict[str, Any], bytes]:
-    """Return the splats as little-endian bytes, and what is needed to read them.
+    """Return a header that describes the splats, and the splats as little-endian bytes.
 
     Centres float32 [N, 3]; natural logarithms of the scales uint16 [N, 3], linear between the two
     numbers of `log_scale_range`; quaternions wxyz int16 [N, 4]; opacities uint16 [N], 65535 is 1;
-    harmonics float16 [N, K, 3]. So 28 + 6 K bytes a splat.
+    harmonics float16 [N, K, 3]. In all 28 + 6 K bytes a splat.
 
     Raises:
         ExportError: no Gaussians, a NaN or an infinity.
@@ -87,12 +89,14 @@ def pack(gaussians: Gaussians) -> tuple[dict[str, Any], bytes]:
         bad = int((~tensor.isfinite()).sum())
         if bad:
             raise ExportError(f"Cannot show the scene: {bad} values of {label} are not finite.")
+
     scene = gaussians.detach().to("cpu", torch.float64)
     logs = scene.log_scales.numpy()
     low, high = float(logs.min()), float(logs.max())
     unit = (high - low) / 65535 or 1.0
     quats = torch.nn.functional.normalize(scene.quats, dim=-1)
     quats[quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=quats.dtype)
+
     columns: list[NDArray[Any]] = [
         scene.means.numpy().astype("<f4"),
         np.rint((logs - low) / unit).astype("<u2"),
@@ -122,8 +126,10 @@ def policy(script: str, style: str) -> str:
 def _story(
     gaussians: Gaussians, head: dict[str, Any], name: str, record: RunRecord | None
 ) -> dict[str, Any]:
+    """Return all that the page shows beside the splats, as plain data for JSON."""
     center, radius = bounds(gaussians)
     degree = gaussians.sh_degree
+
     return {
         "name": re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "splat",
         "prompt": record.prompt if record else "",
@@ -154,7 +160,7 @@ def _story(
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Return what a run says about itself, as words; what it does not say is left out."""
+    """Return facts about a run as text; facts that it does not record are skipped."""
     summary, config = record.summary, record.config
     done = summary.get("steps", record.rows[-1]["step"] if record.rows else None)
     steps = None if done is None else f"{done} of {record.planned_steps or done}"
@@ -162,7 +168,8 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     versions = summary.get("versions", config.get("versions"))
     version = versions.get("vlm3d_gs") if isinstance(versions, dict) else None
     written = summary.get("written", config.get("written"))
-    said = (
+
+    facts = (
         ("Steps", steps),
         ("Time", f"{seconds:.0f} s" if isinstance(seconds, int | float) else None),
         ("Seed", config.get("seed")),
@@ -171,17 +178,17 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Made by", None if version is None else f"vlm3d-gs {version}"),
         ("Commit", _short(summary.get("commit"))),
     )
-    return [(label, str(value)) for label, value in said if value is not None]
+    return [(label, str(value)) for label, value in facts if value is not None]
 
 
 def _short(commit: object) -> str | None:
-    """Return the start of a commit, and whether the checkout was edited."""
+    """Return the start of a commit, with `-dirty` if the checkout was edited."""
     name, edited, _ = str(commit or "").partition("-dirty")
     return name[:12] + edited or None
 
 
 def _embedded_json(data: dict[str, Any]) -> str:
-    """Return JSON that cannot end the script element it stands in, whatever it holds."""
+    """Return JSON that cannot close the script element it is embedded in, whatever it holds."""
     text = json.dumps(data, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
