@@ -45,8 +45,8 @@ def installed_tools() -> NodeTools:
     where that cannot be."""
     npm = shutil.which("npm")
     installed = NODE_FOLDER / "node_modules" / ".package-lock.json"
-    expected = NODE_FOLDER / "package-lock.json"
-    if not installed.is_file() or installed.stat().st_mtime < expected.stat().st_mtime:
+    lock_file = NODE_FOLDER / "package-lock.json"
+    if not installed.is_file() or installed.stat().st_mtime < lock_file.stat().st_mtime:
         if npm is None:
             pytest.skip("the packages of tests/node are not installed, and there is no npm")
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]

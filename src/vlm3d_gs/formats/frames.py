@@ -57,6 +57,7 @@ def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
 
     Differentiable in the Gaussians' parameters.
     """
+    # In double precision, so that axis permutations stay exact whatever the scene's dtype.
     exact = rotation.detach().to("cpu", torch.float64)
     identity = torch.eye(3, dtype=torch.float64)
     if not torch.allclose(exact @ exact.T, identity, atol=1e-6) or torch.linalg.det(exact) < 0:

@@ -35,6 +35,7 @@ def save_usd(arrays: SplatArrays, path: Path) -> None:
     if path.suffix == ".usdz":
         raise ExportError("A .usdz cannot be written here; write .usdc, and pack it with usdzip.")
 
+    # Programs frame and cull by the extent, so it must contain what is visible of every Gaussian.
     scales = np.exp(arrays.log_scales)
     reach = EXTENT_SIGMAS * scales.max(1, keepdims=True)
     extent = np.stack([(arrays.means - reach).min(0), (arrays.means + reach).max(0)])
@@ -73,6 +74,7 @@ def load_usd(source: Path) -> SplatArrays:
     """
     expect_file(source)
     usd, geometry, volume, _, errors = _library()
+
     try:
         stage = usd.Stage.Open(str(source))
         prims = [prim for prim in stage.Traverse() if prim.GetTypeName() == PRIM]
@@ -82,6 +84,7 @@ def load_usd(source: Path) -> SplatArrays:
         splat = volume.ParticleField3DGaussianSplat(prims[0])
         if geometry.GetStageUpAxis(stage) != geometry.Tokens.y:
             raise InputFileError(f"{source} is not y up; rotate it in the program that made it.")
+
         transform = np.array(splat.ComputeLocalToWorldTransform(usd.TimeCode.Default()))
         if not np.allclose(transform, np.eye(4)):
             raise InputFileError(f"{source} moves its splat by a transform; apply it first.")
@@ -100,6 +103,7 @@ def _reason(error: Exception) -> str:
 
 
 def _arrays(source: Path, splat: Any) -> SplatArrays:
+    """Return the arrays of a splat prim, full or half precision; raise if their lengths disagree."""
     means = _values(splat.GetPositionsAttr(), splat.GetPositionshAttr(), 3)
     count = len(means)
     quats = _values(splat.GetOrientationsAttr(), splat.GetOrientationshAttr(), 4)

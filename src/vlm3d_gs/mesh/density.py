@@ -69,10 +69,12 @@ def density_blocks(gaussians: Gaussians, grid: Grid) -> F32:
                     for k in range(3)
                 ]
 
+                # Only Gaussians whose box of reach meets the block.
                 low = torch.stack([axis[0] for axis in axes])
                 high = torch.stack([axis[-1] for axis in axes])
                 near = (rows[:, :3] + rows[:, 9:12] >= low) & (rows[:, :3] - rows[:, 9:12] <= high)
                 nearby = rows[near.all(dim=-1)]
+
                 if len(nearby):
                     block = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
                     field[block] = _block_density(nearby, axes).cpu().numpy()

@@ -54,6 +54,7 @@ def rasterize_depth(vertices: F64, faces: I32, depth: F32) -> None:
         ax, ay, az = vertices[faces[f, 0]]
         bx, by, bz = vertices[faces[f, 1]]
         cx, cy, cz = vertices[faces[f, 2]]
+
         area = signed_area(ax, ay, bx, by, cx, cy)
         if abs(area) < 1e-12:
             continue
@@ -62,10 +63,12 @@ def rasterize_depth(vertices: F64, faces: I32, depth: F32) -> None:
         left, right = pixel_range(ax, bx, cx, width)
         for row in range(first, last + 1):
             for col in range(left, right + 1):
+                # Barycentric coordinates from areas; the sign of `area` cancels, so both windings count.
                 x, y = col + 0.5, row + 0.5
                 u = signed_area(x, y, bx, by, cx, cy) / area
                 v = signed_area(x, y, cx, cy, ax, ay) / area
                 w = 1.0 - u - v
+
                 if u >= -EDGE and v >= -EDGE and w >= -EDGE:
                     z = 1.0 / (u / az + v / bz + w / cz)  # 1 / depth is linear in the image
                     depth[row, col] = min(depth[row, col], z)
@@ -86,6 +89,7 @@ def rasterize_texels(vertices: F64, faces: I32, owners: I32, weights: F32) -> No
         ax, ay = vertices[faces[f, 0]]
         bx, by = vertices[faces[f, 1]]
         cx, cy = vertices[faces[f, 2]]
+
         area = signed_area(ax, ay, bx, by, cx, cy)
         if abs(area) < 1e-12:
             continue
@@ -94,10 +98,12 @@ def rasterize_texels(vertices: F64, faces: I32, owners: I32, weights: F32) -> No
         left, right = pixel_range(ax, bx, cx, side)
         for row in range(first, last + 1):
             for col in range(left, right + 1):
+                # Barycentric coordinates from areas; the sign of `area` cancels, so both windings count.
                 x, y = col + 0.5, row + 0.5
                 u = signed_area(x, y, bx, by, cx, cy) / area
                 v = signed_area(x, y, cx, cy, ax, ay) / area
                 w = 1.0 - u - v
+
                 if u >= -EDGE and v >= -EDGE and w >= -EDGE and owners[row, col] < 0:
                     owners[row, col] = f
                     weights[row, col, 0], weights[row, col, 1], weights[row, col, 2] = u, v, w
@@ -155,7 +161,7 @@ def accumulate_colors(
         totals: [P, 4] weighted colour and weight, added to.
     """
     height, width = depth.shape
-    eye = np.zeros(3)
+    eye = np.zeros(3)  # -R^T t
     for k in range(3):
         for m in range(3):
             eye[k] -= viewmat[m, k] * viewmat[m, 3]
@@ -179,6 +185,8 @@ def accumulate_colors(
 
         column = intrinsics[0, 0] * x / z + intrinsics[0, 2] - 0.5
         line = intrinsics[1, 1] * y / z + intrinsics[1, 2] - 0.5
+
+        # The four pixels around the projection must all lie in the image.
         c, r = math.floor(column), math.floor(line)
         if c < 0 or r < 0 or c + 1 >= width or r + 1 >= height:
             continue

@@ -51,6 +51,7 @@ class Solid:
         areas = self.face_normals
         for k in range(3):
             np.add.at(normals, self.faces[:, k], areas)
+
         lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
         fallback = np.broadcast_to([0.0, 0.0, 1.0], normals.shape)
         return np.where(lengths > 1e-30, normals / np.maximum(lengths, 1e-30), fallback)
@@ -160,6 +161,7 @@ def volume(solid: Solid) -> float:
 
 def _collapsed(manifold: manifold3d.Manifold, faces: int) -> manifold3d.Manifold:
     """Return the manifold simplified with the smallest tolerance that leaves at most `faces` triangles."""
+    # The number of triangles falls as the tolerance grows, so bisection finds the smallest that fits.
     low, high, best = 0.0, MAX_TOLERANCE, manifold.simplify(MAX_TOLERANCE)
     fewest = best.num_tri()
     if fewest > faces or fewest < MIN_FACES:

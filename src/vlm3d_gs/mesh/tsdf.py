@@ -53,8 +53,10 @@ def distance_field(gaussians: Gaussians, grid: Grid, backend: Backend = "auto") 
     Returns:
         [X, Y, Z] in -1..1 on the host, positive inside.
     """
+    # The image spans about 2.2 world units at the distance of the object.
     size_px = int(min(max(PIXELS_PER_STEP * 2.2 / grid.step, SIZES_PX[0]), SIZES_PX[1]))
     cameras = bake_cameras(size_px)
+
     deviation = float(gaussians.scales.amax(dim=-1).median())
     truncation = max(RANGE_STEPS * grid.step, RANGE_DEVIATIONS * deviation)
     if gaussians.device.type == "cuda":
@@ -65,6 +67,7 @@ def distance_field(gaussians: Gaussians, grid: Grid, backend: Backend = "auto") 
     for index in range(len(cameras)):
         view = cameras.select([index])
         depth = depth_image(gaussians, view, backend).numpy()
+
         project = (view.Ks[0].double() @ view.viewmats[0, :3].double()).numpy()
         origin = np.asarray(grid.origin)
         run_tasks(fuse, SLABS, depth, project, origin, grid.step, truncation, total, counts)
@@ -90,6 +93,7 @@ def fuse_torch(
     for i, x_plane in enumerate(x.tolist()):
         total = torch.zeros(plane.shape[:2], dtype=torch.float32, device=device)
         counts = torch.zeros_like(total)
+
         for depth, project in zip(depths, projections.to(device), strict=True):
             image = plane @ project[:, 1:3].T + (project[:, 0] * x_plane + project[:, 3])
             column = torch.floor(image[..., 0] / image[..., 2]).long()

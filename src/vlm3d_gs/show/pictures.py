@@ -48,6 +48,7 @@ def render_pictures(
         ExportError: the output cannot be written.
     """
     color = BACKGROUND if background is None else color_of(background)
+
     if cameras is not None:
         if beside is not None:
             raise ConfigError("--beside is for turntables. Drop it, or drop --cameras.")

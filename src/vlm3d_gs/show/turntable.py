@@ -65,6 +65,7 @@ def render_turntable(
             f"Cannot write a turntable to {target.name!r}: the name must end in one of "
             f"{', '.join(SUFFIXES)}."
         )
+
     if len(gaussians) == 0:
         raise ExportError("There is nothing to show: the scene has no Gaussians.")
     if not seconds > 0 or fps < 1 or size_px < 16:
@@ -79,6 +80,7 @@ def render_turntable(
     side = size_px + size_px % 2 if suffix == ".mp4" else size_px
     cameras = turntable_cameras(count, elevation_deg, DISTANCE, FOV_DEG, side, side)
 
+    # Frames are generated as they are encoded, so memory does not grow with the duration.
     scene = framed(gaussians)
     if beside is None:
         frames = render_frames(scene, cameras, background, backend)

@@ -58,6 +58,7 @@ def _save(pictures: list[Image.Image], path: Path, kind: str, **settings: int) -
 def _write_mp4(frames: Iterator[Tensor], path: Path, fps: float) -> None:
     """Stream frames to the encoder one by one, so that memory does not grow with the length."""
     first = next(frames)
+    # yuv420p halves the colour in both directions, so both sides must be even.
     height, width = (side - side % 2 for side in first.shape[:2])
     writer = imageio_ffmpeg.write_frames(
         str(path),

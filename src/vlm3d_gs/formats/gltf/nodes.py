@@ -35,13 +35,15 @@ def node_matrix(source: Path, node: dict[str, Any]) -> Matrix:
         else:
             x, y, z, w = (float(value) for value in node.get("rotation", (0, 0, 0, 1)))
             rotation = quat_to_rotmat(torch.tensor([w, x, y, z], dtype=torch.float64)).numpy()
+            scale = np.array(node.get("scale", (1, 1, 1)), np.float64).reshape(3)
+            translation = np.array(node.get("translation", (0, 0, 0)), np.float64).reshape(3)
+
             matrix = np.eye(4)
-            matrix[:3, :3] = rotation * np.array(node.get("scale", (1, 1, 1)), np.float64).reshape(
-                3
-            )
-            matrix[:3, 3] = np.array(node.get("translation", (0, 0, 0)), np.float64).reshape(3)
+            matrix[:3, :3] = rotation * scale  # columns: the scale acts first
+            matrix[:3, 3] = translation
     except (ValueError, TypeError) as error:
         raise InputFileError(f"{source} has a damaged node: {error}") from error
+
     if not np.isfinite(matrix).all():
         raise InputFileError(f"{source} has a damaged node: its transform is not finite.")
     return matrix

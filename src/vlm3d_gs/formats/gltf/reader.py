@@ -125,6 +125,8 @@ def _primitives(document: _Document) -> Iterator[SplatArrays]:
     node_count = len(document.json.get("nodes", []))
     pending = [(index, np.eye(4), 0) for index in scene.get("nodes", [])]
     visited = 0
+
+    # A tree visits each node at most once; more visits mean a cycle or a shared child.
     while pending:
         index, parent, depth = pending.pop()
         visited += 1
@@ -198,12 +200,14 @@ def _accessor(document: _Document, index: object, width: int) -> FloatArray:
     if view.get("buffer") != 0 or "uri" in document.item("buffers", 0):
         raise InputFileError(document.broken("its data lies outside the file"))
 
+    # All in whole numbers from the file: `last` is the end of the last row, `end` that of the view.
     dtype = np.dtype(COMPONENTS[kind])
     count = document.number(accessor, "count")
     stride = document.number(view, "byteStride", 0) or dtype.itemsize * width
     start = document.number(view, "byteOffset", 0) + document.number(accessor, "byteOffset", 0)
     end = document.number(view, "byteOffset", 0) + document.number(view, "byteLength")
     last = start + stride * (count - 1) + dtype.itemsize * width
+
     if count < 1 or stride < dtype.itemsize * width or last > end or end > len(document.buffer):
         raise InputFileError(
             document.broken(f"accessor {index} promises {count} values that are not there")
@@ -212,6 +216,7 @@ def _accessor(document: _Document, index: object, width: int) -> FloatArray:
     values: NDArray[Any] = np.ndarray(
         (count, width), dtype, document.buffer, start, (stride, dtype.itemsize)
     )
+
     if dtype.kind == "f":
         return values.astype(np.float32)
     if accessor.get("normalized") is True:

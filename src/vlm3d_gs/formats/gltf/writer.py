@@ -46,6 +46,8 @@ def save_glb(arrays: SplatArrays, path: Path) -> None:
         ExportError: more than 4 GiB.
     """
     columns = _columns(arrays)
+
+    # One buffer view and one accessor for each column; all columns are multiples of four bytes.
     accessors, views = list[dict[str, Any]](), list[dict[str, Any]]()
     blobs, offset = list[bytes](), 0
     for name, column in columns.items():
@@ -128,6 +130,7 @@ def _document(
         "projection": "perspective",
         "sortingMethod": "cameraDistance",
     }
+
     primitive = {
         "mode": POINTS,
         "attributes": {name: index for index, name in enumerate(columns)},

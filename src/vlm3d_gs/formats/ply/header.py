@@ -75,6 +75,7 @@ def read_header(source: Path) -> PlyHeader:
     expect_file(source)
     with source.open("rb") as stream:
         start = stream.read(MAX_HEADER_BYTES)
+
     head, ended, rest = start.partition(b"end_header")
     if not start.startswith(b"ply") or not ended:
         raise InputFileError(f"{source} is not a PLY file: it has no PLY header.")

@@ -94,7 +94,7 @@ def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> Sp
     rest = harmonics.reshape(count, (header.degree + 1) ** 2 - 1, 3)[:, : kept - 1]
     sh = np.concatenate([dc, (rest.astype(np.float32) - 128.0) / 128.0], axis=1)
 
-    old = header.version < 3
+    old = header.version < 3  # rotations were three bytes then
     return SplatArrays(
         means=_decode_positions(positions, header),
         log_scales=scales.reshape(count, 3).astype(np.float32) / 16.0 - 10.0,

@@ -93,7 +93,9 @@ def pack(gaussians: Gaussians) -> tuple[dict[str, Any], bytes]:
     scene = gaussians.detach().to("cpu", torch.float64)
     logs = scene.log_scales.numpy()
     low, high = float(logs.min()), float(logs.max())
-    unit = (high - low) / 65535 or 1.0
+    unit = (high - low) / 65535 or 1.0  # all scales equal: any step will do
+
+    # A zero quaternion is no rotation, as everywhere in this package.
     quats = torch.nn.functional.normalize(scene.quats, dim=-1)
     quats[quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=quats.dtype)
 
@@ -109,6 +111,7 @@ def pack(gaussians: Gaussians) -> tuple[dict[str, Any], bytes]:
         "coefficients": scene.sh.shape[1],
         "log_scale_range": [low, low + 65535 * unit],
     }
+
     return head, b"".join(column.tobytes() for column in columns)
 
 
@@ -142,6 +145,7 @@ def _story(
         ],
         "charts": [asdict(chart) for chart in charts(record)] if record else [],
         "splats": head,
+        # The viewer draws by the conventions of our renderer.
         "near": conventions.NEAR,
         "constants": {
             "alpha_cap": conventions.ALPHA_CAP,
@@ -162,9 +166,12 @@ def _story(
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
     """Return facts about a run as text; facts that it does not record are skipped."""
     summary, config = record.summary, record.config
+
+    # Without a summary the run was interrupted: the last row of its metrics tells how far it came.
     done = summary.get("steps", record.rows[-1]["step"] if record.rows else None)
     steps = None if done is None else f"{done} of {record.planned_steps or done}"
     seconds = summary.get("seconds")
+
     versions = summary.get("versions", config.get("versions"))
     version = versions.get("vlm3d_gs") if isinstance(versions, dict) else None
     written = summary.get("written", config.get("written"))
