@@ -25,6 +25,7 @@ from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, DeviceError, ExportError, PromptError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
+from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.core.prompts import Prompt, parse_prompt
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.critic.questions.templates import Question
@@ -44,7 +45,7 @@ NO_GSPLAT = (
     "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
     "Run: pip install 'vlm3d-gs[gpu]'."
 )
-STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic")
+STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic", "targets")
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,20 @@ def generate(
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
         for note in notes:
             log.message(note)
-        finished = train(
-            state,
-            config,
-            objective.guidances,
-            log,
-            checkpoint=config.out / CHECKPOINT,
-            show=partial(_show, config),
-            watch=watch,
-            until=until,
-            observe=observe,
-        )
-        gaussians, watched = last_reading(watch, state, log)
+        with counting(state.counts):
+            finished = train(
+                state,
+                config,
+                objective.guidances,
+                log,
+                reconstruction=objective.reconstruction,
+                checkpoint=config.out / CHECKPOINT,
+                show=partial(_show, config),
+                watch=watch,
+                until=until,
+                observe=observe,
+            )
+            gaussians, watched = last_reading(watch, state, log)
         trained_s = time.monotonic() - began
         files, flaw = write_everything(gaussians, config)
         seconds = time.monotonic() - began
@@ -130,6 +133,7 @@ def generate(
                 "seconds": round(seconds, 2),
                 "seconds_before_export": round(trained_s, 2),
                 "files": [path.name for path in files],
+                **{name.replace(" ", "_"): number for name, number in state.counts.items()},
                 **watched,
             }
         )

@@ -24,10 +24,10 @@ from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.core.seeding import generators
-from vlm3d_gs.optimize.distill import combine_gradients
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState, restore_state
+from vlm3d_gs.optimize.step import combine_gradients
 from vlm3d_gs.optimize.trainer import train
 from vlm3d_gs.render import render
 from vlm3d_gs.runs.checkpoint import load_checkpoint
@@ -103,7 +103,9 @@ def target() -> Gaussians:
 
 
 def fresh(settings: Config) -> TrainState:
-    streams = generators(settings.train.seed, ("cameras", "backgrounds", "densify", "noise"))
+    streams = generators(
+        settings.train.seed, ("cameras", "backgrounds", "densify", "noise", "targets")
+    )
     first = ball(60, 0.5, torch.Generator().manual_seed(1), opacity=0.3)
     return TrainState(SceneOptimizer(first, settings.optim), streams)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vlm3d_gs.critic.questions.templates import Question
     from vlm3d_gs.critic.qwen.yes_no import YesNoModel
     from vlm3d_gs.optimize.guidance import Guidance
+    from vlm3d_gs.optimize.reconstruct import Reconstruction
     from vlm3d_gs.prior.guidance import DiffusionPrior
 
 
@@ -36,6 +38,8 @@ class Objective:
     """The critic's own questions, to read a scene without gradient."""
     held_out: Judge | None = None
     """Other questions, or another model; None where nothing is watched."""
+    reconstruction: Reconstruction | None = None
+    """What the scene is fitted to before it is distilled; None where a run distils from the start."""
 
 
 def build_objective(
@@ -84,14 +88,17 @@ def build_objective(
 
         questions = build_questions(critic, prompt)
         scorer = ServerScorer(critic.server, questions)
-        return Objective(_ranked(priors, scorer, config), questions)
+        reconstruction = _reconstruction(config, priors, scorer)
+        return Objective(
+            _ranked(priors, scorer, config), questions, reconstruction=reconstruction
+        )
     if "critic" not in folders:
         if not guidances:
             raise ConfigError(
                 "Nothing says how the scene should look: prior, detail and critic are all off. "
                 "Set prior.enabled=true."
             )
-        return Objective(guidances)
+        return Objective(guidances, reconstruction=_reconstruction(config, priors))
 
     from vlm3d_gs.critic.judge import Judge
     from vlm3d_gs.critic.questions.checklist import held_out_questions
@@ -111,11 +118,14 @@ def build_objective(
         )
     if critic.mode in ("best-of-n", "pairwise") or (critic.mode == "both" and can_rank(config)):
         guidances = _ranked(priors, own, config)
+    critics: list[Guidance] = []
     if critic.mode in ("gradient", "both"):
         from vlm3d_gs.critic.guidance import Critic
 
-        guidances.append(Critic(model, questions, critic, streams["critic"], offload=offload))
-    return Objective(guidances, questions, own, held_out)
+        critics = [Critic(model, questions, critic, streams["critic"], offload=offload)]
+    chooses = critic.mode != "gradient"
+    reconstruction = _reconstruction(config, priors, own if chooses else None, critics)
+    return Objective([*guidances, *critics], questions, own, held_out, reconstruction)
 
 
 def build_prior(
@@ -241,6 +251,27 @@ def check_choice(config: Config) -> None:
 def can_rank(config: Config) -> bool:
     """Tell whether the run's prior can compare noises: it is there, and its loss asks it once a noise."""
     return config.prior.enabled and config.prior.loss in ("recon", "sds")
+
+
+def _reconstruction(
+    config: Config,
+    priors: dict[str, DiffusionPrior],
+    scorer: Scorer | None = None,
+    critics: Sequence[Guidance] = (),
+) -> Reconstruction | None:
+    """Return what draws a run's targets, and chooses among them; None where the run has no such part."""
+    if config.train.loop != "reconstruct" or "prior" not in priors:
+        return None
+
+    from vlm3d_gs.critic.targets import CriticTargets
+    from vlm3d_gs.optimize.reconstruct import Reconstruction
+    from vlm3d_gs.prior.targets import PriorTargets
+
+    settings = config.reconstruct
+    targets = PriorTargets(priors["prior"], settings.solver)
+    critic = critics[0] if critics else None
+    source = CriticTargets(targets, scorer, critic, settings.critic_guidance)
+    return Reconstruction(source, critics if settings.critic_gradient else ())
 
 
 def _ranked(priors: dict[str, DiffusionPrior], scorer: Scorer, config: Config) -> list[Guidance]:

@@ -25,6 +25,7 @@ from vlm3d_gs.config.critic import (
 from vlm3d_gs.config.objective import RegularizerConfig
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
 from vlm3d_gs.config.prior import DETAIL_PRIOR, DistillationLoss, Family, PriorConfig
+from vlm3d_gs.config.reconstruct import ReconstructConfig
 from vlm3d_gs.config.run import (
     RUN_FOLDER,
     DensifyConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "OptimConfig",
     "PriorConfig",
     "QuestionConfig",
+    "ReconstructConfig",
     "RegularizerConfig",
     "RenderConfig",
     "SceneConfig",
@@ -105,6 +107,8 @@ class Config:
     """Learning rates."""
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     """Terms that keep the scene clean."""
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    """Targets and fits, where `train.loop` is reconstruct."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, seed, previews."""
     export: ExportConfig = field(default_factory=ExportConfig)

@@ -29,6 +29,8 @@ class RegularizerConfig:
     """Weight of the ratio of a Gaussian's longest to its middle axis, against needles."""
     floater: Weight = constant(0.0)
     """Weight of opacity far from the rest of the scene."""
+    roughness: Weight = constant(0.0)
+    """Weight of third differences of the rendered depth within a surface, against dents."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "regularizer")

@@ -105,6 +105,9 @@ class TrainConfig:
 
     steps: Annotated[int, Range(1)] = 300
     """Optimisation steps."""
+    loop: Literal["reconstruct", "distill"] = "distill"
+    """How a run begins: `reconstruct` draws pictures and fits the scene to them (see `reconstruct`), and distils at the
+    end; `distill` distils throughout."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """The one number behind every random draw."""
     preview_every: Annotated[float, Range(0.0, 1.0)] = 0.25

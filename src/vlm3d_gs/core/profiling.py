@@ -47,6 +47,30 @@ class SectionClock:
                 self._inside[-1] += spent
 
 
+_counters: list[dict[str, int]] = []
+
+
+def count(name: str, number: int = 1) -> None:
+    """Add to a count that somebody may keep; see `counting`.
+
+    Args:
+        name: of what, for example "network evaluations".
+        number: how many.
+    """
+    for counter in _counters:
+        counter[name] = counter.get(name, 0) + number
+
+
+@contextmanager
+def counting(counts: dict[str, int]) -> Iterator[None]:
+    """Add everything that is counted inside the block to `counts`, in place."""
+    _counters.append(counts)
+    try:
+        yield
+    finally:
+        _counters.remove(counts)
+
+
 _clocks: list[SectionClock] = []
 
 

@@ -1,24 +1,16 @@
-"""One step of distillation: render, ask what is due, add up the gradients on the renders, regularise, step, densify."""
+"""A step of distillation: views are drawn, and every guidance that is due pulls on their renders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.profiling import section
-from vlm3d_gs.optimize.densify import ScreenGradients, densify, is_round
-from vlm3d_gs.optimize.guidance import Guidance, GuidanceOutput, Progress, Views
-from vlm3d_gs.optimize.mcmc import perturb, relocate
-from vlm3d_gs.optimize.regularizers import regularize
+from vlm3d_gs.optimize.densify import is_round
+from vlm3d_gs.optimize.guidance import Guidance, Progress
 from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.optimize.step import as_numbers, densify_scene, move_faint, scene_step
 from vlm3d_gs.optimize.views import draw_backgrounds, draw_cameras
-from vlm3d_gs.render import render
-
-NORM_DECAY = 0.9
-"""Decay of the running gradient norm to which relative guidances are scaled."""
 
 
 def distill_step(
@@ -26,141 +18,15 @@ def distill_step(
 ) -> dict[str, float]:
     """Do one step and return its scalars."""
     progress = Progress(state.step, config.train.steps)
-    fraction = progress.fraction
     due = [guidance for guidance in guidances if guidance.is_due(progress)]
 
-    # Which views, before which background, and their renders.
     cameras = draw_cameras(config.camera, due, progress, state.streams["cameras"])
-    state.cameras = cameras
-    background = draw_backgrounds(config.camera, fraction, state.streams["backgrounds"])
-    scene = state.optimizer.gaussians
-    with section("render forward"):
-        rendering = render(scene, cameras, backend=config.render.backend, background=background)
-    state.optimizer.zero_grad()
+    background = draw_backgrounds(config.camera, progress.fraction, state.streams["backgrounds"])
+    scalars = scene_step(state, config, cameras, background, due)
 
-    # What the guidances say of them, as a gradient on the pixels.
-    rgba = torch.cat([rendering.color, rendering.alpha], -1)
-    seen = rgba.detach()
-    behind = background.to(seen.device, non_blocking=True)
-    views = Views(seen[..., :3], cameras, config.camera.n_views, seen[..., 3:], behind)
-    outputs = {guidance.name: guidance(views, progress) for guidance in due}
-    gradient, reused = combine_gradients(views, list(outputs.values()), state)
-
-    # From the pixels to the Gaussians.
-    leaves = state.optimizer.leaves
-    if reused is not None:
-        with section("render backward"):
-            kept = torch.autograd.grad(
-                (rgba * reused).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
-            )
-        state.reused.keep(tuple(leaves), kept)
-    with section("regularizers"):
-        penalty, terms = regularize(scene, rendering.alpha, config.regularizer, fraction)
-    with section("render backward"):
-        ((rgba * gradient).sum() + penalty).backward()
-
-    with section("optimizer"):
-        state.reused.add_to(leaves)
-        if config.optim.fused:
-            state.optimizer.step(fraction, state.gradients.pending(rendering))
-        else:
-            state.gradients.add(rendering)
-            state.optimizer.step(fraction)
-    state.step += 1
     with section("densify"):
-        densify_if_due(state, config, fraction)
+        move_faint(state, config, progress.fraction)
+        if is_round(progress.step, progress.steps, config.densify):
+            densify_scene(state, config)
 
-    scalars = {
-        f"{name}/{key}": value
-        for name, output in outputs.items()
-        for key, value in output.scalars.items()
-    }
-    scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
-    scalars["gaussians"] = float(len(state.gradients.total))
-    return as_numbers(scalars | {"coverage": rendering.alpha.detach().mean()})
-
-
-def combine_gradients(
-    views: Views, outputs: Sequence[GuidanceOutput], state: TrainState
-) -> tuple[Tensor, Tensor | None]:
-    """Add up the guidances' gradients on the renders; see `GuidanceOutput`.
-
-    Args:
-        views: what they were asked about.
-        outputs: what they said.
-        state: keeps the running norm of the gradients that count as they are.
-
-    Returns:
-        [C, H, W, 4] gradient on colour and opacity for this step alone, and the one to be reused, None if no guidance
-        wants that.
-    """
-    shape = (*views.color.shape[:-1], 4)
-    total, reused = views.color.new_zeros(shape), views.color.new_zeros(shape)
-    relative = []
-    for output in outputs:
-        gradient = _rgba(output)
-        if output.relative_strength is not None:
-            relative.append((gradient, output.relative_strength, output.reused))
-        elif output.reused:
-            reused += gradient
-        else:
-            total += gradient
-
-    # All of this stays on the device: a number read here would hold up the backward pass behind it.
-    norm = total.norm().double()
-    before = torch.as_tensor(state.reference_norm, dtype=torch.float64)
-    before = before.to(norm.device, non_blocking=True)
-    mixed = NORM_DECAY * before + (1.0 - NORM_DECAY) * norm
-    reference = torch.where(norm > 0.0, torch.where(before > 0.0, mixed, norm), before)
-    state.reference_norm = reference
-
-    for gradient, strength, again in relative:
-        own = gradient.norm()
-        target = strength * torch.where(reference > 0.0, reference, own.double())
-        scaled = gradient * (own.clamp_min(1e-12).reciprocal() * target.to(own.dtype))
-        if again:
-            reused += scaled
-        else:
-            total += scaled
-
-    return total, reused if any(output.reused for output in outputs) else None
-
-
-def densify_if_due(state: TrainState, config: Config, fraction: float) -> None:
-    """Do what densification does after a step: the noise of `mcmc`, and a round where one is due."""
-    chosen, stream, most = config.densify, state.streams["densify"], config.scene.max_gaussians
-    mcmc, fused = chosen.method == "mcmc", config.optim.fused
-    if chosen.enabled and mcmc:
-        perturb(state.optimizer.leaves, chosen, fraction, stream, fused=fused)
-    if not is_round(state.step - 1, config.train.steps, chosen):
-        return
-
-    scene = state.optimizer.gaussians
-    if mcmc:
-        result = relocate(scene, chosen, most, stream, fused=fused)
-    else:
-        result = densify(scene, state.gradients, chosen, most, stream)
-
-    state.optimizer.replace(result.gaussians, result.source, result.fresh)
-    state.reused.follow(result.source, result.fresh)
-    state.gradients = ScreenGradients.empty(len(result.source), scene.device)
-
-
-def as_numbers(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
-    """Return all scalars as numbers; those on a device are fetched together, so that it is waited for once."""
-    waiting = {name: value for name, value in scalars.items() if isinstance(value, Tensor)}
-    if not waiting:
-        return {name: float(value) for name, value in scalars.items()}
-
-    device = next(iter(waiting.values())).device
-    fetched = torch.stack([value.detach().to(device).double() for value in waiting.values()])
-    read = dict(zip(waiting, fetched.tolist(), strict=True))
-    return {name: read.get(name, value) for name, value in scalars.items()}
-
-
-def _rgba(output: GuidanceOutput) -> Tensor:
-    """Return the [C, H, W, 4] gradient of a guidance on colour and opacity."""
-    alpha = output.alpha_gradient
-    if alpha is None:
-        alpha = torch.zeros_like(output.color_gradient[..., :1])
-    return torch.cat([output.color_gradient, alpha], -1)
+    return as_numbers({**scalars, "gaussians": float(len(state.gradients.total))})

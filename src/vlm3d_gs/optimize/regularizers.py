@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from vlm3d_gs.config import RegularizerConfig
 from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.render.result import Rendering
+
+THIRD_DIFFERENCE = (1.0, -3.0, 3.0, -1.0)
+"""Zero on planes, small on cylinders and spheres, large at dents; second differences would flatten tori."""
+COVERED = 0.9
+"""Opacity from which a pixel shows a surface."""
+EDGE_DEPTH = 0.08
+"""World units; a third difference above it is an edge, not a dent."""
+COLOR_EDGE = 10.0
+"""How fast a change of colour allows a bend."""
 
 
 def binary_entropy(values: Tensor) -> Tensor:
@@ -53,17 +65,55 @@ def floater(gaussians: Gaussians) -> Tensor:
     return (opacities * (gaussians.means - center.detach()).square().sum(-1)).mean()
 
 
+def roughness(depth: Tensor, alpha: Tensor, picture: Tensor) -> Tensor:
+    """Dents: absolute third differences of the depth along rows and columns, summed over pixels, a mean over views.
+
+    Planes, cylinders and spheres cost next to nothing, dents do. A difference counts only where all four pixels are
+    covered, where it is small enough to be no edge between surfaces, and the less the more the picture's colour changes
+    there: exp(-10 * the sum of its absolute changes).
+
+    Args:
+        depth: [C, H, W, 1] expected depth, differentiable.
+        alpha: [C, H, W, 1] coverage; without gradient.
+        picture: [C, H, W, 3] colours; without gradient.
+    """
+    covered = (alpha.detach() > COVERED).to(depth.dtype)
+    total = depth.new_zeros(())
+    for axis in (1, 2):
+        size = depth.shape[axis] - len(THIRD_DIFFERENCE) + 1
+
+        def shifted(image: Tensor, axis: int = axis, size: int = size) -> list[Tensor]:
+            return [image.narrow(axis, k, size) for k in range(len(THIRD_DIFFERENCE))]
+
+        weighted = [c * d for c, d in zip(THIRD_DIFFERENCE, shifted(depth), strict=True)]
+        bend = torch.stack(weighted).sum(0).abs()
+        inside = torch.stack(shifted(covered)).prod(0) * (bend.detach() < EDGE_DEPTH)
+        colors = shifted(picture.detach())
+        changes = [(a - b).abs().sum(-1, keepdim=True) for a, b in pairwise(colors)]
+        change = torch.stack(changes).sum(0)
+        total = total + (bend * inside * torch.exp(-COLOR_EDGE * change)).sum()
+
+    return total / len(depth)
+
+
 def regularize(
-    gaussians: Gaussians, alpha: Tensor, config: RegularizerConfig, fraction: float
+    gaussians: Gaussians,
+    rendering: Rendering,
+    config: RegularizerConfig,
+    fraction: float,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of all terms whose weight is not 0, and their values, scalars without graph.
 
     Args:
         gaussians: the scene, on the graph.
-        alpha: [C, H, W, 1] coverage of this step's renders, on the graph.
+        rendering: this step's renders, on the graph.
         config: weights as schedules.
         fraction: of the run that is done.
+        target: [C, H, W, 3] pictures whose colour edges allow edges of depth; None takes the renders.
     """
+    alpha = rendering.alpha
+    picture = rendering.color if target is None else target
     terms = {
         "opacity_entropy": lambda: opacity_entropy(gaussians),
         "alpha_entropy": lambda: alpha_entropy(alpha),
@@ -72,7 +122,9 @@ def regularize(
         "scale": lambda: scale(gaussians),
         "flatness": lambda: flatness(gaussians),
         "floater": lambda: floater(gaussians),
+        "roughness": lambda: roughness(rendering.depth, alpha, picture),
     }
+
     total, values = alpha.new_zeros(()), dict[str, Tensor]()
     for name, term in terms.items():
         weight = getattr(config, name)(fraction)

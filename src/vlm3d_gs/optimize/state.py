@@ -17,6 +17,7 @@ from vlm3d_gs.optimize.densify import ScreenGradients
 from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.reused import ReusedGradients
+from vlm3d_gs.optimize.targets import TargetPool
 from vlm3d_gs.runs.checkpoint import Checkpoint, save_checkpoint
 
 
@@ -38,6 +39,10 @@ class TrainState:
     """Densification statistics since the last round."""
     reused: ReusedGradients = field(default_factory=ReusedGradients)
     """Gradients of guidances that are asked seldom."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was counted so far: network evaluations, critic looks."""
+    pool: TargetPool = field(default_factory=TargetPool)
+    """Targets of the last rounds of reconstruction."""
 
     def __post_init__(self) -> None:
         scene = self.optimizer.gaussians
@@ -76,6 +81,7 @@ def save_state(
     tensors = state.optimizer.state_tensors()
     tensors |= _prefixed("stream", capture_states(state.streams))
     tensors |= _prefixed("reused", state.reused.state_tensors())
+    tensors |= _prefixed("pool", state.pool.state_tensors())
     tensors |= {"gradients.total": state.gradients.total, "gradients.count": state.gradients.count}
 
     for guidance in guidances:
@@ -83,7 +89,7 @@ def save_state(
     if watch is not None:
         tensors |= _prefixed("watch", watch.state_tensors())
 
-    meta = {"reference_norm": float(state.reference_norm), **meta}
+    meta = {"reference_norm": float(state.reference_norm), "counts": state.counts, **meta}
     save_checkpoint(path, step=state.step, tensors=tensors, meta=meta)
 
 
@@ -99,6 +105,7 @@ def restore_state(
     state.optimizer.load_state_tensors(tensors)
     restore_states(state.streams, _with_prefix("stream", tensors))
     state.reused.load_state_tensors(_with_prefix("reused", tensors), device)
+    state.pool.load_state_tensors(_with_prefix("pool", tensors), device)
     state.gradients = ScreenGradients(
         tensors["gradients.total"].to(device), tensors["gradients.count"].to(device)
     )
@@ -108,6 +115,7 @@ def restore_state(
     if watch is not None:
         watch.load_state_tensors(_with_prefix("watch", tensors))
 
+    state.counts |= checkpoint.meta.get("counts", {})
     state.step, state.reference_norm = checkpoint.step, float(checkpoint.meta["reference_norm"])
 
 

@@ -16,6 +16,7 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.optimize.densify import kept
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.reconstruct import Reconstruction, reconstruct_step
 from vlm3d_gs.optimize.state import TrainState, Watch, save_state
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
@@ -49,6 +50,7 @@ def train(
     guidances: Sequence[Guidance],
     log: RunLog,
     *,
+    reconstruction: Reconstruction | None = None,
     checkpoint: Path | None = None,
     show: Callable[[Gaussians, int], None] | None = None,
     watch: Watch | None = None,
@@ -62,6 +64,7 @@ def train(
         config: the run.
         guidances: what pulls on the renders, asked in order.
         log: takes scalars and progress.
+        reconstruction: what the scene is fitted to before `reconstruct.until`; None distils from the start.
         checkpoint: file to write now and then; None for none.
         show: called now and then with the scene and the number of steps done.
         watch: called at every `critic.watch.every` of the run with the same; what it returns is logged.
@@ -77,7 +80,10 @@ def train(
 
     with stop_requests() as stop_asked:
         while state.step < last and not (stopped or stop_asked()):
-            scalars = distill_step(state, config, guidances)
+            if reconstruction is not None and state.step < config.reconstruct.until * steps:
+                scalars = reconstruct_step(state, config, reconstruction)
+            else:
+                scalars = distill_step(state, config, guidances)
 
             if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
                 scalars |= watch(state.optimizer.gaussians.detach(), state.step)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.config import CameraConfig
-from vlm3d_gs.core.cameras import CameraRanges, Cameras, sample_view_groups
+from vlm3d_gs.core.cameras import CameraRanges, Cameras, orbit, sample_view_groups
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.optimize.guidance import Guidance, Progress, common_azimuths
 
@@ -42,16 +42,81 @@ def draw_cameras(
     return sample_view_groups(config.n_groups, config.n_views, generator, ranges)
 
 
-def draw_backgrounds(config: CameraConfig, fraction: float, generator: torch.Generator) -> Tensor:
-    """Return [C, 3] background colours, one a group; random ones are any colour, or in 3 of 10 a grey."""
+def draw_even_cameras(
+    config: CameraConfig,
+    n_groups: int,
+    ranges: Sequence[tuple[float, float] | None],
+    progress: Progress,
+    generator: torch.Generator,
+) -> Cameras:
+    """Draw view groups that share the angles between them evenly, from a random start.
+
+    Args:
+        config: ranges of angles and distances, views a group, resolution.
+        n_groups: G.
+        ranges: azimuth offsets in degrees that somebody can judge; None is any.
+        progress: of the run.
+        generator: source of the places, on the CPU.
+
+    Returns:
+        G * V cameras: the offsets of the groups are spread over the common range of azimuths, or over the angle between
+        two neighbours of a group where that is smaller; elevations likewise over theirs, in random order.
+
+    Raises:
+        ConfigError: no azimuth suits the config and all ranges.
+    """
+    azimuths = config.azimuth_offset_deg
+    for judged in ranges:
+        azimuths = common_azimuths(azimuths, judged)
+
+    draws = torch.rand(n_groups, 4, generator=generator, dtype=torch.float64)
+    order = torch.randperm(n_groups, generator=generator)
+    start = draws[0, 0]
+    width = azimuths[1] - azimuths[0]
+    step = 360.0 / config.n_views
+    turn = (start + torch.arange(n_groups) / n_groups) % 1.0
+    offsets = azimuths[0] + turn * min(width, step)
+    if width > step:  # which of a group's views comes first must not matter
+        offsets = offsets + step * (draws[:, 0] * (width // step)).floor()
+
+    low, high = config.elevation_deg
+    elevations = low + (high - low) * (order + draws[:, 1]) / n_groups
+    distances = config.distance[0] + (config.distance[1] - config.distance[0]) * draws[:, 2]
+    fovs = config.fov_deg[0] + (config.fov_deg[1] - config.fov_deg[0]) * draws[:, 3]
+
+    side = round(config.resolution_px(progress.fraction))
+    views = torch.arange(config.n_views, dtype=torch.float64) * step
+    around = (offsets[:, None] + views).flatten() % 360.0
+    elevations, distances, fovs = (
+        column.repeat_interleave(config.n_views) for column in (elevations, distances, fovs)
+    )
+    return orbit(around, elevations, distances, fovs, side, side)
+
+
+def draw_backgrounds(
+    config: CameraConfig,
+    fraction: float,
+    generator: torch.Generator,
+    *,
+    n_groups: int | None = None,
+) -> Tensor:
+    """Return [C, 3] background colours, one a group; random ones are any colour, or in 3 of 10 a grey.
+
+    Args:
+        config: which colours.
+        fraction: of the run.
+        generator: source of random ones, on the CPU.
+        n_groups: None is the config's.
+    """
+    groups = config.n_groups if n_groups is None else n_groups
     kind = config.background
     if kind == "random" and fraction < config.random_from:
         kind = "grey"
 
     if kind in FIXED_BACKGROUNDS:
-        colors = torch.full((config.n_groups, 3), FIXED_BACKGROUNDS[kind])
+        colors = torch.full((groups, 3), FIXED_BACKGROUNDS[kind])
     elif kind == "random":
-        draws = torch.rand(config.n_groups, 4, generator=generator)
+        draws = torch.rand(groups, 4, generator=generator)
         colors = torch.where(draws[:, 3:] < GREY_SHARE, draws[:, :1], draws[:, :3])
     else:
         raise ConfigError(f"camera.background must be random, white, grey or black, got {kind!r}.")

@@ -6,7 +6,7 @@ guidance are settled here, so that a distillation loss sees only latents and `Pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vlm3d_gs.core.errors import ConfigError, ShapeError
-from vlm3d_gs.core.profiling import section
+from vlm3d_gs.core.profiling import count, section
 from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.prior.noise import NoiseSchedule, clean_and_noise
 
@@ -160,6 +160,27 @@ def encode_images(denoiser: Denoiser, color: Tensor) -> Tensor:
 @section("prior decode")
 def decode_latents(denoiser: Denoiser, latents: Tensor) -> Tensor:
     """Return pictures [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
+    return _decode(denoiser, latents)
+
+
+def pull_back(
+    denoiser: Denoiser, latents: Tensor, gradient_on: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the gradient on latents [B, C, h, w] that belongs to one on their pictures.
+
+    Args:
+        denoiser: whose decoder is differentiated.
+        latents: clean ones.
+        gradient_on: gets the pictures [B, H, W, 3] without graph, returns a loss' gradient on them.
+    """
+    leaf = latents.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        pictures = _decode(denoiser, leaf)
+        (gradient,) = torch.autograd.grad(pictures, leaf, gradient_on(pictures.detach()))
+    return gradient
+
+
+def _decode(denoiser: Denoiser, latents: Tensor) -> Tensor:
     vae = denoiser.vae
     unscaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
     decoded = vae.decode(unscaled.to(vae.dtype)).sample
@@ -204,6 +225,7 @@ def run_network(
         [B, C, h, w] float32 output; `noise.clean_and_noise` says what it means. Differentiable in `noisy` and in
         weights that require gradients.
     """
+    count("network evaluations", len(noisy))
     network = denoiser.network
     network_timesteps = denoiser.noise_schedule.network_timesteps[timesteps]
     inputs = noisy.to(network.dtype)

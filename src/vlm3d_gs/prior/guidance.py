@@ -118,7 +118,7 @@ class DiffusionPrior:
         fraction = progress.fraction
         color = views.color.detach().requires_grad_()
         latents, timesteps = self.begin(color, views, fraction)
-        noise = self._noise(latents)
+        noise = self.draw_noise(latents)
         loss, scalars = self._distill(latents, timesteps, noise, views, fraction)
         scalars |= {"loss": loss.detach(), "t": timesteps.float().mean()}
         gradient = color_gradient(self.config.weight(fraction) * loss, color, self.name)
@@ -142,7 +142,7 @@ class DiffusionPrior:
             raise ShapeError(
                 f"{len(views.cameras)} pictures do not divide into groups of {views.n_views} views."
             )
-        self._prepare_attention(views.n_views)
+        self.prepare_attention(views.n_views)
         latents = encode_images(self.denoiser, resized(color, self.config.size_px))
         timesteps = self._timesteps(len(views.cameras), views.n_views, fraction)
         return latents, timesteps.to(latents.device, non_blocking=True)
@@ -171,7 +171,7 @@ class DiffusionPrior:
                 residual of `sds` is that of the first step in any case.
             count: noises.
         """
-        noises = [self._noise(latents) for _ in range(count)]
+        noises = [self.draw_noise(latents) for _ in range(count)]
         at_once = 1 if self.denoiser.plan == "sequential" else count
         batches = [torch.cat(noises[k : k + at_once]) for k in range(0, count, at_once)]
         cameras = views.cameras.select(torch.arange(len(latents)).repeat(at_once))
@@ -212,12 +212,13 @@ class DiffusionPrior:
             scale * (first.noise_pred - noise), scale * (first.noise_pred_text - noise), target
         )
 
-    def _noise(self, latents: Tensor) -> Tensor:
+    def draw_noise(self, latents: Tensor) -> Tensor:
         """Draw noise on the CPU, so that it is the same for every device."""
         drawn = torch.randn(latents.shape, generator=self.generator)
         return drawn.to(latents.device, non_blocking=True)
 
-    def _prepare_attention(self, n_views: int) -> None:
+    def prepare_attention(self, n_views: int) -> None:
+        """Make a multi-view network attend over groups of `n_views`, or over single views where it draws each alone."""
         if self.denoiser.is_multiview:
             join_views(self.denoiser.network, n_views if self.joins_views else 1)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
-from vlm3d_gs.core.profiling import section
+from vlm3d_gs.core.profiling import count, section
 from vlm3d_gs.critic.qwen.attention import use_fast_modules, vision_kwargs
 from vlm3d_gs.critic.qwen.loading import Quantization, checkpoint_activations, load_network
 from vlm3d_gs.critic.qwen.messages import split_message
@@ -157,6 +157,7 @@ class YesNoModel:
         Returns:
             [S, K] float32. Differentiable in `images`.
         """
+        count("critic looks", len(images))
         images = images.to(self.device)
         if self.layout == "grid":
             columns = min(GRID_COLUMNS, images.shape[1])

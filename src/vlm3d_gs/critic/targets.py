@@ -1,0 +1,111 @@
+"""Targets that a critic has chosen, or bent: of several chains the best is kept, and a chain follows the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.config.schedules import Schedule
+from vlm3d_gs.critic.best_of_n import Scorer
+from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, view_name
+from vlm3d_gs.optimize.guidance import Guidance, Progress, Views
+from vlm3d_gs.optimize.targets import Chain
+from vlm3d_gs.prior.chain import Correction
+from vlm3d_gs.prior.denoiser import pull_back
+from vlm3d_gs.prior.targets import PriorTargets
+
+
+class CriticTargets:
+    """A `TargetSource` that draws with a prior and lets a critic decide.
+
+    A prior that draws the views of a group together is judged by groups; one that draws each view alone, by views,
+    since there a noise says nothing about the other views.
+    """
+
+    def __init__(
+        self,
+        targets: PriorTargets,
+        scorer: Scorer | None = None,
+        critic: Guidance | None = None,
+        strength: Schedule | None = None,
+    ) -> None:
+        """Keep what every round needs.
+
+        Args:
+            targets: draws.
+            scorer: chooses among candidates; None takes one chain for each group.
+            critic: bends the chains by its gradient; None does not.
+            strength: of that, over the run: the length of a step on the predicted clean latents, as a share of theirs.
+        """
+        self.targets, self.scorer = targets, scorer
+        self.critic, self.strength = critic, strength
+        self.name = targets.name
+
+    def azimuth_range_deg(self, chain: Chain, progress: Progress) -> tuple[float, float] | None:
+        """Where the critic has a say, views with a name only."""
+        asked = self._count(chain) > 1 or self._step_length(progress) > 0.0
+        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if asked else None
+
+    def draw(
+        self, views: Views, chain: Chain, progress: Progress
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """Return the best pictures [C, H, W, 3], and the scores for the log."""
+        correct = self._correction(views, chain, progress)
+        candidates = self.targets.candidates(
+            views, chain, progress, count=self._count(chain), correct=correct
+        )
+        if len(candidates) == 1 or self.scorer is None:
+            return candidates[0], {"noise_level": chain.noise_level}
+
+        together = views.n_views if self.targets.prior.joins_views else 1
+        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        chosen, scores = [], []
+        for group, pictures in enumerate(candidates.split(together, 1)):
+            places = slice(group * together, (group + 1) * together)
+            score = torch.tensor(self.scorer.scores(pictures, names[places]))
+            chosen.append(pictures[int(score.argmax())])
+            scores.append(score)
+
+        table = torch.stack(scores)
+        scalars = {
+            "noise_level": chain.noise_level,
+            "score": float(table.amax(1).mean()),
+            "score_spread": float((table.amax(1) - table.amin(1)).mean()),
+        }
+        return torch.cat(chosen), scalars
+
+    def _count(self, chain: Chain) -> int:
+        return 1 if self.scorer is None else chain.candidates
+
+    def _step_length(self, progress: Progress) -> float:
+        if self.critic is None or self.strength is None:
+            return 0.0
+        return self.strength(progress.fraction)
+
+    def _correction(self, views: Views, chain: Chain, progress: Progress) -> Correction | None:
+        """Return the step along the reward that a chain takes at each prediction, after classifier guidance.
+
+        Sources: Dhariwal and Nichol 2021 (arXiv 2105.05233), section 4; on the predicted clean latents as in Bansal et
+        al. 2023 (universal guidance, arXiv 2302.07121), section 3.2, backward guidance with one step.
+        """
+        length, critic = self._step_length(progress), self.critic
+        if length == 0.0 or critic is None:
+            return None
+        denoiser, size = self.targets.prior.denoiser, len(views.cameras)
+
+        def correct(clean: Tensor) -> Tensor:
+            moved = []
+            for latents in clean.split(size):
+
+                def gradient_on(pictures: Tensor) -> Tensor:
+                    drawn = Views(pictures, views.cameras, views.n_views)
+                    return critic(drawn, progress).color_gradient
+
+                gradient = pull_back(denoiser, latents, gradient_on)
+                share = latents.norm() / gradient.norm().clamp_min(1e-12)
+                moved.append(latents - length * share * gradient)
+            return torch.cat(moved)
+
+        return correct

@@ -1,0 +1,109 @@
+"""A step of reconstruction: a round draws whole pictures of the scene, and its steps fit the scene to them.
+
+A few denoising chains replace many single questions to the prior, no gradient passes through the prior's networks, and
+a fitting step needs no network at all. After MicroDreamer (Chen et al. 2024, arXiv 2404.19525, score-based iterative
+reconstruction); the choice of a critic among several chains, targets fitted before their own background, and the
+smoothing of depth are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.config import Config
+from vlm3d_gs.core.images import resize
+from vlm3d_gs.core.profiling import section
+from vlm3d_gs.optimize.guidance import Guidance, Progress, Views
+from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.optimize.step import as_numbers, densify_scene, move_faint, scene_step
+from vlm3d_gs.optimize.targets import Chain, PixelFit, Target, TargetSource, border_colors
+from vlm3d_gs.optimize.views import draw_backgrounds, draw_even_cameras
+from vlm3d_gs.render import render
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the scene is fitted to."""
+
+    source: TargetSource
+    """Draws the pictures."""
+    guidances: Sequence[Guidance] = ()
+    """Asked about the renders that are fitted to a round's newest pictures, beside them."""
+
+
+def reconstruct_step(
+    state: TrainState, config: Config, reconstruction: Reconstruction
+) -> dict[str, float]:
+    """Fit the scene to one target, after drawing a new one where the last round is over; return the scalars."""
+    progress = Progress(state.step, config.train.steps)
+    scalars: dict[str, float | Tensor] = {}
+    if state.pool.is_round_over:
+        scalars |= begin_round(state, config, reconstruction)
+
+    # The newest target's views are those that guidances can judge.
+    target = state.pool.take(state.streams["targets"])
+    due = []
+    if target is state.pool.targets[-1]:
+        due = [each for each in reconstruction.guidances if each.is_due(progress)]
+    fit = PixelFit(target, config.reconstruct)
+    scalars |= scene_step(
+        state, config, target.cameras, target.background, [fit, *due], target=target.color
+    )
+
+    with section("densify"):
+        move_faint(state, config, progress.fraction)
+        over, chosen = state.pool.is_round_over, config.densify
+        if chosen.enabled and over and chosen.start <= progress.fraction <= chosen.stop:
+            densify_scene(state, config)
+
+    return as_numbers({**scalars, "gaussians": float(len(state.gradients.total))})
+
+
+@torch.no_grad()
+def begin_round(
+    state: TrainState, config: Config, reconstruction: Reconstruction
+) -> dict[str, float | Tensor]:
+    """Render views from all around, have them drawn better, and put the pictures into the pool."""
+    source = reconstruction.source
+    progress = Progress(state.step, config.train.steps)
+    chain = plan_chain(config, progress, first=not state.pool.targets)
+
+    # Views that the source, and every guidance that will see them, can judge.
+    fits = round(config.reconstruct.fit_steps(progress.fraction))
+    ranges = [source.azimuth_range_deg(chain, progress)]
+    for step in range(progress.step, progress.step + fits):
+        later = Progress(step, progress.steps)
+        due = [each for each in reconstruction.guidances if each.is_due(later)]
+        ranges += [guidance.azimuth_range_deg(later) for guidance in due]
+    groups = round(config.reconstruct.n_groups(progress.fraction))
+    camera = config.camera
+    cameras = draw_even_cameras(camera, groups, ranges, progress, state.streams["cameras"])
+    background = draw_backgrounds(
+        camera, progress.fraction, state.streams["backgrounds"], n_groups=groups
+    )
+
+    scene = state.optimizer.gaussians.detach()
+    with section("render forward"):
+        rendering = render(scene, cameras, backend=config.render.backend, background=background)
+    background = background.to(rendering.color.device, non_blocking=True)
+    views = Views(rendering.color, cameras, camera.n_views, rendering.alpha, background)
+
+    pictures, scalars = source.draw(views, chain, progress)
+    if config.reconstruct.border_background:
+        background = border_colors(pictures)
+    side = rendering.color.shape[1]
+    target = Target(cameras, resize(pictures, side, side), background)
+    state.pool.begin_round(target, fits, config.reconstruct.pool)
+
+    return {f"{source.name}/{name}": value for name, value in scalars.items()}
+
+
+def plan_chain(config: Config, progress: Progress, *, first: bool) -> Chain:
+    """Return how the pictures of the round that begins now are drawn."""
+    settings, fraction = config.reconstruct, progress.fraction
+    steps = settings.first_chain_steps if first else round(settings.chain_steps(fraction))
+    return Chain(settings.noise_level(fraction), steps, round(settings.candidates(fraction)))

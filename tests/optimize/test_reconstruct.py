@@ -1,0 +1,228 @@
+"""Rounds of targets and fits: a source that draws a known scene must be followed, repeatably, and resumed exactly."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from optimize.test_trainer import config, fresh, target
+from vlm3d_gs.config import Config, ReconstructConfig
+from vlm3d_gs.config.schedules import constant, linear
+from vlm3d_gs.core.cameras import orbit
+from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
+from vlm3d_gs.optimize.reconstruct import Reconstruction
+from vlm3d_gs.optimize.state import TrainState, restore_state
+from vlm3d_gs.optimize.targets import Chain, PixelFit, Target, TargetPool, border_colors
+from vlm3d_gs.optimize.trainer import train
+from vlm3d_gs.optimize.views import draw_even_cameras
+from vlm3d_gs.render import render
+from vlm3d_gs.runs.checkpoint import load_checkpoint
+from vlm3d_gs.runs.log import RunLog
+
+
+class Painter:
+    """Draws renders of a scene that it knows, before green."""
+
+    name = "painter"
+
+    def __init__(self, scene: Gaussians, stop_at: int | None = None) -> None:
+        self.scene, self.stop_at = scene, stop_at
+        self.drawn: list[tuple[Views, Chain, Progress]] = []
+
+    def azimuth_range_deg(self, chain: Chain, progress: Progress) -> tuple[float, float] | None:
+        return (-20.0, 20.0) if chain.candidates > 1 else None
+
+    def draw(
+        self, views: Views, chain: Chain, progress: Progress
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        self.drawn.append((views, chain, progress))
+        if len(self.drawn) == self.stop_at:
+            signal.raise_signal(signal.SIGINT)
+        picture = render(self.scene, views.cameras, background=(0.0, 1.0, 0.0), backend="cpu").color
+        return picture.detach(), {"noise_level": chain.noise_level}
+
+
+def settings_of(out: Path, **values: object) -> Config:
+    base = config(out)
+    reconstruct = ReconstructConfig(until=1.0, fit_steps=constant(5), pool=3, n_groups=constant(2))
+    return replace(base, reconstruct=replace(reconstruct, **values))  # type: ignore[arg-type]
+
+
+def run(
+    settings: Config,
+    state: TrainState,
+    painter: Painter,
+    *guidances: Named,
+    checkpoint: Path | None = None,
+) -> bool:
+    settings.out.mkdir(exist_ok=True)
+    reconstruction = Reconstruction(painter, guidances)
+    with RunLog(settings.out, settings, quiet=True) as log:
+        return train(state, settings, [], log, reconstruction=reconstruction, checkpoint=checkpoint)
+
+
+def difference(scene: Gaussians, other: Gaussians) -> float:
+    cameras = orbit([10.0, 130.0, 250.0], 15.0, 3.4, 40.0, 24, 24)
+    ours, theirs = (render(each, cameras, backend="cpu").color for each in (scene, other))
+    return float((ours - theirs).square().mean())
+
+
+def test_the_scene_becomes_what_is_drawn_without_its_background(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "run")
+    state, painter = fresh(settings), Painter(target())
+    before = difference(state.optimizer.gaussians.detach(), target())
+    assert run(settings, state, painter)
+    after = difference(state.optimizer.gaussians.detach(), target())
+    assert after < 0.3 * before
+    # 30 steps in rounds of 5, each of two groups of four views.
+    assert [progress.step for _, _, progress in painter.drawn] == [0, 5, 10, 15, 20, 25]
+    assert all(len(views.cameras) == 8 for views, _, _ in painter.drawn)
+
+
+def test_chains_follow_their_schedules(tmp_path: Path) -> None:
+    settings = settings_of(
+        tmp_path / "run",
+        noise_level=linear(1.0, 0.4),
+        chain_steps=linear(4.0, 2.0),
+        first_chain_steps=9,
+    )
+    painter = Painter(target())
+    run(settings, fresh(settings), painter)
+    chains = [chain for _, chain, _ in painter.drawn]
+    assert [chain.noise_level for chain in chains] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    assert [chain.steps for chain in chains] == [9, 4, 3, 3, 3, 2]
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(tmp_path: Path, stop_at: int) -> None:
+    settings = settings_of(tmp_path / "run", candidates=constant(2))
+    whole, again, half = fresh(settings), fresh(settings), fresh(settings)
+    run(settings, whole, Painter(target()))
+    path = tmp_path / "state.safetensors"
+    run(settings, again, Painter(target(), stop_at=stop_at), checkpoint=path)
+
+    # The signal came while a round began: its first fit was still done, and four are left.
+    assert again.step == 5 * stop_at - 4
+    assert (again.pool.fits, again.pool.fits_done) == (5, 1)
+    restore_state(load_checkpoint(path), half, [])
+    run(settings, half, Painter(target()))
+    for name, value in whole.optimizer.gaussians.parameters().items():
+        assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
+
+
+class Named:
+    """Due at every second step, for views near the front only; likes nothing."""
+
+    name = "named"
+
+    def __init__(self) -> None:
+        self.seen: list[Views] = []
+
+    def is_due(self, progress: Progress) -> bool:
+        return progress.step % 2 == 0
+
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
+        return (-10.0, 10.0)
+
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        self.seen.append(views)
+        return GuidanceOutput(torch.zeros_like(views.color), {}, relative_strength=0.1)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        pass
+
+
+def test_guidances_beside_the_fit_see_only_views_that_they_can_judge(tmp_path: Path) -> None:
+    settings, named = settings_of(tmp_path / "run"), Named()
+    run(settings, fresh(settings), Painter(target()), named)
+    assert named.seen
+    for views in named.seen:
+        off = (views.cameras.azimuths_deg + 45.0) % 90.0 - 45.0
+        assert off.abs().max() <= 10.0
+
+
+def test_after_its_share_the_run_distils(tmp_path: Path) -> None:
+    from optimize.test_trainer import Picture
+
+    settings = settings_of(tmp_path / "run", until=0.5)
+    settings.out.mkdir()
+    state, painter, picture = fresh(settings), Painter(target()), Picture(target())
+    with RunLog(settings.out, settings, quiet=True) as log:
+        train(state, settings, [picture], log, reconstruction=Reconstruction(painter))
+    assert len(painter.drawn) == 3
+    assert picture.seen == 15
+
+
+def test_the_pixel_fit_has_the_gradient_of_its_loss(generator: torch.Generator) -> None:
+    color = torch.rand(2, 5, 5, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    wanted = torch.rand(2, 5, 5, 3, generator=generator, dtype=torch.float64)
+    cameras = orbit([0.0, 90.0], 15.0, 3.0, 40.0, 5, 5)
+    fit = PixelFit(
+        Target(cameras, wanted, torch.zeros(2, 3)), ReconstructConfig(squared=2.0, absolute=0.3)
+    )
+    output = fit(Views(color.detach(), cameras, 2), Progress(0, 1))
+    loss = ((color - wanted).square() + 0.3 * (color - wanted).abs()).sum() / 2
+    (gradient,) = torch.autograd.grad(loss, color)
+    torch.testing.assert_close(output.color_gradient, gradient)
+    assert float(output.scalars["loss"]) == pytest.approx(float(loss.detach()))
+
+
+def test_the_pool_keeps_the_newest_and_fits_it_every_other_time(
+    generator: torch.Generator,
+) -> None:
+    pool, cameras = TargetPool(), orbit([0.0], 15.0, 3.0, 40.0, 4, 4)
+    for shade in range(5):
+        color = torch.full((1, 4, 4, 3), float(shade))
+        pool.begin_round(Target(cameras, color, torch.zeros(1, 3)), fits=40, size=3)
+    shades = [float(pool.take(generator).color[0, 0, 0, 0]) for _ in range(40)]
+    assert shades[::2] == [4.0] * 20
+    assert set(shades[1::2]) == {2.0, 3.0, 4.0}
+    assert pool.is_round_over
+
+    again = TargetPool()
+    again.load_state_tensors(pool.state_tensors(), torch.device("cpu"))
+    assert again.is_round_over
+    assert [float(each.color[0, 0, 0, 0]) for each in again.targets] == [2.0, 3.0, 4.0]
+    assert torch.equal(again.targets[0].cameras.viewmats, cameras.viewmats)
+
+
+def test_border_colors_are_those_of_the_background_whatever_touches_the_edge() -> None:
+    picture = torch.zeros(1, 8, 8, 3)
+    picture[...] = torch.tensor([0.2, 0.4, 0.6])
+    picture[:, 2:, 3:5] = 1.0  # an object that is cut off below
+    torch.testing.assert_close(border_colors(picture), torch.tensor([[0.2, 0.4, 0.6]]))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_views_stand_evenly_around_the_object(tmp_path: Path, groups: int) -> None:
+    camera = settings_of(tmp_path).camera
+    draws = torch.Generator().manual_seed(4)
+    cameras = draw_even_cameras(camera, groups, [None], Progress(0, 1), draws)
+    assert len(cameras) == 4 * groups
+    around = cameras.azimuths_deg.sort().values
+    gaps = torch.cat([around[1:], around[:1] + 360.0]) - around
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 90.0 / groups), atol=1e-3, rtol=0.0)
+
+    narrow = draw_even_cameras(
+        camera, groups, [None, (-20.0, 20.0), (-5.0, 30.0)], Progress(0, 1), draws
+    )
+    offsets = (narrow.azimuths_deg + 45.0) % 90.0 - 45.0
+    assert offsets.min() >= -5.001
+    assert offsets.max() <= 20.001
+
+
+def test_ranges_that_nobody_can_serve_together_are_refused(tmp_path: Path) -> None:
+    camera = settings_of(tmp_path).camera
+    with pytest.raises(ConfigError, match="azimuth_offset_deg"):
+        draw_even_cameras(camera, 1, [(0.0, 10.0), (20.0, 30.0)], Progress(0, 1), torch.Generator())
