@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from gaussian_denoiser import PROCESSES, SHAPE, carried, levels, model_of, spread_at
+from gaussian_denoiser import NOISE_SCHEDULES, SHAPE, carried, levels, model_of, spread_at
 from vlm3d_gs.config.reconstruct import Solver
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.prior.chain import denoise
@@ -16,9 +16,9 @@ def start_of(generator: torch.Generator) -> torch.Tensor:
     return torch.randn(SHAPE, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", list(PROCESSES))
+@pytest.mark.parametrize("kind", list(NOISE_SCHEDULES))
 def test_first_order_steps_are_those_of_ddim(kind: str, generator: torch.Generator) -> None:
-    noise_schedule, noisy = PROCESSES[kind], start_of(generator)
+    noise_schedule, noisy = NOISE_SCHEDULES[kind], start_of(generator)
     model = model_of(noise_schedule, generator, scale=3.0)
     prediction = denoise(model, noise_schedule, noisy, 900, 3)
     assert [timesteps[0] for timesteps in model.asked] == [900, 600, 300]
@@ -28,11 +28,11 @@ def test_first_order_steps_are_those_of_ddim(kind: str, generator: torch.Generat
     torch.testing.assert_close(prediction.clean_pred, expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", list(PROCESSES))
+@pytest.mark.parametrize("kind", list(NOISE_SCHEDULES))
 def test_second_order_steps_come_nearer_to_the_exact_path(
     kind: str, generator: torch.Generator
 ) -> None:
-    noise_schedule, noisy = PROCESSES[kind], start_of(generator)
+    noise_schedule, noisy = NOISE_SCHEDULES[kind], start_of(generator)
     model = model_of(noise_schedule, generator, scale=1.0)
 
     # The probability-flow path of Gaussian data scales the distance to the mean by the ratio of the spreads.
@@ -41,7 +41,9 @@ def test_second_order_steps_come_nearer_to_the_exact_path(
         prediction = denoise(model, noise_schedule, noisy, 800, 8, solver=solver)
         (signal, _), (first, _) = levels(noise_schedule, 100), levels(noise_schedule, 800)
         apart = (
-            (noisy - first * model.guided_mean) * spread_at(noise_schedule, 100) / spread_at(noise_schedule, 800)
+            (noisy - first * model.guided_mean)
+            * spread_at(noise_schedule, 100)
+            / spread_at(noise_schedule, 800)
         )
         exact = model(apart + signal * model.guided_mean, torch.full((len(noisy),), 100)).clean_pred
         errors[solver] = float((prediction.clean_pred - exact).abs().max())
@@ -49,7 +51,7 @@ def test_second_order_steps_come_nearer_to_the_exact_path(
 
 
 def test_second_order_steps_are_those_of_diffusers(generator: torch.Generator) -> None:
-    noise_schedule, noisy = PROCESSES["diffusion"], start_of(generator)
+    noise_schedule, noisy = NOISE_SCHEDULES["diffusion"], start_of(generator)
     model = model_of(noise_schedule, generator, scale=1.0)
     ours = denoise(model, noise_schedule, noisy, 800, 4, solver="dpm++")
 
@@ -71,16 +73,24 @@ def test_second_order_steps_are_those_of_diffusers(generator: torch.Generator) -
 def test_a_correction_of_the_clean_latents_is_carried_on(
     solver: Solver, generator: torch.Generator
 ) -> None:
-    noise_schedule, noisy = PROCESSES["diffusion"], start_of(generator)
+    noise_schedule, noisy = NOISE_SCHEDULES["diffusion"], start_of(generator)
     model = model_of(noise_schedule, generator, scale=1.0)
     plain = denoise(model, noise_schedule, noisy, 900, 3, solver=solver)
-    nothing = denoise(model, noise_schedule, noisy, 900, 3, solver=solver, correct=lambda clean: clean)
-    moved = denoise(model, noise_schedule, noisy, 900, 3, solver=solver, correct=lambda clean: clean + 0.5)
+    nothing = denoise(
+        model, noise_schedule, noisy, 900, 3, solver=solver, correct=lambda clean: clean
+    )
+    moved = denoise(
+        model, noise_schedule, noisy, 900, 3, solver=solver, correct=lambda clean: clean + 0.5
+    )
     torch.testing.assert_close(plain.clean_pred, nothing.clean_pred, atol=1e-9, rtol=1e-9)
-    assert (moved.clean_pred - plain.clean_pred).min() > 0.5, "later steps start from what was corrected"
+    assert (moved.clean_pred - plain.clean_pred).min() > 0.5, (
+        "later steps start from what was corrected"
+    )
 
 
 def test_a_chain_without_steps_is_refused(generator: torch.Generator) -> None:
-    noise_schedule = PROCESSES["flow"]
+    noise_schedule = NOISE_SCHEDULES["flow"]
     with pytest.raises(ConfigError, match="at least 1 step"):
-        denoise(model_of(noise_schedule, generator, 1.0), noise_schedule, start_of(generator), 500, 0)
+        denoise(
+            model_of(noise_schedule, generator, 1.0), noise_schedule, start_of(generator), 500, 0
+        )

@@ -89,9 +89,7 @@ def build_objective(
         questions = build_questions(critic, prompt)
         scorer = ServerScorer(critic.server, questions)
         reconstruction = _reconstruction(config, priors, scorer)
-        return Objective(
-            _ranked(priors, scorer, config), questions, reconstruction=reconstruction
-        )
+        return Objective(_ranked(priors, scorer, config), questions, reconstruction=reconstruction)
     if "critic" not in folders:
         if not guidances:
             raise ConfigError(

@@ -62,7 +62,8 @@ def denoise(
             level = torch.full((len(noisy),), after, device=noisy.device)
             noisy = add_noise(noise_schedule, prediction.clean_pred, prediction.noise_pred, level)
         else:
-            span, clean = log_snr(noise_schedule, after) - log_snr(noise_schedule, now), prediction.clean_pred
+            clean = prediction.clean_pred
+            span = log_snr(noise_schedule, after) - log_snr(noise_schedule, now)
             if earlier is not None:
                 clean = clean + (clean - earlier[0]) * span / (2.0 * earlier[1])
             earlier = (prediction.clean_pred, span)
@@ -96,7 +97,11 @@ def log_snr(noise_schedule: NoiseSchedule, index: int) -> float:
     return float((signal / noise_schedule.sigma[index].clamp_min(SMALLEST_SIGNAL)).log())
 
 
-def _toward(noise_schedule: NoiseSchedule, noisy: Tensor, clean: Tensor, now: int, after: int) -> Tensor:
+def _toward(
+    noise_schedule: NoiseSchedule, noisy: Tensor, clean: Tensor, now: int, after: int
+) -> Tensor:
     """Return the latents at `after`: (sigma' / sigma) z + (signal' - signal sigma' / sigma) z_0."""
     share = noise_schedule.sigma[after] / noise_schedule.sigma[now]
-    return share * noisy + (noise_schedule.signal[after] - noise_schedule.signal[now] * share) * clean
+    return (
+        share * noisy + (noise_schedule.signal[after] - noise_schedule.signal[now] * share) * clean
+    )

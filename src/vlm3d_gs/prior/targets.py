@@ -11,9 +11,9 @@ from vlm3d_gs.config.reconstruct import Solver
 from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction, denoise
-from vlm3d_gs.prior.denoiser import decode_latents, encode_images
+from vlm3d_gs.prior.denoiser import decode_latents, encode_images, resized
 from vlm3d_gs.prior.distillation import rescale_clean
-from vlm3d_gs.prior.guidance import DiffusionPrior, resized
+from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.noise import add_noise
 
 
@@ -72,7 +72,13 @@ class PriorTargets:
         cameras = views.cameras.select(torch.arange(len(latents)).repeat(count))
         predictor = prior.predictor(cameras, progress.fraction)
         prediction = denoise(
-            predictor, noise_schedule, noisy, start, chain.steps, solver=self.solver, correct=correct
+            predictor,
+            noise_schedule,
+            noisy,
+            start,
+            chain.steps,
+            solver=self.solver,
+            correct=correct,
         )
         group = views.n_views if prior.joins_views else 1
         clean = rescale_clean(
