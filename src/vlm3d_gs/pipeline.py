@@ -108,19 +108,19 @@ def generate(
     with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
         for note in notes:
             log.message(note)
+        finished = train(
+            state,
+            config,
+            objective.guidances,
+            log,
+            reconstruction=objective.reconstruction,
+            checkpoint=config.out / CHECKPOINT,
+            show=partial(_show, config),
+            watch=watch,
+            until=until,
+            observe=observe,
+        )
         with counting(state.counts):
-            finished = train(
-                state,
-                config,
-                objective.guidances,
-                log,
-                reconstruction=objective.reconstruction,
-                checkpoint=config.out / CHECKPOINT,
-                show=partial(_show, config),
-                watch=watch,
-                until=until,
-                observe=observe,
-            )
             gaussians, watched = last_reading(watch, state, log)
         trained_s = time.monotonic() - began
         files, flaw = write_everything(gaussians, config)

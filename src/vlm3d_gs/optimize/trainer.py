@@ -13,6 +13,7 @@ import torch
 
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.optimize.densify import kept
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
@@ -78,7 +79,7 @@ def train(
     last = steps if until is None else min(until, steps)
     identity = {"prompt": config.prompt, "seed": config.train.seed, "steps": steps}
 
-    with stop_requests() as stop_asked:
+    with counting(state.counts), stop_requests() as stop_asked:
         while state.step < last and not (stopped or stop_asked()):
             if reconstruction is not None and state.step < config.reconstruct.until * steps:
                 scalars = reconstruct_step(state, config, reconstruction)
