@@ -1,4 +1,4 @@
-"""What we optimise for: priors and critics behind one protocol (see `base`)."""
+"""What we optimise for: priors and critics behind one protocol, and the targets that they draw."""
 
 from __future__ import annotations
 
@@ -67,22 +67,23 @@ def build_objective(
         ConfigError: an unknown family, nothing to optimise for, or as `check_choice`.
     """
     check_choice(config)
+    critic = config.critic
+    settings = {"prior": config.prior, "detail": config.detail}
     priors = {
         name: build_prior(
             name,
             prompt.text,
-            settings,
+            settings[name],
             folders[name],
             device,
             streams["noise"],
             text_cache=text_cache,
             plan=plan,
         )
-        for name, settings in (("prior", config.prior), ("detail", config.detail))
+        for name in settings
         if name in folders
     }
-    critic = config.critic
-    guidances: list[Guidance] = list(priors.values())
+
     if critic.enabled and critic.family == "server":
         from vlm3d_gs.critic.server import ServerScorer
 
@@ -90,21 +91,40 @@ def build_objective(
         scorer = ServerScorer(critic.server, questions)
         reconstruction = _reconstruction(config, priors, scorer)
         return Objective(_ranked(priors, scorer, config), questions, reconstruction=reconstruction)
-    if "critic" not in folders:
-        if not guidances:
-            raise ConfigError(
-                "Nothing says how the scene should look: prior, detail and critic are all off. "
-                "Set prior.enabled=true."
-            )
-        return Objective(guidances, reconstruction=_reconstruction(config, priors))
 
+    if "critic" in folders:
+        return _with_critic(config, prompt, priors, folders, device, streams, text_cache, plan)
+
+    if not priors:
+        raise ConfigError(
+            "Nothing says how the scene should look: prior, detail and critic are all off. "
+            "Set prior.enabled=true."
+        )
+    return Objective(list(priors.values()), reconstruction=_reconstruction(config, priors))
+
+
+def _with_critic(
+    config: Config,
+    prompt: Prompt,
+    priors: dict[str, DiffusionPrior],
+    folders: dict[str, Path],
+    device: torch.device,
+    streams: dict[str, torch.Generator],
+    text_cache: Path | None,
+    plan: Plan,
+) -> Objective:
+    """Return the objective of a run whose critic has weights; arguments as in `build_objective`."""
+    from vlm3d_gs.critic.guidance import Critic
     from vlm3d_gs.critic.judge import Judge
     from vlm3d_gs.critic.questions.checklist import held_out_questions
 
+    critic = config.critic
     offload = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
     model = build_vlm(critic, folders["critic"], device, plan)
     questions = build_questions(critic, prompt, model, str(folders["critic"]), text_cache)
     own = Judge(model, questions, size_px=model.trained_px, offload=offload)
+
+    # Who watches: another model, or the critic itself asked in other words.
     held_out = None
     if critic.watch.enabled:
         other = model
@@ -114,15 +134,17 @@ def build_objective(
         held_out = Judge(
             other, held_out_questions(prompt), size_px=other.trained_px, offload=offload
         )
+
+    # How the critic pulls: by choosing, by its gradient, or both.
+    guidances: list[Guidance] = list(priors.values())
     if critic.mode in ("best-of-n", "pairwise") or (critic.mode == "both" and can_rank(config)):
         guidances = _ranked(priors, own, config)
     critics: list[Guidance] = []
     if critic.mode in ("gradient", "both"):
-        from vlm3d_gs.critic.guidance import Critic
-
         critics = [Critic(model, questions, critic, streams["critic"], offload=offload)]
-    chooses = critic.mode != "gradient"
-    reconstruction = _reconstruction(config, priors, own if chooses else None, critics)
+    scorer = own if critic.mode != "gradient" else None
+    reconstruction = _reconstruction(config, priors, scorer, critics)
+
     return Objective([*guidances, *critics], questions, own, held_out, reconstruction)
 
 
