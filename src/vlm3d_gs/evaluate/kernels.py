@@ -33,7 +33,7 @@ def _reach(
 ) -> float:
     """Return the distance to the primitive along one ray, world units; FAR if it is missed.
 
-    The ray is brought into the primitive's own turned and scaled frame.
+    The ray is transformed into the primitive's own rotated and scaled frame.
     """
     scale_xy, scale_z = scale
     cosine, sine = turn
@@ -46,8 +46,11 @@ def _reach(
     dx = (cosine * direction[0] + sine * direction[1]) / scale_xy
     dy = (cosine * direction[1] - sine * direction[0]) / scale_xy
     dz = direction[2] / scale_z
+
+    # Normalise the direction in that frame; `norm` converts distances back.
     norm = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
     dx, dy, dz = dx * norm, dy * norm, dz * norm
+
     b = x * dx + y * dy + z * dz
     if b * b - (x * x + y * y + z * z - 2.0) <= 0.0:  # misses the ball that holds every primitive
         return FAR
@@ -70,12 +73,13 @@ def silhouette_iou(
         limits: [R] distance from which on something else would hide the primitive.
 
     Returns:
-        0 to 1; -1 where the proportions are out of bounds.
+        0 to 1; -1 if the proportions are out of bounds.
     """
     if abs(params[4] - params[3]) > LOG_STRETCH:
         return -1.0
     scale = (math.exp(params[3]), math.exp(params[4]))
     turn = (math.cos(params[5]), math.sin(params[5]))
+
     both, either = 0, 0
     for r in range(inside.shape[0]):
         covered = _reach(shape, params, scale, turn, origins[r], directions[r]) < limits[r]
@@ -88,7 +92,7 @@ def silhouette_iou(
 
 @njit(cache=True, nogil=True)
 def cast_reach(shape: int, params: F64, origins: F64, directions: F64, reach: F64) -> None:
-    """Write the distance along each ray, FAR for a miss; arguments as in `silhouette_iou`."""
+    """Write the distance along each ray, FAR for a miss; other arguments as in `silhouette_iou`."""
     scale = (math.exp(params[3]), math.exp(params[4]))
     turn = (math.cos(params[5]), math.sin(params[5]))
     for r in range(reach.shape[0]):
@@ -107,15 +111,15 @@ def search(
     inside: Mask,
     limits: F64,
 ) -> F64:
-    """Maximise `silhouette_iou` by a pattern search.
+    """Maximise `silhouette_iou` by pattern search.
 
-    It tries each parameter up and down, and halves the step when nothing helps.
+    Tries each parameter up and down, and halves the step when nothing helps.
 
     Args:
         shape: index into `prompts.SHAPES`.
         start: [6] first parameters.
         sizes: [6] natural size of each parameter.
-        free: the first so many parameters are searched, the others kept.
+        free: number of parameters to search, from the first; the others stay.
         steps: first and last step, in units of the sizes.
         origins: [R, 3] camera positions.
         directions: [R, 3] unit rays.
@@ -127,6 +131,7 @@ def search(
     """
     best = start.copy()
     score = silhouette_iou(shape, best, origins, directions, inside, limits)
+
     step = steps[0]
     while step >= steps[1]:
         better = False
@@ -138,6 +143,7 @@ def search(
                 if value > score:
                     best, score, better = trial, value, True
                     break
+
         if not better:
             step *= 0.5
     return best
@@ -145,11 +151,12 @@ def search(
 
 @njit(cache=True, nogil=True)
 def _spread(mask: Mask, seen: Mask, row: int, col: int, stack: I64) -> int:
-    """Visit the component of one pixel; return its size. `stack` keeps the visited pixels."""
+    """Visit the component of one pixel, and return its size; `stack` holds the visited pixels."""
     height, width = mask.shape
     stack[0, 0], stack[0, 1] = row, col
     seen[row, col] = True
     count, done = 1, 0
+
     while done < count:
         r, c = stack[done, 0], stack[done, 1]
         done += 1
@@ -159,12 +166,13 @@ def _spread(mask: Mask, seen: Mask, row: int, col: int, stack: I64) -> int:
                     seen[y, x] = True
                     stack[count, 0], stack[count, 1] = y, x
                     count += 1
+
     return count
 
 
 @njit(cache=True, nogil=True)
 def fill_sizes(masks: Mask, sizes: I64) -> None:
-    """Write each mask pixel's component size into `sizes`, [V, H, W] both."""
+    """Write the component size of each mask pixel into `sizes`; both [V, H, W]."""
     views, height, width = masks.shape
     stack = np.empty((height * width, 2), np.int64)
     for v in range(views):
@@ -179,7 +187,7 @@ def fill_sizes(masks: Mask, sizes: I64) -> None:
 
 @njit(cache=True, nogil=True)
 def fill_from(masks: Mask, seeds: Mask, reached: Mask) -> None:
-    """Mark in `reached` the components of `masks` that hold a pixel of `seeds`, [V, H, W] all."""
+    """Mark in `reached` the components of `masks` that contain a pixel of `seeds`; all [V, H, W]."""
     views, height, width = masks.shape
     stack = np.empty((height * width, 2), np.int64)
     for v in range(views):

@@ -1,1 +1,1 @@
-"""The compiled rasteriser for CPUs: `rasterize` is its door, the other files hold its Numba kernels."""
+"""The compiled rasteriser for CPUs: `rasterize` is the entry point, the other files hold its Numba kernels."""

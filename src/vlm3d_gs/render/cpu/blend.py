@@ -1,8 +1,8 @@
-"""Blending of the CPU rasteriser, forward and backward, one 16 x 16 px tile at a time.
+"""Blending of the CPU rasteriser, forward, one 16 x 16 px tile at a time.
 
-Both passes walk a tile's list front to back with the same arithmetic and so take the same
-decisions. A tile's planes of 256 pixels lie in one buffer; every loop over its pixels is one SIMD
-loop over whole rows of 16.
+The backward pass (`blend_backward`) walks a tile's list front to back with the same arithmetic, and
+so takes the same decisions. A tile's planes of 256 pixels lie in one buffer; every loop over its
+pixels is one SIMD loop over whole rows of 16.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ STOP, DEPTH_EPS = np.float32(conventions.TRANSMITTANCE_STOP), np.float32(convent
 LOWEST = np.float32(-126.0)
 PIXELS = np.uintp(TILE * TILE)
 CHECK_EVERY = 8
-"""After this many Gaussians a tile looks which of its rows have ended."""
+"""After this many Gaussians a tile checks which of its rows have ended."""
 CACHE_LINE = 64
-"""Bytes; loads of 16 floats that straddle two lines are slower."""
+"""Bytes; loads of 16 floats are slower if they straddle two lines."""
 
-# Planes of the buffer. Forward: T, five sums. Backward: T, five slopes, what is still behind.
+# Planes of the buffer. Forward: transmittance T, five sums. Backward: T, five slopes, the light still behind.
 PLANE_1, PLANE_2, PLANE_3 = np.uintp(256), np.uintp(512), np.uintp(768)
 PLANE_4, PLANE_5, PLANE_6 = np.uintp(1024), np.uintp(1280), np.uintp(1536)
 CENTRE_X, CENTRE_Y = np.uintp(1792), np.uintp(2048)
@@ -64,13 +64,13 @@ def write_centres(buffer: Any) -> None:
 
 @njit(**kernel_options)
 def line_start(room: Any) -> int:
-    """Return the index of the first number in `room` with which a cache line begins."""
+    """Return the index of the first number in `room` at which a cache line starts."""
     return int((-room.ctypes.data % CACHE_LINE) // 4)
 
 
 @njit(**kernel_options)
 def is_open(buffer: Any, row: int) -> bool:
-    """Say whether a pixel of the tile's row still lets light through."""
+    """Return whether any pixel of the tile's row still lets light through."""
     most, start = ZERO, np.uintp(row * TILE)
     for p in range(np.uintp(TILE)):
         most = max(most, buffer[start + p])
@@ -79,7 +79,7 @@ def is_open(buffer: Any, row: int) -> bool:
 
 @njit(**kernel_options)
 def open_rows(buffer: Any, low: int, high: int) -> tuple[int, int]:
-    """Narrow a range of rows to the first and last that still let light through; low > high if none does."""
+    """Narrow a range of rows to the first and last that still let light through; low > high if none do."""
     while low <= high and not is_open(buffer, low):
         low += 1
     while high > low and not is_open(buffer, high):
@@ -89,23 +89,27 @@ def open_rows(buffer: Any, low: int, high: int) -> tuple[int, int]:
 
 @njit(**kernel_options)
 def blend_one(buffer: Any, row: Any, left: Any, top: Any, low: int, high: int) -> None:
-    """Add one Gaussian to the rows low..high of the tile whose corner is at (left, top)."""
+    """Add one Gaussian to the rows low..high of the tile with its corner at (left, top)."""
     first = max(low, clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE))
     last = min(high, clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1))
     x, y = row[X] - left, row[Y] - top
     slant, inv_u, inv_v, log2_opacity = row[SLANT], row[INV_U], row[INV_V], row[LOG2_OPACITY]
     red, green, blue, depth = row[RED], row[GREEN], row[BLUE], row[DEPTH]
+
     for p in range(np.uintp(first * TILE), np.uintp((last + 1) * TILE)):
         dy = buffer[p + CENTRE_Y] - y
         u = (buffer[p + CENTRE_X] - x - slant * dy) * inv_u
         v = dy * inv_v
         alpha = min(CAP, exp2_negative(max(LOWEST, log2_opacity - u * u - v * v)))
+
+        # A pixel ends, with T = 0, before the Gaussian that would push T to the stop or below.
         before = buffer[p]
         taken = alpha * before if alpha >= FLOOR else ZERO
         after = before - taken
         goes_on = after > STOP
         weight = taken if goes_on else ZERO
         buffer[p] = after if goes_on else ZERO
+
         buffer[p + PLANE_1] += weight * red
         buffer[p + PLANE_2] += weight * green
         buffer[p + PLANE_3] += weight * blue
@@ -154,6 +158,7 @@ def draw_band(
             buffer[p + PLANE_3] = ZERO
             buffer[p + PLANE_4] = ZERO
             buffer[p + PLANE_5] = ZERO
+
         start, stop = ends[tile], ends[tile + 1]
         low, high = 0, TILE - 1
         for e in range(start, stop):
@@ -162,6 +167,7 @@ def draw_band(
                 if low > high:
                     break
             blend_one(buffer, packed[entries[e]], np.float32(left), np.float32(top), low, high)
+
         finish_tile(buffer, (left, top), background, color, alpha, depth)
 
 
@@ -182,7 +188,7 @@ def blend_forward(
     alpha: Any,
     depth: Any,
 ) -> None:
-    """Draw all tiles; one task a view and band.
+    """Draw all tiles; one task per view and band.
 
     Args:
         counter: shared task counter, starts at 0.
@@ -201,6 +207,7 @@ def blend_forward(
     room = np.empty(BUFFER + TILE, np.float32)
     buffer = room[line_start(room) :]
     write_centres(buffer)
+
     task = next_task(counter)
     while task < tasks:
         view, band = task // number, task % number

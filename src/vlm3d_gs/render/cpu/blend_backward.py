@@ -1,9 +1,9 @@
 """Derivative of the CPU rasteriser's blending.
 
-The lists are walked front to back again, with the forward pass's arithmetic and so with its
-decisions. With weights w_i, transmittance T_i and the loss's slope q_i along Gaussian i's
-contribution, a pixel needs what is still behind Gaussian i; that is its total of w * q, known from
-the finished picture, less what has been passed:
+The lists are walked front to back again, with the arithmetic of the forward pass and so with its
+decisions. With weights w_i, transmittance T_i and the slope q_i of the loss along the contribution
+of Gaussian i, a pixel needs the sum of w * q over all Gaussians behind i. That is the total, known
+from the finished picture, minus what has been passed:
 
     dL/dalpha_i = T_i q_i - (sum over j > i of w_j q_j) / (1 - alpha_i)
 """
@@ -69,14 +69,14 @@ GRADIENT_COLUMNS = 12
 def load_slopes(
     buffer: Any, corner: tuple[int, int], background: Any, pictures: Any, slopes: Any
 ) -> bool:
-    """Fill the tile's planes from the pictures of one view and the loss's slopes; say whether any slope is not zero.
+    """Fill the tile's planes from one view's pictures and the slopes of the loss; return whether any slope is not zero.
 
     Args:
         buffer: planes of the tile.
         corner: left and top edge, px.
         background: [3].
-        pictures: colour [H, W, 3], alpha [H, W], depth [H, W] as drawn.
-        slopes: dL/d of the same.
+        pictures: colour [H, W, 3], alpha [H, W] and depth [H, W] of the forward pass.
+        slopes: dL/d of these.
     """
     left, top = corner
     color, alpha, depth = pictures
@@ -90,6 +90,8 @@ def load_slopes(
             for plane in range(7):
                 buffer[plane * TILE * TILE + p] = ZERO
             continue
+
+        # Depth divides by alpha, and the background shows through 1 - alpha: both act on the weights.
         total = alpha[y, x]
         red, green, blue = d_color[y, x, 0], d_color[y, x, 1], d_color[y, x, 2]
         per_depth = d_depth[y, x] / max(total, DEPTH_EPS)
@@ -103,6 +105,7 @@ def load_slopes(
             + blue * color[y, x, 2]
             - (ONE - total) * behind
         )
+
         buffer[p] = ONE
         buffer[p + int(PLANE_1)], buffer[p + int(PLANE_2)], buffer[p + int(PLANE_3)] = (
             red,
@@ -118,7 +121,7 @@ def load_slopes(
 
 @njit(**kernel_options)
 def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any, low: int, high: int) -> None:
-    """Pass one Gaussian in the rows low..high of the tile and add its gradients to `sums` [12]."""
+    """Pass one Gaussian in the rows low..high of the tile, and add its gradients to `sums` [12]."""
     first = max(low, clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE))
     last = min(high, clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1))
     x, y = row[X] - left, row[Y] - top
@@ -126,11 +129,13 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any, low: int,
     red, green, blue, depth = row[RED], row[GREEN], row[BLUE], row[DEPTH]
     s_red, s_green, s_blue, s_depth, s_h = ZERO, ZERO, ZERO, ZERO, ZERO
     s_hu, s_hv, s_huu, s_huv, s_hvv = ZERO, ZERO, ZERO, ZERO, ZERO
+
     for p in range(np.uintp(first * TILE), np.uintp((last + 1) * TILE)):
         dy = buffer[p + CENTRE_Y] - y
         u = (buffer[p + CENTRE_X] - x - slant * dy) * inv_u
         v = dy * inv_v
         alpha = min(CAP, exp2_negative(max(LOWEST, log2_opacity - u * u - v * v)))
+
         before = buffer[p]
         taken = alpha * before if alpha >= FLOOR else ZERO
         after = before - taken
@@ -147,10 +152,13 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any, low: int,
         slope = (
             buffer[p + PLANE_5] + red * d_red + green * d_green + blue * d_blue + depth * d_depth
         )
+
+        # h = dL/dsigma = -alpha dL/dalpha, 0 where alpha is capped or the pixel has ended
         behind = buffer[p + PLANE_6] - weight * slope
         buffer[p + PLANE_6] = behind
         h = behind * alpha / (ONE - alpha) - weight * slope
         h = h if (weight > ZERO and alpha < CAP) else ZERO
+
         hu, hv = h * u, h * v
         s_red += weight * d_red
         s_green += weight * d_green
@@ -162,6 +170,7 @@ def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any, low: int,
         s_huu += hu * u
         s_huv += hu * v
         s_hvv += hv * v
+
     sums[0] += s_red
     sums[1] += s_green
     sums[2] += s_blue
@@ -193,6 +202,7 @@ def undraw_band(
         start, stop = ends[tile], ends[tile + 1]
         if start == stop or not load_slopes(buffer, (left, top), background, pictures, slopes):
             continue
+
         low, high = 0, TILE - 1
         for e in range(start, stop):
             if (e - start) % CHECK_EVERY == CHECK_EVERY - 1:
@@ -221,18 +231,18 @@ def blend_backward(
     slopes: Any,
     sums: Any,
 ) -> None:
-    """Differentiate `blend_forward`; one task a view and band, each with sums of its own.
+    """Differentiate `blend_forward`; one task per view and band, each with its own sums.
 
     Args:
         counter: shared task counter, starts at 0.
         tasks: C times the number of bands.
-        packed: as for `blend_forward`, likewise bands, ends, entries and background.
+        packed: it, bands, ends, entries and background as for `blend_forward`.
         bands: see there.
         ends: see there.
         entries: see there.
         background: see there.
-        pictures: colour, alpha and depth as drawn.
-        slopes: dL/d of the three.
+        pictures: colour, alpha and depth of the forward pass.
+        slopes: dL/d of these.
         sums: [C, number of bands, N, 12] zeros, added to.
     """
     number = len(bands) - 1
@@ -240,6 +250,7 @@ def blend_backward(
     room = np.empty(BUFFER + TILE, np.float32)
     buffer = room[line_start(room) :]
     write_centres(buffer)
+
     task = next_task(counter)
     while task < tasks:
         view, band = task // number, task % number
@@ -268,7 +279,7 @@ def reduce_view(
     d_means2d: Any,
     d_shapes: Any,
 ) -> None:
-    """Do the work of `reduce_bands` for one view; `packed` holds the seen rows only, `total` [12] is scratch."""
+    """Do the work of `reduce_bands` for one view; `packed` has its V rows only, `total` [12] is scratch."""
     for i in range(len(packed)):
         total[:] = ZERO
         for band in range(len(sums)):
@@ -276,12 +287,14 @@ def reduce_view(
                 continue
             for column in range(GRADIENT_COLUMNS):
                 total[column] += sums[band, i, column]
+
         row, n = packed[i], order[i]
-        # The kernels' u and v are in units that make alpha a power of two; h belongs to natural units.
+        # The kernels' u and v are in units that make alpha a power of two, the shapes in standard deviations.
         inv_u, inv_v = row[INV_U] / WHITEN, row[INV_V] / WHITEN
         hu, hv = total[5] / WHITEN, total[6] / WHITEN
         square = WHITEN * WHITEN
         huu, huv, hvv = total[7] / square, total[8] / square, total[9] / square
+
         d_means2d[n, 0] = -inv_u * hu
         d_means2d[n, 1] = inv_u * row[SLANT] * hu - inv_v * hv
         gradient = d_shapes[n]
@@ -310,13 +323,13 @@ def reduce_bands(
     d_means2d: Any,
     d_shapes: Any,
 ) -> None:
-    """Turn the bands' sums into gradients of centres and shapes, bands added in order; one task a view.
+    """Turn the bands' sums into gradients of centres and shapes, adding bands in order; one task per view.
 
     Args:
         counter: shared task counter, starts at 0.
         tasks: C.
         packed: [C, N, 16] rows in depth order.
-        reach: [C, N, 2] tile rows of each: only the bands that it reaches are read.
+        reach: [C, N, 2] tile rows of each; only the bands that it reaches are read.
         order: [C, N] Gaussian of each position.
         counts: [C] V of each view.
         bands: [number + 1] first tile row of each band, and the end.

@@ -1,4 +1,4 @@
-"""Spherical harmonics of the CPU rasteriser: a Gaussian's colour as a camera sees it, in value and gradient.
+"""Spherical harmonics of the CPU rasteriser: a Gaussian's colour as a camera sees it, and its gradient.
 
 The basis is that of `vlm3d_gs.core.harmonics`, up to degree 3.
 """
@@ -22,16 +22,18 @@ _THREE, _FOUR, _SIX, _EIGHT = np.float32(3.0), np.float32(4.0), np.float32(6.0),
 
 @njit(**kernel_options)
 def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
-    """Write the basis functions [0] and their derivatives by x, y, z [1:4] at a unit vector; basis is [4, 16]."""
+    """Write the basis functions [0] and their derivatives by x, y and z [1:4] at a unit vector; basis is [4, 16]."""
     count = (degree + 1) * (degree + 1)
     basis[:, :count] = ZERO
     basis[0, 0] = _C0
     if degree == 0:
         return
+
     basis[0, 1], basis[0, 2], basis[0, 3] = -_C1 * y, _C1 * z, -_C1 * x
     basis[2, 1], basis[3, 2], basis[1, 3] = -_C1, _C1, -_C1
     if degree == 1:
         return
+
     xx, yy, zz = x * x, y * y, z * z
     basis[0, 4], basis[1, 4], basis[2, 4] = _A2 * x * y, _A2 * y, _A2 * x
     basis[0, 5], basis[2, 5], basis[3, 5] = -_A2 * y * z, -_A2 * z, -_A2 * y
@@ -41,6 +43,7 @@ def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
     basis[0, 8], basis[1, 8], basis[2, 8] = _C2 * (xx - yy), TWO * _C2 * x, -TWO * _C2 * y
     if degree == 2:
         return
+
     basis[0, 9] = -_D3 * y * (_THREE * xx - yy)
     basis[1, 9], basis[2, 9] = -_SIX * _D3 * x * y, -_THREE * _D3 * (xx - yy)
     basis[0, 10] = _E3 * x * y * z
@@ -100,11 +103,12 @@ def harmonic_color_gradient(
     d_sh: Any,
     d_mean: Any,
 ) -> None:
-    """Add to dL/dsh [K, 3] and dL/dmean [3]; a channel that was clamped to zero passes nothing on."""
+    """Add to dL/dsh [K, 3] and dL/dmean [3]; a channel that was clamped to zero has no gradient."""
     if degree == 0:
         for channel in range(3):
             d_sh[0, channel] += _C0 * d_color[channel] if color[channel] > ZERO else ZERO
         return
+
     x, y, z, length = direction(mean, position)
     write_basis(x, y, z, degree, basis)
     dx, dy, dz = ZERO, ZERO, ZERO
@@ -116,6 +120,8 @@ def harmonic_color_gradient(
             dx += basis[1, k] * weight
             dy += basis[2, k] * weight
             dz += basis[3, k] * weight
+
+    # through the normalisation of the direction
     along = x * dx + y * dy + z * dz
     d_mean[0] += (dx - x * along) / length
     d_mean[1] += (dy - y * along) / length

@@ -1,8 +1,8 @@
-"""What the compiled CPU kernels share: compiler options, bit casts, a fast exponential, a task counter.
+"""Shared by the compiled CPU kernels: compiler options, bit casts, a fast exponential, a task counter.
 
-The kernels are plain loops that LLVM turns into SIMD code. Three habits make it do so: all pixel
-planes of a tile lie in one buffer, indices are unsigned, and the exponential is a polynomial with
-an integer-to-float bit cast.
+The kernels are plain loops that LLVM turns into SIMD code. Three habits make it possible: all pixel
+planes of a tile lie in one buffer, indices are unsigned, and the exponential is a polynomial with an
+integer-to-float bit cast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 FAST_MATH = {"reassoc", "nsz", "contract", "arcp"}
-"""Reordering of sums is allowed, the rules for NaN and infinity stay. The order is fixed at compile time."""
+"""Sums may be reordered, once, at compile time; the rules for NaN and infinity stay."""
 
 entry_options: dict[str, Any] = {
     "nogil": True,
@@ -25,17 +25,18 @@ entry_options: dict[str, Any] = {
     "boundscheck": False,
     "fastmath": FAST_MATH,
 }
-"""Options of the functions that Python calls: no interpreter lock, compiled code kept between runs."""
+"""Options of the functions that Python calls: no interpreter lock, compiled code cached between runs."""
 
 kernel_options: dict[str, Any] = {**entry_options, "_nrt": False, "forceinline": True}
-"""Options of all that they call: without reference counts, whose atomic updates cost more than the
-arithmetic. Such a function cannot allocate; entries hand their scratch memory down. All are inlined:
-of a function that is called, the process that compiles holds a copy of its own and the next one
-that of the caller, with other roundings, and the first run would differ from all later ones."""
+"""Options of all functions that those call: no reference counts, whose atomic updates cost more than
+the arithmetic. Such a function cannot allocate, so the entry points pass scratch memory down. All of
+them are inlined: otherwise the process that compiles a function calls its own copy, and a process
+that loads it from the cache the caller's copy, which rounds differently, so that the first run would
+differ from all later ones."""
 
 ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
 
-# Polynomial of 2^f on (-1, 0] with the smallest largest relative error, 7.5e-8 (tests/render/test_cpu.py).
+# Minimax polynomial of 2^f on (-1, 0], relative error 7.5e-8 (tests/render/test_cpu.py).
 _E0, _E1, _E2 = np.float32(0.9999999251), np.float32(0.6931422526), np.float32(0.2401721894)
 _E3, _E4, _E5 = np.float32(0.0552797228), np.float32(0.0091886118), np.float32(0.0009387883)
 _BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
@@ -76,6 +77,7 @@ def next_task(typing_context: Any, counter: Any) -> Any:
 @njit(**kernel_options)
 def exp2_negative(y: Any) -> Any:
     """Return 2^y for -126 <= y <= 0 (and a little above), float32, relative error below 4e-7."""
+    # 2^y = 2^f 2^whole: the polynomial for the fraction, the exponent bits for the whole part
     whole = np.int32(y)
     f = y - np.float32(whole)
     p = _E0 + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * _E5))))

@@ -6,8 +6,8 @@ image in a view is M = J W L (two rows r1, r2), with covariance
     [a b; b c] = M M^T + dilation.
 
 A shape [8] holds slant = b / c, 1 / sqrt(a - b^2 / c), 1 / sqrt(c), opacity, red, green, blue,
-depth. The second entry is made from |r1 x r2|^2, which equals the undilated determinant: nothing
-cancels, however thin the ellipse.
+depth. The second entry is computed from |r1 x r2|^2, which equals the undilated determinant:
+nothing cancels, however thin the ellipse.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def to_view(camera: Any, mean: Any) -> tuple[Any, Any, Any]:
 
 @njit(**kernel_options)
 def image_rows(camera: Any, point: tuple[Any, Any, Any], factor: Any, rows: Any) -> None:
-    """Write the Jacobian times the rotation [0:6] and that times the factor, the rows r1 and r2 [6:12]."""
+    """Write the Jacobian times the rotation [0:6], and that times the factor, the rows r1 and r2 [6:12]."""
     x, y, z = point
     inv_z = ONE / z
     tan_x = min(max(x * inv_z, camera[16]), camera[17])
@@ -110,34 +110,42 @@ def project_run(
     factor, rows, basis = scratch
     width, height, degree = np.float32(sizes[0]), np.float32(sizes[1]), sizes[2]
     for n in range(run[0], run[1]):
+        # Fainter than the floor at its centre: no pixel can see it.
         opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
         if opacity <= _FLOOR:
             continue
         extent = math.sqrt(TWO * math.log(opacity / _FLOOR))
         write_factor(quats[n], log_scales[n], factor)
+
         for view in range(len(cameras)):
             camera = cameras[view]
             x, y, z = to_view(camera, means[n])
             if z < _NEAR:
                 continue
+
             image_rows(camera, (x, y, z), factor, rows)
             a, b, c, d0, d1, d2 = second_moments(rows)
             if not (a < _LARGEST and c < _LARGEST):
                 continue
+
+            # Skip what lies wholly outside the picture.
             u, v = camera[12] * x / z + camera[14], camera[13] * y / z + camera[15]
             reach_x, reach_y = extent * math.sqrt(a), extent * math.sqrt(c)
             if u + reach_x <= ZERO or u - reach_x >= width:
                 continue
             if v + reach_y <= ZERO or v - reach_y >= height:
                 continue
+
             shape = shapes[view, n]
             harmonic_color(sh[n], means[n], camera[20:23], degree, basis, shape[4:7])
+            # determinant = |r1 x r2|^2 + dilation * rest
             rest = (a - _DILATION) + (c - _DILATION) + _DILATION
             shape[0] = b / c
             shape[1] = ONE / math.sqrt((d0 * d0 + d1 * d1 + d2 * d2) / c + _DILATION * (rest / c))
             shape[2] = ONE / math.sqrt(c)
             shape[3] = opacity
             shape[7] = z
+
             means2d[view, n, 0], means2d[view, n, 1] = u, v
             radii[view, n] = max(reach_x, reach_y)
 
@@ -161,7 +169,7 @@ def project_forward(
     shapes: Any,
     radii: Any,
 ) -> None:
-    """Project all Gaussians into all views; one task a run of Gaussians.
+    """Project all Gaussians into all views; one task per run of Gaussians.
 
     Args:
         counter: shared task counter, starts at 0.
@@ -178,6 +186,7 @@ def project_forward(
         radii: [C, N] zeros, written where seen.
     """
     scratch = (np.empty(9, np.float32), np.empty(12, np.float32), np.empty((4, 16), np.float32))
+
     task = next_task(counter)
     while task < tasks:
         first = task * GAUSSIANS_PER_TASK

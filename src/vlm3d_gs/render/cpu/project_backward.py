@@ -1,4 +1,4 @@
-"""Derivative of the CPU rasteriser's projection. Letters and the shape's entries are those of `project`."""
+"""Derivative of the CPU rasteriser's projection. Letters and the entries of a shape are those of `project`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ _DILATION = np.float32(conventions.DILATION_PX2)
 
 @njit(**kernel_options)
 def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
-    """Write dL/d(r1, r2) [6] from the gradients of the shape's first three entries."""
+    """Write dL/d(r1, r2) [6] from the gradients of a shape's first three entries."""
     _, _, c, d0, d1, d2 = second_moments(rows)
     slant, inv_u, inv_v = shape[0], shape[1], shape[2]
+
     # inv_u = variance^-1/2 with variance = (|cross|^2 + dilation * rest) / c
     d_variance = -HALF * inv_u * inv_u * inv_u * d_shape[1]
     d_b = d_shape[0] / c
     d_rest = _DILATION / c * d_variance
-    # variance falls with c at fixed cross and rest by variance / c
+    # at fixed cross and rest, variance falls with c by variance / c
     d_c = (
         -(slant * d_shape[0] + d_variance / (inv_u * inv_u)) / c
         - HALF * inv_v * inv_v * inv_v * d_shape[2]
     )
+
+    # d|cross|^2 = 2 cross . d(r1 x r2)
     scale = TWO * d_variance / c
     d0, d1, d2 = d0 * scale, d1 * scale, d2 * scale
+
     x1, y1, z1, x2, y2, z2 = rows[6], rows[7], rows[8], rows[9], rows[10], rows[11]
     along1, along2 = TWO * d_rest, TWO * (d_rest + d_c)
     d_rows[0] = d_b * x2 + along1 * x1 + (y2 * d2 - z2 * d1)
@@ -64,13 +68,15 @@ def point_gradient(
         point: x, y, z in camera axes.
         d_jacobian: dL/d of the entries fx/z, -fx tan_x/z, fy/z, -fy tan_y/z.
         d_mean2d: [2] dL/d of the projected centre.
-        d_depth: dL/dz of the drawn depth.
+        d_depth: dL/d of the depth.
     """
     x, y, z = point
     fx, fy, inv_z = camera[12], camera[13], ONE / z
     d_xx, d_xz, d_yy, d_yz = d_jacobian
     raw_x, raw_y = x * inv_z, y * inv_z
     tan_x, tan_y = min(max(raw_x, camera[16]), camera[17]), min(max(raw_y, camera[18]), camera[19])
+
+    # A clamped tangent has no gradient of its own.
     d_inv_z = fx * (d_xx - tan_x * d_xz) + fy * (d_yy - tan_y * d_yz)
     d_tan_x = fx * d_mean2d[0]
     d_tan_y = fy * d_mean2d[1]
@@ -78,6 +84,7 @@ def point_gradient(
         d_tan_x -= fx * inv_z * d_xz
     if camera[18] <= raw_y <= camera[19]:
         d_tan_y -= fy * inv_z * d_yz
+
     d_inv_z += d_tan_x * x + d_tan_y * y
     return d_tan_x * inv_z, d_tan_y * inv_z, d_depth - inv_z * inv_z * d_inv_z
 
@@ -94,6 +101,8 @@ def factor_gradient(
             + d_factor[3 + j] * factor[3 + j]
             + d_factor[6 + j] * factor[6 + j]
         )
+
+    # dL/dR, and from it the gradient of the unit quaternion
     s0, s1, s2 = math.exp(log_scale[0]), math.exp(log_scale[1]), math.exp(log_scale[2])
     r00, r01, r02 = d_factor[0] * s0, d_factor[1] * s1, d_factor[2] * s2
     r10, r11, r12 = d_factor[3] * s0, d_factor[4] * s1, d_factor[5] * s2
@@ -105,6 +114,8 @@ def factor_gradient(
     if norm == ZERO:
         d_quat[:] = ZERO
         return
+
+    # through the normalisation
     along = w * dw + x * dx + y * dy + z * dz
     d_quat[0], d_quat[1] = (dw - w * along) / norm, (dx - x * along) / norm
     d_quat[2], d_quat[3] = (dy - y * along) / norm, (dz - z * along) / norm
@@ -125,7 +136,7 @@ def add_view(
     Args:
         camera: row of the camera.
         gaussian: its centre [3] and its factor L [9].
-        shape: [8] as drawn.
+        shape: [8] as written by the forward pass.
         slopes: dL/d of the projected centre [2] and of the shape [8].
         scratch: [12] and [6].
         d_factor: added to.
@@ -137,6 +148,7 @@ def add_view(
     x, y, z = to_view(camera, mean)
     image_rows(camera, (x, y, z), factor, rows)
     rows_gradient(rows, shape, d_shape, d_rows)
+
     # M = A L with A = J W: dA = dM L^T, dL += A^T dM, dJ = dA W^T
     d_xx, d_xz, d_yy, d_yz = ZERO, ZERO, ZERO, ZERO
     for j in range(3):
@@ -149,6 +161,7 @@ def add_view(
         d_xz += d_a0 * camera[6 + j]
         d_yy += d_a1 * camera[3 + j]
         d_yz += d_a1 * camera[6 + j]
+
     px, py, pz = point_gradient(camera, (x, y, z), (d_xx, d_xz, d_yy, d_yz), d_mean2d, d_shape[7])
     for j in range(3):
         d_mean[j] += camera[j] * px + camera[3 + j] * py + camera[6 + j] * pz
@@ -172,12 +185,14 @@ def differentiate_run(
     for n in range(run[0], run[1]):
         d_factor[:] = ZERO
         seen, opacity, d_opacity = False, ZERO, ZERO
+
         for view in range(len(cameras)):
             if radii[view, n] == ZERO:
                 continue
             if not seen:
                 write_factor(quats[n], log_scales[n], factor)
                 seen, opacity = True, shapes[view, n, 3]
+
             camera, d_shape = cameras[view], d_shapes[view, n]
             d_opacity += d_shape[3]
             add_view(
@@ -193,6 +208,7 @@ def differentiate_run(
                 sh[n], means[n], camera[20:23], degree, basis, shapes[view, n, 4:7], d_shape[4:7],
                 d_sh[n], d_means[n],
             )  # fmt: skip
+
         if seen:
             factor_gradient(quats[n], factor, d_factor, log_scales[n], d_quats[n], d_log_scales[n])
             # 1 - sigmoid(x) = sigmoid(x) * exp(-x), which keeps its digits near 1
@@ -221,28 +237,28 @@ def project_backward(
     d_shapes: Any,
     gradients: Any,
 ) -> None:
-    """Differentiate `project_forward`, views added in order; one task a run of Gaussians.
+    """Differentiate `project_forward`, adding views in order; one task per run of Gaussians.
 
     Args:
         counter: shared task counter, starts at 0.
         tasks: N / 512, rounded up.
-        means: [N, 3], likewise log_scales, quats, opacity_logits, sh and cameras as given to
-            `project_forward`.
+        means: [N, 3]; it, log_scales, quats, opacity_logits, sh and cameras as for `project_forward`.
         log_scales: see there.
         quats: see there.
         opacity_logits: see there.
         sh: see there.
         cameras: see there.
         degree: spherical-harmonics degree.
-        shapes: [C, N, 8] as written by it.
-        radii: [C, N] as written by it.
+        shapes: [C, N, 8] as written by `project_forward`.
+        radii: [C, N] as written by `project_forward`.
         d_means2d: [C, N, 2] dL/d of the centres.
         d_shapes: [C, N, 8] dL/d of the shapes.
-        gradients: zeros shaped as means, log_scales, quats, opacity_logits and sh, written.
+        gradients: zeros in the shapes of means, log_scales, quats, opacity_logits and sh, written.
     """
     matrices = (np.empty(9, np.float32), np.empty(9, np.float32))
     rows = (np.empty(12, np.float32), np.empty(6, np.float32))
     basis = np.empty((4, 16), np.float32)
+
     task = next_task(counter)
     while task < tasks:
         first = task * GAUSSIANS_PER_TASK

@@ -1,9 +1,8 @@
 """The compiled rasteriser for CPUs: torch on the outside, Numba kernels inside.
 
 Two autograd functions, projection and blending, joined by the projected centres, so that
-densification can read their gradient. float32 throughout. Sums are taken in an order that depends
-on the sizes alone: the same input gives the same bytes, with any number of threads. Letters: C
-views, N Gaussians.
+densification can read their gradient. float32 throughout. The order of sums depends only on the
+sizes: the same input gives the same bytes with any number of threads. Letters: C views, N Gaussians.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from vlm3d_gs.render.cpu.threads import run_tasks
 from vlm3d_gs.render.result import Rendering
 
 _TASKS = 16
-"""Wanted number of blending tasks, from which the number of bands a view follows. Part of the summation order."""
+"""Target number of blending tasks, which sets the number of bands per view. Part of the summation order."""
 
 
 def render_cpu(
@@ -38,19 +37,20 @@ def render_cpu(
         sh_degree: highest degree used, at most that of the Gaussians.
 
     Returns:
-        The rendering. Gaussians whose projected variance exceeds 1e30 px^2 are left out.
+        The rendering. Gaussians whose projected variance exceeds 1e30 px^2 are skipped.
 
     Raises:
         DeviceError: the Gaussians are not on the CPU.
 
-    Differentiable in every parameter. The result has the same bytes in every run and with any
-    number of threads.
+    Differentiable in every parameter. The result has the same bytes in every run, with any number of
+    threads.
     """
     if gaussians.device.type != "cpu":
         raise DeviceError(
             f"The cpu renderer needs Gaussians on the CPU, got {gaussians.device}. "
-            "Move them with .to('cpu') or take backend='gsplat'."
+            "Move them with .to('cpu') or use backend='gsplat'."
         )
+
     views = camera_rows(cameras)
     means2d, shapes, radii = _Projection.apply(
         *(value.float().contiguous() for value in gaussians.parameters().values()),
@@ -59,10 +59,12 @@ def render_cpu(
     )
     if means2d.requires_grad:
         means2d.retain_grad()
+
     backdrop = background.detach().to(torch.float32).contiguous()
     color, alpha, depth = _Blending.apply(
         means2d, shapes, radii, backdrop, (cameras.width, cameras.height)
     )
+
     dtype = gaussians.dtype
     return Rendering(
         color.to(dtype),
@@ -74,7 +76,7 @@ def render_cpu(
 
 
 def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the cameras as the [C, 24] float32 rows that the kernels read (see project)."""
+    """Return the cameras as the [C, 24] float32 rows that the kernels read (see `project`)."""
     rows = torch.zeros(len(cameras), project.CAMERA_COLUMNS, dtype=torch.float64)
     views, Ks = (
         cameras.viewmats.detach().to("cpu", torch.float64),
@@ -84,6 +86,7 @@ def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
     focal, principal = Ks.diagonal(dim1=-2, dim2=-1)[:, :2], Ks[:, :2, 2]
     size = torch.tensor([cameras.width, cameras.height], dtype=torch.float64)
     margin = FRUSTUM_MARGIN * 0.5 * size / focal
+
     rows[:, 0:9] = rotation.flatten(1)
     rows[:, 9:12] = translation
     rows[:, 12:14], rows[:, 14:16] = focal, principal
@@ -96,7 +99,7 @@ def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def band_rows(views: int, height: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the first tile row of each band and the end; a function of the sizes alone."""
+    """Return the first tile row of each band, and the end; depends only on the sizes."""
     tile_rows = -(-height // tiles.TILE)
     number = max(1, min(tile_rows, _TASKS // max(views, 1)))
     return np.linspace(0, tile_rows, number + 1).round().astype(np.int64)
@@ -124,8 +127,10 @@ class _Projection(torch.autograd.Function):
             value.detach().numpy() for value in (means, log_scales, quats, opacity_logits, sh)
         ]
         outputs = [value.numpy() for value in (means2d, shapes, radii)]
+
         tasks = -(-count // project.GAUSSIANS_PER_TASK)
         run_tasks(project.project_forward, tasks, *inputs, cameras, sizes, *outputs)
+
         ctx.save_for_backward(means, log_scales, quats, opacity_logits, sh, shapes, radii)
         ctx.cameras, ctx.degree = cameras, sizes[2]
         ctx.mark_non_differentiable(radii)
@@ -134,12 +139,13 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_means2d: Tensor | None, d_shapes: Tensor | None, _: Any) -> Any:
-        """Run the projection's derivative."""
+        """Run the derivative of the projection."""
         *parameters, shapes, radii = ctx.saved_tensors
         views, count = radii.shape
         d_means2d = _zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
         d_shapes = _zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
         gradients = [_zeros(*value.shape) for value in parameters]
+
         run_tasks(
             project_backward.project_backward,
             -(-count // project.GAUSSIANS_PER_TASK),
@@ -164,7 +170,7 @@ class _Blending(torch.autograd.Function):
         background: Tensor,
         size: tuple[int, int],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sort, list and blend."""
+        """Sort by depth, list each tile's Gaussians, and blend."""
         (width, height), (views, count) = size, radii.shape
         order, counts = np.empty((views, count), np.int32), np.zeros(views, np.int64)
         packed = np.empty((views, count, tiles.PACKED_COLUMNS), np.float32)
@@ -172,6 +178,7 @@ class _Blending(torch.autograd.Function):
         reach = np.empty((views, count, 2), np.int32)
         run_tasks(tiles.order_views, views, *inputs, height, order, counts, packed, reach)
 
+        # Count each tile's list first, then allocate all of them at once and write them.
         bands = band_rows(views, height)
         tasks = views * (len(bands) - 1)
         tile_count = -(-width // tiles.TILE) * -(-height // tiles.TILE)
@@ -179,6 +186,7 @@ class _Blending(torch.autograd.Function):
         none = np.empty(0, np.int32)
         lists = (packed, reach, counts, bands, width)
         run_tasks(tiles.list_tiles, tasks, *lists, cursors, none)
+
         ends = list_ends(cursors)
         entries = np.empty(ends[-1, -1] if views else 0, np.int32)
         cursors = ends[:, :-1].copy()
@@ -191,17 +199,19 @@ class _Blending(torch.autograd.Function):
             blend.blend_forward, tasks, packed, bands, ends, entries, background.numpy(),
             color.numpy(), alpha.numpy(), depth.numpy(),
         )  # fmt: skip
+
         ctx.save_for_backward(color, alpha, depth, background)
         ctx.lists = (packed, reach, order, counts, bands, ends, entries)
         return color, alpha, depth
 
     @staticmethod
     def backward(ctx: Any, d_color: Tensor, d_alpha: Tensor, d_depth: Tensor) -> Any:
-        """Run the blending's derivative and add up the bands."""
+        """Run the derivative of the blending, and add up the bands."""
         color, alpha, depth, background = ctx.saved_tensors
         packed, reach, order, counts, bands, ends, entries = ctx.lists
         views, count = order.shape
         number = len(bands) - 1
+
         sums = np.zeros((views, number, count, blend_backward.GRADIENT_COLUMNS), np.float32)
         pictures = tuple(value.detach().numpy() for value in (color, alpha, depth))
         slopes = tuple(value.detach().contiguous().numpy() for value in (d_color, d_alpha, d_depth))
@@ -209,6 +219,7 @@ class _Blending(torch.autograd.Function):
             blend_backward.blend_backward, views * number, packed, bands, ends, entries,
             background.numpy(), pictures, slopes, sums,
         )  # fmt: skip
+
         d_means2d, d_shapes = _zeros(views, count, 2), _zeros(views, count, 8)
         run_tasks(
             blend_backward.reduce_bands,
@@ -226,7 +237,7 @@ class _Blending(torch.autograd.Function):
 
 
 def list_ends(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return [C, tiles + 1] positions where each tile's list begins and ends, from the lengths [C, tiles]."""
+    """Return [C, tiles + 1] positions where each tile's list starts and ends, from the lengths [C, tiles]."""
     views, tiles = counts.shape
     running = np.zeros(views * tiles + 1, np.int64)
     np.cumsum(counts.reshape(-1), out=running[1:])
@@ -235,5 +246,5 @@ def list_ends(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np
 
 
 def _zeros(*size: int) -> Tensor:
-    """Return float32 zeros without waking torch's thread team, whose waiting threads would take our cores."""
+    """Return float32 zeros without waking torch's threads, which would spin on our cores while they wait."""
     return torch.from_numpy(np.zeros(size, np.float32))

@@ -1,10 +1,10 @@
 """Depth order and tile lists of the CPU rasteriser.
 
-Letters: C views, N Gaussians, V of them seen by a view, tiles of 16 x 16 px numbered row by row. A
-band is a run of tile rows; it is the unit of work from here on. Lists hold positions in the view's
-depth order, nearest first.
+Letters: C views, N Gaussians, V of them seen by a view; tiles of 16 x 16 px, numbered row by row. A
+band is a run of tile rows, the unit of work from here on. Lists hold positions in the view's depth
+order, nearest first.
 
-A packed row has the columns named below. (u, v) whiten the offset (dx, dy) from the centre to a
+A packed row has the columns named below. (u, v) is the whitened offset (dx, dy) from the centre to a
 pixel: u = (dx - slant * dy) * inv_u, v = dy * inv_v, and alpha = 2^(log2_opacity - u^2 - v^2).
 """
 
@@ -35,17 +35,17 @@ PACKED_COLUMNS = 16
 """Columns of a packed row (the last is spare, so that a row is one cache line)."""
 
 WHITEN = np.float32(math.sqrt(0.5 * math.log2(math.e)))
-"""Turns standard deviations into units in which alpha falls as 2^-(u^2 + v^2)."""
+"""Converts standard deviations into units in which alpha falls as 2^-(u^2 + v^2)."""
 _LOG2_FLOOR = np.float32(math.log2(ALPHA_FLOOR))
 _SLACK = np.float32(
     0.01
-)  # lists are cut a little outside the floor; the kernels decide on alpha itself
+)  # lists end a little outside the floor; the kernels decide by alpha itself
 _RADIX, _RADIX_BITS = 2048, 11
 
 
 @njit(**kernel_options)
 def clamped_index(value: Any, low: int, high: int) -> int:
-    """Return floor(value) limited to low..high, for any float32; low is -1 or above."""
+    """Return floor(value) clamped to low..high, for any float32; low is -1 or above."""
     limited = min(max(value + ONE, np.float32(low + 1)), np.float32(high + 1))
     return int(limited) - 1
 
@@ -57,7 +57,7 @@ def sort_by_depth(radii: Any, shapes: Any, order: Any, scratch: tuple[Any, Any, 
     Args:
         radii: [N] px, 0 where not seen.
         shapes: [N, 8], depth in the last column, positive where seen.
-        order: [N] int32, the first V are written.
+        order: [N] int32, of which the first V are written.
         scratch: keys [2, N] uint32, indices [2, N] int32, histogram [2048] int64.
 
     Returns:
@@ -70,6 +70,8 @@ def sort_by_depth(radii: Any, shapes: Any, order: Any, scratch: tuple[Any, Any, 
             keys[0, count] = float_to_bits(shapes[n, 7])
             ids[0, count] = n
             count += 1
+
+    # Radix sort by the bits of the depth, 11 at a time; stable, so equal depths stay in order of index.
     source = 0
     for digit in range(3):
         shift = np.uint32(digit * _RADIX_BITS)
@@ -77,11 +79,13 @@ def sort_by_depth(radii: Any, shapes: Any, order: Any, scratch: tuple[Any, Any, 
         histogram[:] = 0
         for i in range(count):
             histogram[(keys[source, i] >> shift) & mask] += 1
+
         total = 0
         for b in range(_RADIX):
             here = histogram[b]
             histogram[b] = total
             total += here
+
         target = 1 - source
         for i in range(count):
             bucket = (keys[source, i] >> shift) & mask
@@ -90,6 +94,7 @@ def sort_by_depth(radii: Any, shapes: Any, order: Any, scratch: tuple[Any, Any, 
             keys[target, position] = keys[source, i]
             ids[target, position] = ids[source, i]
         source = target
+
     for i in range(count):
         order[i] = ids[source, i]
     return count
@@ -103,6 +108,8 @@ def pack_row(mean: Any, shape: Any, row: Any) -> None:
     row[LOG2_OPACITY] = math.log2(shape[3])
     for column in range(4):
         row[RED + column] = shape[4 + column]
+
+    # The box of the ellipse u^2 + v^2 = reach^2 on which alpha falls to the floor.
     reach_sq = max(row[LOG2_OPACITY] - _LOG2_FLOOR, ZERO) + _SLACK
     reach = math.sqrt(reach_sq)
     along, across = slant / inv_v, ONE / inv_u
@@ -114,10 +121,12 @@ def pack_row(mean: Any, shape: Any, row: Any) -> None:
 
 @njit(**kernel_options)
 def pack_view(means2d: Any, shapes: Any, order: Any, height: int, packed: Any, reach: Any) -> None:
-    """Write the packed rows and the tile rows of one view's seen Gaussians, in the order [V] given."""
+    """Write the packed rows and the tile rows of one view's Gaussians, in the order [V]."""
     for i in range(len(order)):
         row = packed[i]
         pack_row(means2d[order[i]], shapes[order[i]], row)
+
+        # Pixel centres lie at +0.5: the first and last row whose centres the box contains.
         upper = clamped_index(row[Y] - row[HALF_HEIGHT] + HALF, 0, height)
         lower = clamped_index(row[Y] + row[HALF_HEIGHT] - HALF, -1, height - 1)
         empty = upper > lower
@@ -142,7 +151,7 @@ def order_views(
     packed: Any,
     reach: Any,
 ) -> None:
-    """Sort every view by depth and pack its seen Gaussians; one task a view.
+    """Sort every view by depth and pack the Gaussians that it sees; one task per view.
 
     Args:
         counter: shared task counter, starts at 0.
@@ -153,13 +162,13 @@ def order_views(
         height: picture height, px.
         order: [C, N] int32, written.
         counts: [C] int64, V of each view, written.
-        packed: [C, N, 16], the first V rows of each view written.
-        reach: [C, N, 2] int32, first tile row that a Gaussian reaches and one past the last;
-            likewise.
+        packed: [C, N, 16], of which the first V rows of each view are written.
+        reach: [C, N, 2] int32, likewise: first tile row that a Gaussian reaches, and one past the last.
     """
     count = radii.shape[1]
     keys, ids = np.empty((2, count), np.uint32), np.empty((2, count), np.int32)
     histogram = np.empty(_RADIX, np.int64)
+
     view = next_task(counter)
     while view < tasks:
         seen = sort_by_depth(radii[view], shapes[view], order[view], (keys, ids, histogram))
@@ -172,16 +181,16 @@ def order_views(
 
 @njit(**kernel_options)
 def half_chord(row: Any, dy: Any, sign: Any) -> Any:
-    """Return x - centre where the ellipse's right (sign 1) or left (-1) edge crosses y - centre = dy."""
+    """Return the offset in x of the ellipse's right (sign 1) or left (-1) edge at the offset dy in y."""
     v = dy * row[INV_V]
     return row[SLANT] * dy + sign * math.sqrt(max(row[RANGE] - v * v, ZERO)) * row[U_UNIT]
 
 
 @njit(**kernel_options)
 def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
-    """Return the first and last tile column that a Gaussian reaches in one tile row (last < first: none).
+    """Return the first and last tile column that a Gaussian reaches in one tile row (none if last < first).
 
-    The ellipse is cut at the row's outermost pixel centres, so corners that it misses are left out.
+    The ellipse is clipped at the row's outermost pixel centres, so tiles that it misses at its corners are skipped.
 
     Args:
         row: packed row.
@@ -192,6 +201,8 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
     high = min(top + np.float32(TILE - 0.5) - row[Y], row[HALF_HEIGHT])
     if low > high:
         return 1, 0
+
+    # The ellipse is widest at `widest` on the right, at -`widest` on the left; outside the row, take its edge.
     widest = row[WIDEST_DY]
     right = left = row[X]
     if low <= widest <= high:
@@ -202,9 +213,10 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
         left -= row[HALF_WIDTH]
     else:
         left += half_chord(row, min(max(-widest, low), high), -ONE)
+
     first = clamped_index(
         left + HALF, 0, width
-    )  # first pixel centre at or right of `left`, within rounding
+    )  # the first pixel centre at or right of `left`, up to rounding
     last = clamped_index(right - HALF, -1, width - 1)
     if first > last:
         return 1, 0
@@ -215,15 +227,15 @@ def tile_span(row: Any, top: Any, width: int) -> tuple[int, int]:
 def walk_band(
     packed: Any, reach: Any, band: tuple[int, int], width: int, cursors: Any, entries: Any
 ) -> None:
-    """Go through a band's (Gaussian, tile) pairs in depth order: count them, or write them.
+    """Go through a band's (Gaussian, tile) pairs in depth order, and count or write them.
 
     Args:
         packed: [V, 16] of one view.
         reach: [V, 2] tile rows of each.
         band: first tile row and one past the last.
         width: picture width, px.
-        cursors: [tiles] of the view; grows by one with every pair.
-        entries: [E] int32; the pair is written at its cursor. Empty: only count.
+        cursors: [tiles] of the view; each pair adds one to its tile's.
+        entries: [E] int32, written at the cursors; empty to only count.
     """
     columns = (width + TILE - 1) // TILE
     writing = len(entries) > 0
@@ -252,7 +264,7 @@ def list_tiles(
     cursors: Any,
     entries: Any,
 ) -> None:
-    """Count the pairs of every tile, or write them; one task a view and band.
+    """Count the pairs of every tile, or write them; one task per view and band.
 
     Args:
         counter: shared task counter, starts at 0.
@@ -262,7 +274,7 @@ def list_tiles(
         counts: [C] V of each view.
         bands: [number + 1] first tile row of each band, and the end.
         width: picture width, px.
-        cursors: [C, tiles] int64; zeros to count, the lists' first positions to write. Grows.
+        cursors: [C, tiles] int64, advanced; start at zeros to count, at the lists' first positions to write.
         entries: [E] int32, or empty to count.
     """
     number = len(bands) - 1
