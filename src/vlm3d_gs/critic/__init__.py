@@ -1,1 +1,1 @@
-"""Vision-language critics: questions, answers, and what is made of them."""
+"""Vision-language critics: questions, answers, and gradients or choices made from them."""

@@ -1,9 +1,9 @@
-"""A prior whose noises are weighed by a critic that gives no gradient.
+"""A prior whose noises are weighted by a critic that gives no gradient.
 
-At a due step several noises are drawn. Each leads the denoiser to other clean pictures; the critic scores those, and
-the noises that led to better ones pull more (best-of-n), or the better of two pulls and the worse one pushes
-(pairwise). A prior that draws the views of a group together is scored by groups; one that draws each view alone, by
-views, since there a noise says nothing about the other views. Any scorer will do: a model behind a server, a person.
+At a due step several noises are drawn. Each leads the denoiser to other clean images; the critic scores those. Noises
+with better images get more weight (best-of-n), or the scene moves towards the better of two and away from the worse
+(pairwise). A prior that denoises the views of a group together is scored by groups; one that denoises each view alone,
+by views, since there a noise has no influence on the other views. Any scorer works: a model behind a server, a person.
 
 Sources: RewardSDS (Chachy et al. 2025, arXiv 2503.09601); DreamDPO (Zhou et al. 2025, arXiv 2502.04370).
 """
@@ -25,23 +25,23 @@ from vlm3d_gs.prior.distillation import residual_loss
 from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
 
 SHARPNESS = 2.0
-"""Of the weights over standardised scores: at 2, one standard deviation more weighs e^2 times as much."""
+"""Inverse temperature of the softmax over standardised scores: one standard deviation is a factor of e^2."""
 SINGLE_VIEW_LOOK_AHEAD = 4
-"""Denoising steps of `critic.look_ahead` where the views are drawn alone: what one step shows at high noise is a mean
-over all sides from which an object can be seen, and hardly depends on the noise."""
+"""Default of `critic.look_ahead` for views that are denoised alone: at high noise, one step gives a mean over all sides
+of an object, which hardly depends on the noise."""
 MIN_SCORE_GAP = 0.1
-"""Log-odds by which two noises must differ for the worse one to push away."""
+"""Log-odds by which two noises must differ for the scene to move away from the worse one."""
 
 
 class Scorer(Protocol):
     """Anything that scores scenes by groups of named views; larger is better."""
 
     def scores(self, images: Tensor, names: Sequence[str]) -> Sequence[float]:
-        """Return one number a scene, of views [S, V, H, W, 3] that have the same names in all of them."""
+        """Return one number per scene, for views [S, V, H, W, 3] with the same names in all scenes."""
 
 
 class BestOfN:
-    """A `DiffusionPrior` that draws several noises at due steps and follows the critic's choice among them."""
+    """A `DiffusionPrior` that draws several noises at due steps and weights them by the critic's scores."""
 
     def __init__(
         self,
@@ -50,65 +50,68 @@ class BestOfN:
         config: CriticConfig,
         until_step: int | None = None,
     ) -> None:
-        """Keep both.
+        """Store the prior and the scorer.
 
         Args:
-            prior: must use a loss of one evaluation a noise: recon or sds.
-            scorer: says which clean pictures are better.
+            prior: with a loss that evaluates the denoiser once per noise: recon or sds.
+            scorer: scores clean images.
             config: mode, number of noises, interval.
             until_step: noises are compared before this step only; None is always.
 
         Raises:
-            ConfigError: another loss.
+            ConfigError: the prior has another loss.
         """
         if prior.config.loss not in ("recon", "sds"):
             raise ConfigError(
                 f"critic.mode {config.mode!r} needs prior.loss recon or sds, got {prior.config.loss!r}."
             )
+
         self.prior, self.scorer, self.config = prior, scorer, config
         self.until_step = until_step
         self.name = prior.name
 
     def is_due(self, progress: Progress) -> bool:
-        """Every step; the critic is asked at every k-th."""
+        """Return true: the prior works at every step, the critic at every k-th."""
         return True
 
     def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
-        """Where the critic is asked, views with a name only."""
+        """Return the offsets within which views have names, at steps of the critic."""
         return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if self.compares(progress) else None
 
     def compares(self, progress: Progress) -> bool:
-        """Tell whether the critic is asked about several noises at this step."""
+        """Return whether the critic compares several noises at this step."""
         early = self.until_step is None or progress.step < self.until_step
         return early and progress.step % self.config.every == 0
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return those of the prior."""
+        """Return the tensors of the prior."""
         return self.prior.state_tensors()
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state_tensors` returned."""
+        """Restore what `state_tensors` returned."""
         self.prior.load_state_tensors(tensors)
 
     def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
-        """Return the prior's gradient for the critic's choice among the noises; between due steps for a single one."""
+        """Return the prior's gradient for the noises weighted by the critic; between due steps for a single noise."""
         if not self.compares(progress):
             return self.prior(views, progress)
 
         fraction = progress.fraction
         color = views.color.detach().requires_grad_()
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
-        together = views.n_views if self.prior.joins_views else 1
+        joint_views = views.n_views if self.prior.joins_views else 1
+
         latents, timesteps = self.prior.begin(color, views, fraction)
         ahead = self.config.look_ahead or (1 if self.prior.joins_views else SINGLE_VIEW_LOOK_AHEAD)
         candidates = self.prior.draw_candidates(
             latents, timesteps, views, fraction, steps=ahead, count=count
         )
-        scores = self._scores(candidates, views, together)
+        scores = self._scores(candidates, views, joint_views)
         if self.config.mode == "pairwise":
-            residual = pairwise_residual(candidates, scores, together)
+            residual = pairwise_residual(candidates, scores, joint_views)
         else:
-            residual = best_of_n_residual(candidates, scores, together)
+            residual = best_of_n_residual(candidates, scores, joint_views)
+
         loss = residual_loss(latents, residual)
         scalars: dict[str, float | Tensor] = {
             "loss": loss.detach(),
@@ -116,20 +119,22 @@ class BestOfN:
             "score": float(scores.mean()),
             "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
         }
+
         gradient = color_gradient(self.prior.config.weight(fraction) * loss, color, self.name)
         return GuidanceOutput(gradient, scalars)
 
     @torch.no_grad()
-    def _scores(self, candidates: Sequence[Candidate], views: Views, together: int) -> Tensor:
-        """Return [N, G] scores of the clean pictures that N noises lead to, a group `together` views."""
-        pictures = torch.stack(
+    def _scores(self, candidates: Sequence[Candidate], views: Views, joint_views: int) -> Tensor:
+        """Return scores [N, G] of N noises' clean images, in groups of `joint_views` views."""
+        images = torch.stack(
             [decode_latents(self.prior.denoiser, candidate.clean) for candidate in candidates]
         )
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
         groups = [
-            self.scorer.scores(group, names[k * together : (k + 1) * together])
-            for k, group in enumerate(pictures.split(together, 1))
+            self.scorer.scores(group, names[number * joint_views : (number + 1) * joint_views])
+            for number, group in enumerate(images.split(joint_views, 1))
         ]
+
         return torch.tensor(groups).T
 
 
@@ -143,13 +148,16 @@ def best_of_n_residual(candidates: Sequence[Candidate], scores: Tensor, n_views:
     """
     spread = scores.std(0, keepdim=True).clamp_min(1e-6)
     weights = torch.softmax(SHARPNESS * (scores - scores.mean(0, keepdim=True)) / spread, 0)
-    each = weights.repeat_interleave(n_views, 1)[..., None, None, None]
+    view_weights = weights.repeat_interleave(n_views, 1)[..., None, None, None]
     residuals = torch.stack([candidate.residual for candidate in candidates])
-    return (each.to(residuals) * residuals).sum(0)
+
+    return (view_weights.to(residuals) * residuals).sum(0)
 
 
 def pairwise_residual(candidates: Sequence[Candidate], scores: Tensor, n_views: int) -> Tensor:
-    """Return the better noise's residual minus the worse one's without guidance, where the scores differ enough.
+    """Return the better noise's residual minus the worse one's without classifier-free guidance.
+
+    Where the scores differ by less than `MIN_SCORE_GAP`, nothing is subtracted: the choice would be noise.
 
     Args:
         candidates: two candidates of G * V views.
@@ -161,4 +169,5 @@ def pairwise_residual(candidates: Sequence[Candidate], scores: Tensor, n_views: 
     first = first.to(candidates[0].residual.device)
     better = torch.where(first, candidates[0].residual, candidates[1].residual)
     worse = torch.where(first, candidates[1].unguided_residual, candidates[0].unguided_residual)
+
     return better - apart.to(better)[:, None, None, None] * worse

@@ -2,7 +2,7 @@
 
 The reward of a question is the log-odds of Yes against No at the first answered token (Bai et al. 2025, VLM3D, arXiv
 2509.15772). This file turns answers into a gradient on the renders: reward shape, weights, augmentation, clipping. The
-model itself is in `vlm`, the questions in `questions`.
+model is in `qwen`, the questions are in `questions`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
     """Turn log-odds of Yes into a loss, elementwise.
 
-    logit: -z, with constant gradient (the paper's); logsigmoid: -log sigmoid(z), whose gradient fades as the answer
-    turns to Yes; probability: -tanh(z / 2), the difference of the two probabilities, flat at both ends.
+    logit: -z, with constant gradient, as in the paper; logsigmoid: -log sigmoid(z), whose gradient vanishes as the
+    answer becomes Yes; probability: -tanh(z / 2), the difference of the two probabilities, flat at both ends.
 
     Raises:
         ConfigError: unknown shape.
@@ -46,19 +46,21 @@ def reward_loss(log_odds: Tensor, shape: str) -> Tensor:
 
 
 def clip_pixel_gradients(gradient: Tensor, limit: float) -> Tensor:
-    """Shorten the gradients of single pixels that stick out.
+    """Limit the norm of the gradient at each pixel.
 
     Args:
-        gradient: [..., 3] on pictures.
-        limit: largest length of a pixel's gradient, against the root mean square length over all pixels that have one;
-            0 is no limit.
+        gradient: [..., C] on images.
+        limit: largest norm of a pixel's gradient, relative to the root mean square norm over all pixels whose gradient
+            is not zero; 0 is no limit.
     """
     if limit <= 0.0:
         return gradient
+
     lengths = gradient.norm(dim=-1, keepdim=True)
-    touched = (lengths > 0).sum().clamp_min(1)
-    usual = (lengths.square().sum() / touched).sqrt()
-    return gradient * (limit * usual / lengths.clamp_min(1e-30)).clamp_max(1.0)
+    nonzero = (lengths > 0).sum().clamp_min(1)
+    rms = (lengths.square().sum() / nonzero).sqrt()
+
+    return gradient * (limit * rms / lengths.clamp_min(1e-30)).clamp_max(1.0)
 
 
 class Critic:
@@ -75,66 +77,56 @@ class Critic:
         *,
         offload: bool = False,
     ) -> None:
-        """Keep what every step needs.
+        """Store what every step needs.
 
         Args:
-            model: answers.
-            questions: asked at every due step.
-            config: see there.
+            model: answers the questions.
+            questions: all of them are asked at every due step.
+            config: interval, weight, shape of the reward, augmentation.
             generator: of the augmentation, on the CPU.
-            offload: move the model to its device for each answer, and away afterwards.
+            offload: keep the model off its device between answers.
         """
         self.model, self.questions, self.config = model, tuple(questions), config
         self.generator, self.offload = generator, offload
 
     def is_due(self, progress: Progress) -> bool:
-        """Every k-th step, k = `critic.every`, while the reward has a weight."""
+        """Return true at every k-th step, k = `critic.every`, while the reward has a weight."""
         return self.config.weight(progress.fraction) > 0.0 and not progress.step % self.config.every
 
     def azimuth_range_deg(self, progress: Progress) -> tuple[float, float]:
-        """Views with a name only."""
+        """Return the offsets within which views have names."""
         return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Nothing beside the streams, which the trainer saves: the critic is frozen."""
+        """Return nothing: the model is frozen, and the trainer saves the state of `generator`."""
         return {}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing to put back."""
+        """Do nothing: see `state_tensors`."""
 
     def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
-        """Ask all questions about each view group; return the gradient of their weighted loss, and each one's log-odds.
+        """Return the gradient of the questions' weighted loss on the views, and each question's log-odds.
 
-        Groups are asked one after the other, so that only one graph through the model is held at a time. With balance
-        `ratio` the strength relative to the prior is weight * k * the mean slope of the reward: a critic that is sure
-        of No pushes with the full weight, one that says Yes hardly pushes. With `reuse` the k falls away.
+        With balance `ratio` the strength relative to the prior is weight * k * the mean slope of the reward: a critic
+        that is sure of No has the full weight, one that says Yes has hardly any. With `reuse` the factor k is dropped,
+        since the gradient is applied at the k - 1 steps between as well.
         """
         config, fraction = self.config, progress.fraction
-        inputs = [piece.detach().requires_grad_() for piece in self._inputs(views)]
-        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
-        home = resident(self.model.network, self.model.device) if self.offload else nullcontext()
+        inputs = [tensor.detach().requires_grad_() for tensor in self._inputs(views)]
+        network, device = self.model.network, self.model.device
 
-        with torch.enable_grad(), home:
-            pictures = self._pictures(inputs, views)
+        with torch.enable_grad(), resident(network, device) if self.offload else nullcontext():
+            images = self._images(inputs, views)
             weights = torch.tensor([question.weight for question in self.questions])
-            weights = weights.to(pictures.device, non_blocking=True)
+            weights = weights.to(images.device, non_blocking=True)
             weights = weights / weights.sum().clamp_min(1e-12)
 
-            answers, slopes = [], []
-            for index, group in enumerate(pictures.detach().split(views.n_views)):
-                places = slice(index * views.n_views, (index + 1) * views.n_views)
-                log_odds = self._ask(group.requires_grad_(), names[places], fraction)
-                share = (weights * reward_loss(log_odds, config.reward)).sum()
-                with section("critic backward"):
-                    slopes += torch.autograd.grad(share, group)
-                answers.append(log_odds.detach())
+            log_odds, image_gradient = self._ask_groups(images.detach(), views, weights, fraction)
+            gradients = torch.autograd.grad(images, inputs, image_gradient)
 
-            gradients = torch.autograd.grad(pictures, inputs, torch.cat(slopes) / len(answers))
-
-        by_group = torch.stack(answers)
-        mean = by_group.mean(0)
-        scalars = {q.name: z for q, z in zip(self.questions, mean, strict=True)}
-        scalars["loss"] = (weights * reward_loss(by_group, config.reward)).sum(-1).mean()
+        mean = log_odds.mean(0)
+        scalars = {question.name: z for question, z in zip(self.questions, mean, strict=True)}
+        scalars["loss"] = (weights * reward_loss(log_odds, config.reward)).sum(-1).mean()
         scalars["reward"] = (weights * mean).sum()
 
         weight = config.weight(fraction) * (1 if config.reuse else config.every)
@@ -148,19 +140,45 @@ class Critic:
         return GuidanceOutput(color, scalars, alpha[0] if alpha else None, strength, reused)
 
     def _inputs(self, views: Views) -> list[Tensor]:
-        """Return what is differentiated: the colours, and the opacities where the background is to be changed."""
+        """Return what is differentiated: the colours, and the opacities if the background is replaced."""
         if not self.config.augment.background or views.alpha is None or views.background is None:
             return [views.color]
+
         return [views.color, views.alpha]
 
-    def _pictures(self, pieces: Sequence[Tensor], views: Views) -> Tensor:
-        """Return the pictures that are shown, each group before a colour of its own."""
-        if len(pieces) == 1 or views.background is None:
-            return pieces[0]
-        groups = len(views.cameras) // views.n_views
-        drawn = torch.rand(groups, 3, generator=self.generator).to(pieces[0], non_blocking=True)
-        new = drawn.repeat_interleave(views.n_views, 0)
-        return replace_background(pieces[0], pieces[1], views.background.to(new), new)
+    def _images(self, inputs: Sequence[Tensor], views: Views) -> Tensor:
+        """Return the images [G * V, H, W, 3] for the critic, each group in front of a random colour."""
+        if len(inputs) == 1 or views.background is None:
+            return inputs[0]
+
+        color, alpha = inputs
+        n_groups = len(views.cameras) // views.n_views
+        drawn = torch.rand(n_groups, 3, generator=self.generator).to(color, non_blocking=True)
+        background = drawn.repeat_interleave(views.n_views, 0)
+
+        return replace_background(color, alpha, views.background.to(background), background)
+
+    def _ask_groups(
+        self, images: Tensor, views: Views, weights: Tensor, fraction: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-odds [G, K] and the gradient of the groups' mean loss on the images [G * V, H, W, 3].
+
+        Each group's graph is differentiated before the next group is read, so that memory holds only one.
+        """
+        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        answers, gradients = [], []
+
+        for start, group in zip(
+            range(0, len(names), views.n_views), images.split(views.n_views), strict=True
+        ):
+            group_names = names[start : start + views.n_views]
+            log_odds = self._ask(group.requires_grad_(), group_names, fraction)
+            loss = (weights * reward_loss(log_odds, self.config.reward)).sum()
+            with section("critic backward"):
+                gradients += torch.autograd.grad(loss, group)
+            answers.append(log_odds.detach())
+
+        return torch.stack(answers), torch.cat(gradients) / len(answers)
 
     def _ask(self, group: Tensor, names: Sequence[str], fraction: float) -> Tensor:
         """Return the log-odds [K] of the questions about one group [V, H, W, 3]."""
@@ -168,6 +186,7 @@ class Critic:
         if self.config.size_px is not None:
             side = round(self.config.size_px(fraction))
             images = resize(images, (side, side))
+
         return self.model.log_odds(images, names, [question.text for question in self.questions])
 
 
@@ -176,4 +195,6 @@ def _slope(log_odds: Tensor, shape: str) -> Tensor:
     probe = log_odds.detach().clone().requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(reward_loss(probe, shape).sum(), probe)
+
+    # The slope of tanh(z / 2) is at most 1/2, that of the other shapes at most 1.
     return slope.abs() * (2.0 if shape == "probability" else 1.0)

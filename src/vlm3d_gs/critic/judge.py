@@ -1,4 +1,4 @@
-"""Two readings of a scene by a critic: the questions it is optimised for, and others that it never is."""
+"""Scores of a scene without gradient: by the questions that a run optimises, or by others that it does not."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Judge:
         size_px: int | None = None,
         offload: bool = False,
     ) -> None:
-        """Keep what every reading needs.
+        """Store what every reading needs.
 
         Args:
-            model: answers.
+            model: answers the questions.
             questions: with weights.
-            size_px: side to which views are resized; None is as they come.
-            offload: move the model to its device for each reading, and away afterwards.
+            size_px: side to which views are resized; None keeps their size.
+            offload: keep the model off its device between readings.
         """
         self.model, self.questions = model, tuple(questions)
         self.size_px, self.offload = size_px, offload
 
     def answers(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return the log-odds of each question about one group of named views [V, H, W, 3]."""
-        odds = self._odds(images[None], names)[0].tolist()
-        return {question.name: value for question, value in zip(self.questions, odds, strict=True)}
+        log_odds = self._log_odds(images[None], names)[0].tolist()
+        return {question.name: z for question, z in zip(self.questions, log_odds, strict=True)}
 
     def score(self, images: Tensor, names: Sequence[str]) -> float:
         """Return the weighted mean log-odds over the questions about one group of named views [V, H, W, 3]."""
@@ -48,15 +48,17 @@ class Judge:
     def scores(self, images: Tensor, names: Sequence[str]) -> list[float]:
         """Return the weighted mean log-odds over the questions, of each scene of [S, V, H, W, 3]."""
         weights = torch.tensor([question.weight for question in self.questions])
-        scores: list[float] = (self._odds(images, names) @ weights / weights.sum()).tolist()
+        scores: list[float] = (self._log_odds(images, names) @ weights / weights.sum()).tolist()
         return scores
 
     @torch.no_grad()
-    def _odds(self, images: Tensor, names: Sequence[str]) -> Tensor:
+    def _log_odds(self, images: Tensor, names: Sequence[str]) -> Tensor:
         """Return [S, K] log-odds of K questions about S scenes [S, V, H, W, 3], on the CPU."""
         if self.size_px is not None:
             small = resize(images.flatten(0, 1), (self.size_px, self.size_px))
             images = small.unflatten(0, images.shape[:2])
-        home = resident(self.model.network, self.model.device) if self.offload else nullcontext()
-        with home:
-            return self.model.scene_log_odds(images, names, [q.text for q in self.questions]).cpu()
+
+        texts = [question.text for question in self.questions]
+        network, device = self.model.network, self.model.device
+        with resident(network, device) if self.offload else nullcontext():
+            return self.model.scene_log_odds(images, names, texts).cpu()

@@ -1,7 +1,7 @@
 """A critic behind an OpenAI-compatible server, such as a local vLLM: scores, no gradients.
 
-Each question is one request with all views as pictures. Where the server tells log-probabilities of the first token,
-the score is that of Yes against No; where it does not, the word that it wrote counts as a fixed score.
+Each question is one request with all views as images. If the server returns log-probabilities of the first token, the
+score is the log-odds of Yes against No; if not, the word in its answer counts as a fixed score.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from vlm3d_gs.core.images import encode_png
 from vlm3d_gs.critic.questions.templates import Question
 
 WORD_LOG_ODDS = 5.0
-"""Log-odds of a plain Yes from a server that tells no probabilities."""
+"""Log-odds of the word Yes from a server that returns no probabilities."""
 MAX_CONCURRENT_REQUESTS = 8
-"""Requests in flight."""
+"""Requests sent at the same time."""
 TOP_TOKENS = 20
-"""Log-probabilities asked for; the most that the protocol allows."""
+"""Log-probabilities requested; the most that the protocol allows."""
 
 
 class ServerScorer:
-    """Asks a server the questions of a prompt about groups of named views."""
+    """Scores groups of named views by the answers of a server to the questions of a prompt."""
 
     def __init__(self, config: ServerConfig, questions: Sequence[Question]) -> None:
-        """Read the key, if there is one; nothing is sent yet.
+        """Read the key, if one is configured; nothing is sent yet.
 
         Raises:
             InputFileError: the key's file cannot be read.
@@ -55,19 +55,21 @@ class ServerScorer:
         """Return the log-odds of each question about one group of named views [V, H, W, 3].
 
         Raises:
-            ModelError: the server cannot be reached, refuses, or answers what is no chat completion.
+            ModelError: the server cannot be reached, refuses, or its answer is not a chat completion.
         """
-        shown: list[dict[str, Any]] = []
+        views: list[dict[str, Any]] = []
         for name, image in zip(names, images, strict=True):
-            address = "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
-            shown += [
+            url = "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
+            views += [
                 {"type": "text", "text": f"{name}: "},
-                {"type": "image_url", "image_url": {"url": address}},
+                {"type": "image_url", "image_url": {"url": url}},
             ]
+
         texts = [question.text for question in self.questions]
         with ThreadPoolExecutor(min(MAX_CONCURRENT_REQUESTS, len(texts))) as pool:
-            odds = list(pool.map(lambda text: self._ask(shown, text), texts))
-        return {q.name: value for q, value in zip(self.questions, odds, strict=True)}
+            log_odds = list(pool.map(lambda text: self._ask(views, text), texts))
+
+        return {question.name: z for question, z in zip(self.questions, log_odds, strict=True)}
 
     def scores(self, images: Tensor, names: Sequence[str]) -> list[float]:
         """Return the weighted mean log-odds over the questions, of each scene of [S, V, H, W, 3].
@@ -76,60 +78,71 @@ class ServerScorer:
             ModelError: as `answers`.
         """
         total = sum(question.weight for question in self.questions)
-        told = [self.answers(scene, names) for scene in images]
-        return [sum(q.weight * said[q.name] for q in self.questions) / total for said in told]
+        answers = [self.answers(scene, names) for scene in images]
+        return [
+            sum(question.weight * scene[question.name] for question in self.questions) / total
+            for scene in answers
+        ]
 
-    def _ask(self, shown: list[dict[str, Any]], text: str) -> float:
+    def _ask(self, views: list[dict[str, Any]], text: str) -> float:
+        """Return the log-odds of one question, from one request."""
         body = {
             "model": self.config.model,
-            "messages": [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}],
+            "messages": [{"role": "user", "content": [*views, {"type": "text", "text": text}]}],
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": True,
             "top_logprobs": TOP_TOKENS,
         }
+
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         address = f"{self.config.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+
         try:
             with urllib.request.urlopen(request, timeout=self.config.timeout_s) as reply:
                 return reply_log_odds(json.loads(reply.read()))
         except urllib.error.HTTPError as error:
-            said = io.TextIOWrapper(error, errors="replace").read(300)
-            raise ModelError(f"The server at {address} refused ({error.code}): {said}") from None
+            reason = io.TextIOWrapper(error, errors="replace").read(300)
+            raise ModelError(f"The server at {address} refused ({error.code}): {reason}") from None
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise ModelError(
                 f"The server at {address} gave no answer ({error!r}). Check critic.server.url and .model, "
-                "and that it speaks OpenAI's chat completions with pictures."
+                "and that it supports OpenAI's chat completions with images."
             ) from error
 
 
 def reply_log_odds(reply: dict[str, Any]) -> float:
     """Return log p(Yes) - log p(No) of a chat completion's first token.
 
-    A word that is not among the told tokens counts as the least likely of them. Without probabilities the written word
-    decides, and any other word than Yes and No scores 0.
+    A word that is not among the returned tokens counts as the least likely of them. Without probabilities the word of
+    the answer decides, and any word other than Yes and No scores 0.
+
+    Raises:
+        KeyError, IndexError, TypeError: not a chat completion.
     """
     choice = reply["choices"][0]
-    told = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
-    if not told:
+    tokens = (choice.get("logprobs") or {}).get("content") or [{}]
+    top_logprobs = tokens[0].get("top_logprobs") or []
+
+    if not top_logprobs:
         word = _plain(choice["message"]["content"] or "")
-        return (
-            WORD_LOG_ODDS
-            if word.startswith("yes")
-            else -WORD_LOG_ODDS
-            if word.startswith("no")
-            else 0.0
-        )
-    found = {"yes": -math.inf, "no": -math.inf}
-    for item in told:
+        if word.startswith("yes"):
+            return WORD_LOG_ODDS
+        return -WORD_LOG_ODDS if word.startswith("no") else 0.0
+
+    # "Yes", " yes" and "YES." are tokens of one answer: their probabilities add up.
+    logprobs = {"yes": -math.inf, "no": -math.inf}
+    for item in top_logprobs:
         word = _plain(item["token"])
-        if word in found:
-            found[word] = _add(found[word], float(item["logprob"]))
-    least = min(float(item["logprob"]) for item in told)
-    yes, no = (value if value > -math.inf else least for value in found.values())
+        if word in logprobs:
+            logprobs[word] = _log_add_exp(logprobs[word], float(item["logprob"]))
+
+    least = min(float(item["logprob"]) for item in top_logprobs)
+    yes, no = (value if value > -math.inf else least for value in logprobs.values())
+
     return yes - no
 
 
@@ -137,7 +150,7 @@ def _plain(word: str) -> str:
     return word.strip().strip(".,!\"'").lower()
 
 
-def _add(first: float, second: float) -> float:
+def _log_add_exp(first: float, second: float) -> float:
     """Return log(e^first + e^second)."""
     high, low = max(first, second), min(first, second)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))

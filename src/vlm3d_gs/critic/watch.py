@@ -1,9 +1,8 @@
-"""Watches whether the reward that a run climbs still means something.
+"""Detects reward hacking: a reward that rises while the scene gets worse.
 
-A critic can be pleased without the scene getting better. So the scene is read now and then in two ways: by the critic's
-own questions on its own views, and by a held-out judge in other words, from other views, rendered at another
-resolution. When the reward went on and the held-out score fell back, the two have diverged, and the best reading by the
-held-out score is what should be exported.
+From time to time the scene is scored in two ways: by the critic's own questions on views like those of the run, and by
+a held-out judge with other words, from other views, at another resolution. When the reward has risen and the held-out
+score has fallen, the two have diverged, and the scene with the best held-out score should be exported.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from vlm3d_gs.critic.questions.templates import VIEW_NAMES
 from vlm3d_gs.render import render
 
 OWN_VIEWS = ((0.0, 0.5),)
-"""(azimuth offset in degrees, place in the config's range of elevations) of the critic's own views."""
+"""Views of the reward: (azimuth offset in degrees, position in the config's range of elevations, 0 to 1)."""
 HELD_OUT_VIEWS = ((12.0, 0.9), (-12.0, 0.1))
-"""The same of the views that only the judge sees; offsets within what has a name."""
+"""Views of the held-out score; offsets within the tolerance of the view names."""
 HELD_OUT_SCALE = 2
-"""The judge's views are rendered this many times finer than they are shown."""
+"""Resolution of the judge's views over that of the run."""
 GREY = (0.5, 0.5, 0.5)
 CANDIDATES_FROM = 0.5
 """Readings before this fraction of the run are never exported: the scene is unfinished."""
@@ -37,24 +36,24 @@ Scorer = Callable[[Tensor, Sequence[str]], float]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of the scene."""
+    """Both scores of the scene after one step."""
 
     step: int
     """Steps done."""
     reward: float
     """Mean log-odds of the critic's own questions."""
     held_out: float
-    """Mean log-odds of the judge's."""
+    """Mean log-odds of the judge's questions."""
 
 
 @dataclass
 class RewardWatch:
-    """Reads the scene, keeps the best, and tells when the two scores have diverged."""
+    """Scores the scene from time to time, keeps the best one, and reports when the two scores have diverged."""
 
     own: Scorer
     """The critic's own questions."""
     judge: Scorer
-    """The held-out ones."""
+    """The held-out questions."""
     camera: CameraConfig
     """Distances, elevations and field of view of the run."""
     config: WatchConfig
@@ -64,20 +63,22 @@ class RewardWatch:
     backend: Backend = "auto"
     """Renderer."""
     readings: list[Reading] = field(default_factory=list)
-    """In the order of the run."""
+    """In order of the steps."""
     best: tuple[float, int, Gaussians] | None = None
     """Held-out score, step and scene of the best candidate."""
 
     @torch.no_grad()
     def __call__(self, gaussians: Gaussians, step: int) -> dict[str, float]:
-        """Read the scene after a step; return both scores for the log."""
+        """Score the scene after a step; return both scores for the log."""
         side = round(self.camera.resolution_px(step / self.steps))
         reward = self._mean(gaussians, self.own, OWN_VIEWS, side)
         held_out = self._mean(gaussians, self.judge, HELD_OUT_VIEWS, side * HELD_OUT_SCALE)
         self.readings.append(Reading(step, reward, held_out))
+
         if step >= CANDIDATES_FROM * self.steps and (self.best is None or held_out > self.best[0]):
-            kept = {name: value.cpu().clone() for name, value in gaussians.parameters().items()}
-            self.best = (held_out, step, Gaussians(**kept))
+            copies = {name: value.cpu().clone() for name, value in gaussians.parameters().items()}
+            self.best = (held_out, step, Gaussians(**copies))
+
         return {"watch/reward": reward, "watch/held_out": held_out}
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -111,26 +112,30 @@ class RewardWatch:
             self.best = (score, int(step), Gaussians(**scene))
 
     def diverged(self) -> bool:
-        """Tell whether the last held-out score is worse than the best by the margin, though the reward is not."""
+        """Return whether the last held-out score is below the best by the margin, though the reward is not lower."""
         if self.best is None:
             return False
+
         score, step, _ = self.best
         last = self.readings[-1]
         at_best = next(reading for reading in self.readings if reading.step == step)
+
         return score - last.held_out > self.config.margin and last.reward >= at_best.reward
 
     def choose(self, final: Gaussians) -> tuple[Gaussians, int, str | None]:
-        """Return the scene to export, its step, and what to tell the user; None where all is well."""
+        """Return the scene to export, its step, and a message to the user; None if the scores have not diverged."""
         last = self.readings[-1]
         if not self.diverged() or self.best is None:
             return final, last.step, None
+
         score, step, scene = self.best
-        said = (
+        message = (
             f"Reward and held-out score have diverged: after step {step} the held-out score fell from {score:.1f} to "
             f"{last.held_out:.1f} while the reward rose. Exporting the scene of step {step}. A lower critic.weight or "
             "more critic.augment may help."
         )
-        return scene.to(final.device), step, said
+
+        return scene.to(final.device), step, message
 
     def summary(self) -> dict[str, Any]:
         """Return both curves for summary.json."""
@@ -145,21 +150,30 @@ class RewardWatch:
         self,
         gaussians: Gaussians,
         score: Scorer,
-        places: tuple[tuple[float, float], ...],
+        poses: tuple[tuple[float, float], ...],
         side_px: int,
     ) -> float:
-        """Render the groups of four named views at `places` on grey and return their mean score."""
+        """Render groups of four named views at `poses` on grey and return their mean score."""
         total = 0.0
-        for offset, place in places:
-            cameras = named_views(self.camera, offset, place, side_px).to(gaussians.device)
+        for offset, height in poses:
+            cameras = named_views(self.camera, offset, height, side_px).to(gaussians.device)
             color = render(gaussians, cameras, backend=self.backend, background=GREY).color
             total += score(color, VIEW_NAMES)
-        return total / len(places)
+
+        return total / len(poses)
 
 
-def named_views(camera: CameraConfig, offset_deg: float, place: float, side_px: int) -> Cameras:
-    """Return front, right, back and left cameras, turned by an offset, at a place in the range of elevations."""
+def named_views(camera: CameraConfig, offset_deg: float, height: float, side_px: int) -> Cameras:
+    """Return front, right, back and left cameras, in the middle of a config's distances and fields of view.
+
+    Args:
+        camera: ranges of a run.
+        offset_deg: added to the azimuths.
+        height: position in the range of elevations, 0 to 1.
+        side_px: width and height of the images.
+    """
     low, high = camera.elevation_deg
     azimuths = [(offset_deg + 90.0 * view) % 360.0 for view in range(4)]
     distance, fov = (sum(pair) / 2.0 for pair in (camera.distance, camera.fov_deg))
-    return orbit(azimuths, low + place * (high - low), distance, fov, side_px, side_px)
+
+    return orbit(azimuths, low + height * (high - low), distance, fov, side_px, side_px)

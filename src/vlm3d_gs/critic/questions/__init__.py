@@ -1,1 +1,1 @@
-"""What a critic is asked."""
+"""The questions to a critic."""

@@ -1,7 +1,7 @@
-"""What can be checked of any sentence: its things, how many there are, and how they stand to each other.
+"""What can be checked about any sentence: its things, their numbers, and their relations.
 
-A few lists of words, no grammar: a sentence is cut at relations and joining words, and what lies between is taken as a
-thing. Where a sentence does not fit, fewer questions come out, never wrong ones that could not be dropped by name.
+A few lists of words, no grammar: a sentence is split at relations and conjunctions, and what lies between is taken as a
+thing. A sentence that does not fit gives fewer questions; a wrong one can be dropped by name.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ SPATIAL_RELATIONS = (
     *("next to", "close to", "inside of", "underneath", "beneath", "between", "behind", "beside"),
     *("inside", "above", "below", "under", "over", "near", "in", "on"),
 )
-"""Relations between neighbours in the sentence."""
+"""Relations between two things that are adjacent in the sentence."""
 ACTIONS = (
     *("wearing", "holding", "riding", "carrying", "eating", "playing", "reading", "driving"),
     *("sitting on", "standing on", "lying on", "sitting in", "standing in", "leaning against"),
 )
-"""Relations whose subject is the first thing of the sentence."""
+"""Relations whose subject is the first thing in the sentence."""
 SEPARATORS = ("and", "with", "made of", "that", "which", "while")
-"""Words at which a thing ends without a relation that could be asked for."""
+"""Words that end a thing without stating a relation that a question could be about."""
 NUMBER_WORDS = {
     word: number
     for number, word in enumerate(
         ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 2
     )
 }
+LEADING_WORDS = ("a", "an", "the", "one", "its", "his", "her", "their", "is", "are")
+"""Dropped from the front of a thing."""
 MAX_WORDS = 6
-"""Longer things are left to the question about the whole sentence."""
+"""Longer things are covered by the question about the whole sentence only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What a part of a sentence names."""
+    """One thing that a sentence names."""
 
     words: str
     """Without article, such as "red car" or "three apples"."""
     count: int
-    """How many; 1 where the sentence gives no number."""
+    """Number of them; 1 if the sentence has no number."""
 
     def __str__(self) -> str:
         return self.words
@@ -47,7 +49,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How one thing of a sentence stands to another."""
+    """A relation between two things of a sentence."""
 
     first: Thing
     """Subject."""
@@ -66,44 +68,42 @@ def parse_sentence(text: str) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
         (['corgi', 'hat', 'red sofa'], ['wearing', 'on'])
     """
     sentence = " ".join(re.findall(r"[a-z0-9'-]+|[,.;]", text.lower()))
-    cuts = sorted((*SPATIAL_RELATIONS, *ACTIONS, *SEPARATORS), key=len, reverse=True)
-    pattern = r"(?<!\S)(" + "|".join(map(re.escape, cuts)) + r"|[,.;])(?!\S)"
-    parts = re.split(pattern, sentence)
+
+    # Longest first: "on" is part of "on top of". The group makes re.split return the separators too.
+    splitters = sorted((*SPATIAL_RELATIONS, *ACTIONS, *SEPARATORS), key=len, reverse=True)
+    pattern = r"(?<!\S)(" + "|".join(map(re.escape, splitters)) + r"|[,.;])(?!\S)"
+    phrases = re.split(pattern, sentence)
+
     things: list[Thing] = []
     relations: list[Relation] = []
-    joint = ""
-    for index, part in enumerate(parts):
+    splitter = ""
+    for index, phrase in enumerate(phrases):
         if index % 2:
-            joint = part
+            splitter = phrase
             continue
-        thing = _thing(part)
+
+        thing = _parse_thing(phrase)
         if thing is None:
-            joint = ""
+            splitter = ""
             continue
-        if things and joint in SPATIAL_RELATIONS:
-            relations.append(Relation(things[-1], joint, thing))
-        elif things and joint in ACTIONS:
-            relations.append(Relation(things[0], joint, thing))
+
+        if things and splitter in SPATIAL_RELATIONS:
+            relations.append(Relation(things[-1], splitter, thing))
+        elif things and splitter in ACTIONS:
+            relations.append(Relation(things[0], splitter, thing))
         things.append(thing)
+
     return tuple(things), tuple(relations)
 
 
-def _thing(part: str) -> Thing | None:
-    words = part.split()
-    while words and words[0] in (
-        "a",
-        "an",
-        "the",
-        "one",
-        "its",
-        "his",
-        "her",
-        "their",
-        "is",
-        "are",
-    ):
+def _parse_thing(phrase: str) -> Thing | None:
+    words = phrase.split()
+    while words and words[0] in LEADING_WORDS:
         words = words[1:]
     if not words or len(words) > MAX_WORDS:
         return None
+
     count = NUMBER_WORDS.get(words[0], int(words[0]) if re.fullmatch(r"[2-9]|1\d", words[0]) else 1)
+
+    # A number alone ("two") names nothing.
     return None if count > 1 and len(words) == 1 else Thing(" ".join(words), count)

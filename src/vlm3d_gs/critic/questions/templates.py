@@ -1,7 +1,7 @@
-"""What the critic is asked: plain Yes/No questions about several named views of one scene.
+"""Templates of Yes/No questions about several named views of one scene.
 
-The same texts go to the embedded critic and to the large models. Views are named in the message, since without the
-names nobody could tell left from right. Which questions a prompt gets is decided in `checklist`.
+The embedded critic and the large models get the same texts. Views are named in the message: without the names, left
+and right would be undefined. Which questions a prompt gets is decided in `checklist`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from vlm3d_gs.core.prompts import ObjectPhrase, article
 VIEW_NAMES = ("Front view", "Right side view", "Back view", "Left side view")
 """Names of the views at azimuth 0, 90, 180 and 270 degrees."""
 VIEW_TOLERANCE_DEG = 20.0
-"""A view has a name if it stands within this of one of those azimuths."""
+"""Largest distance of a view's azimuth from one of those for the view to have a name."""
 GEOMETRY_QUESTION = (
     "Do these views show one clean and solid scene from all sides, without floaters, holes, blur or noise? "
     "Answer Yes or No."
 )
 CAPTION_REQUEST = "Describe these views."
-"""Asked in training only."""
+"""Used in training only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One Yes/No question to the critic; Yes is what the scene should be."""
+    """One Yes/No question to the critic; the scene should make the answer Yes."""
 
     name: str
     """Short name for logs, unique within a run."""
@@ -36,12 +36,12 @@ class Question:
 
 
 def content_question(prompt: str) -> str:
-    """Ask whether the views show what the prompt says."""
+    """Return the question whether the views show the prompt."""
     return f"Do these views show {prompt}? Answer Yes or No."
 
 
 def joint_question(prompt: str) -> str:
-    """Ask for content and geometry at once, as the paper does: Yes only if both hold."""
+    """Return the question for content and geometry at once, as in the paper: Yes only if both hold."""
     return (
         f"Do these views show {prompt} and one clean and solid scene from all sides, "
         "without floaters, holes, blur or noise? Answer Yes or No."
@@ -51,28 +51,28 @@ def joint_question(prompt: str) -> str:
 def relation_question(
     first: ObjectPhrase | str, relation: str, second: ObjectPhrase | str, *, plural: bool = False
 ) -> str:
-    """Ask whether a relation holds, as the front camera sees it; `plural` if the first is a plural."""
+    """Return the question whether a relation holds from the front camera; `plural` if the subject is a plural."""
     verb = "are" if plural else "is"
     return f"Seen from the front, {verb} the {first} {relation} the {second}? Answer Yes or No."
 
 
 def object_question(item: ObjectPhrase) -> str:
-    """Ask whether an object with this colour and this shape is there: a test of attribute binding."""
+    """Return the question whether an object has this colour and this shape: a test of attribute binding."""
     return f"Is there {article(item.color)} {item}? Answer Yes or No."
 
 
 def thing_question(words: str) -> str:
-    """Ask for one thing of an open-vocabulary prompt, with all that is said of it."""
+    """Return the question for one thing of an open-vocabulary prompt, with all its attributes."""
     return f"Do these views show {article(words)} {words}? Answer Yes or No."
 
 
 def count_question(words: str) -> str:
-    """Ask for a number of things, such as "three apples"."""
+    """Return the question for a number of things, such as "three apples"."""
     return f"Are there exactly {words}, counted over the whole scene? Answer Yes or No."
 
 
 def with_answer_format(text: str) -> str:
-    """Ask what the user wrote; the way to answer is added where it is missing."""
+    """Return a question, with the request to answer Yes or No added if it is missing."""
     return text if "yes" in text.lower() and "no" in text.lower() else f"{text} Answer Yes or No."
 
 

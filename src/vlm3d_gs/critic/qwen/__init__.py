@@ -1,1 +1,1 @@
-"""Qwen-VL models as differentiable functions of pictures."""
+"""Qwen-VL models as differentiable functions of images."""
