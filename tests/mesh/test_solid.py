@@ -16,7 +16,6 @@ from vlm3d_gs.mesh.solid import (
     keep_parts,
     separate_vertices,
     surface,
-    volume,
 )
 
 GRID = grid_over(-np.ones(3), np.ones(3), 64)
@@ -37,6 +36,12 @@ def shell(outer: float, inner: float) -> np.ndarray:
 
 def solid_of(field: np.ndarray) -> Solid:
     return surface(outer_field(field, 0.0, GRID.step), GRID)
+
+
+def volume(solid: Solid) -> float:
+    """The enclosed volume, negative if the triangles face inwards."""
+    a, b, c = (solid.vertices[solid.faces[:, k]] for k in range(3))
+    return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6.0)
 
 
 def assert_sound(solid: Solid) -> None:

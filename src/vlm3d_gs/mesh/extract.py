@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from vlm3d_gs.mesh.tsdf import distance_field
 from vlm3d_gs.render import Backend
 
 Method = Literal["density", "tsdf"]
-METHODS: tuple[Method, ...] = ("density", "tsdf")
+METHODS: tuple[Method, ...] = get_args(Method)
 MeshColor = Literal["texture", "vertices", "none"]
 """A texture with atlas, a colour for each vertex, or the shape alone."""
 
@@ -50,7 +50,10 @@ class MeshSettings:
     """Smallest part kept, as a share of the largest part's volume, 0 to 1."""
 
     def __post_init__(self) -> None:
-        choose_method(self.method)
+        if self.method not in METHODS:
+            raise ConfigError(
+                f"Unknown mesh method {self.method!r}. Available: {', '.join(METHODS)}."
+            )
         _expect_within("resolution", self.resolution, RESOLUTIONS, "voxels")
         _expect_within("texture_px", self.texture_px, TEXTURES_PX, "px")
         if self.faces < MIN_FACES:
@@ -123,19 +126,6 @@ def extract_mesh(
     elif color == "vertices":
         colors = bake(scene, solid, solid.vertices, solid.vertex_normals, backend=backend)
     return Mesh(Solid(normalization.denormalize(solid.vertices), solid.faces), colors, texture, fit)
-
-
-def choose_method(name: str) -> Method:
-    """Return the method of that name.
-
-    Raises:
-        ConfigError: unknown name; the message lists the known ones.
-    """
-    if name == "density":
-        return "density"
-    if name == "tsdf":
-        return "tsdf"
-    raise ConfigError(f"Unknown mesh method {name!r}. Available: {', '.join(METHODS)}.")
 
 
 def _tight_grid(scene: Gaussians, resolution: int) -> Grid:

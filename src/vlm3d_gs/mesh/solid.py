@@ -153,12 +153,6 @@ def separate_vertices(solid: Solid) -> Solid:
     return Solid(solid.vertices - SEPARATION * rank[:, None] * solid.vertex_normals, solid.faces)
 
 
-def volume(solid: Solid) -> float:
-    """Return the enclosed volume, negative if the triangles face inwards."""
-    a, b, c = (solid.vertices[solid.faces[:, k]] for k in range(3))
-    return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6.0)
-
-
 def _collapsed(manifold: manifold3d.Manifold, faces: int) -> manifold3d.Manifold:
     """Return the manifold simplified with the smallest tolerance that leaves at most `faces` triangles."""
     # The number of triangles falls as the tolerance grows, so bisection finds the smallest that fits.
