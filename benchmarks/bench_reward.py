@@ -61,6 +61,7 @@ def config_of(
     base = preset(PRESETS[prior], prompt)
     if variant.startswith("paper"):
         base = apply_recipe(base, "vlm3d-paper")
+
     values: dict[str, Any] = {
         "out": out,
         "train.seed": seed,
@@ -68,12 +69,14 @@ def config_of(
         "critic.watch.enabled": variant == "ours",
         "export.formats": "ply,sheet",
     }
+
     if variant == "longer":
         values["train.steps"] = LONGER[prior] * base.train.steps
     if variant == "paper/100":
         weight = base.critic.weight
         points = tuple((at, value / 100.0) for at, value in weight.points)
         values["critic.weight"] = Schedule(weight.kind, points)
+
     return apply_settings(base, values, settings)
 
 

@@ -168,11 +168,13 @@ def _content_reasons(objects: tuple[ObjectReport, ...], shares: dict[str, float]
         if not item.found:
             reasons.append(f"no {name}: nothing {item.color} of its size shows (seen: {seen})")
             continue
+
         if not item.color_right:
             reasons.append(
                 f"{name}: {item.color_share:.0%} of it is {item.color}, at {item.shade:.0%} of its "
                 "brightness"
             )
+
         if item.best_shape != item.shape:
             reasons.append(f"{name}: looks like a {item.best_shape} (overlap {item.overlap})")
         elif not item.shape_right:
@@ -193,6 +195,7 @@ def _dirt_reasons(
         for what, share, limit in measured
         if share > limit
     ]
+
     for item in objects:
         if item.hole_share > MAX_HOLES:
             reasons.append(f"{item.color} {item.shape}: {item.hole_share:.1%} of it is holes")
