@@ -25,12 +25,12 @@ from vlm3d_gs.mini.world.scenes import is_held_out
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    for name, prompt, shown in (
+    for name, prompt, content in (
         ("a", "a red cube", "a red cube"),
         ("b", "a red cube", "a red cone"),
     ):
         (root / name).mkdir()
-        write_splat(splats_for(shown), root / name / "scene.ply")
+        write_splat(splats_for(content), root / name / "scene.ply")
         config = {"config": {"prompt": prompt, "train": {"seed": 7}}, "commit": "x"}
         (root / name / "config.json").write_text(json.dumps(config))
     return root

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gpu
 QUESTIONS = [content_question("a red cube on top of a blue sphere"), GEOMETRY_QUESTION]
 
 
-def test_a_replayed_look_is_the_look(generator: torch.Generator) -> None:
+def test_a_replayed_graph_gives_the_plain_answers_and_gradients(generator: torch.Generator) -> None:
     device = torch.device("cuda")
     plain, graphed = (
         YesNoModel(embedded_weights("critic"), device, graphs=graphs) for graphs in (False, True)
@@ -24,10 +24,10 @@ def test_a_replayed_look_is_the_look(generator: torch.Generator) -> None:
         images = torch.rand(4, 64, 64, 3, generator=generator).to(device).requires_grad_()
         with torch.no_grad():
             graphed.log_odds(images, VIEW_NAMES, QUESTIONS)  # a reading in between
-        said, slopes = [], []
+        odds_of_both, slopes = [], []
         for model in (plain, graphed):
             odds = model.log_odds(images, VIEW_NAMES, QUESTIONS)
             slopes += torch.autograd.grad(odds.sum(), images)
-            said.append(odds.detach())
-        torch.testing.assert_close(said[1], said[0], atol=1e-3, rtol=1e-3)
+            odds_of_both.append(odds.detach())
+        torch.testing.assert_close(*reversed(odds_of_both), atol=1e-3, rtol=1e-3)
         assert_grad_close("images", slopes[1], slopes[0])
