@@ -29,12 +29,12 @@ from random_models import random_critic, random_prior
 from released import ReleasedCritic
 
 from vlm3d_gs.app.bench import measure_run
+from vlm3d_gs.assembly.device import choose_device
 from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.critic.questions.templates import joint_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.optimize.guidance import Guidance
-from vlm3d_gs.pipeline import choose_device
 from vlm3d_gs.prior.denoiser import fast_dtype
 
 CRITIC_PX = 252

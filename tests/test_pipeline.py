@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from vlm3d_gs import pipeline, render
+from vlm3d_gs.assembly.device import NO_GSPLAT, choose_device
+from vlm3d_gs.assembly.start import new_run
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import ConfigError, DeviceError
@@ -30,13 +32,13 @@ def test_auto_is_the_gpu_only_where_gsplat_can_render_on_it(
     monkeypatch: pytest.MonkeyPatch, card: bool, gsplat: bool, kind: str
 ) -> None:
     machine(monkeypatch, card=card, gsplat=gsplat)
-    assert pipeline.choose_device("auto").type == kind
+    assert choose_device("auto").type == kind
 
 
 def test_a_card_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, card=False, gsplat=True)
     with pytest.raises(DeviceError, match="device is 'cuda', but torch sees"):
-        pipeline.choose_device("cuda")
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -58,10 +60,10 @@ def test_a_run_says_why_it_leaves_a_card_alone(monkeypatch: pytest.MonkeyPatch) 
     settings = {"critic.enabled": False, "scene.n_init": 10}
     config = apply_settings(preset("mini", "a red cube"), settings)
     prompt = parse_prompt(config.prompt)
-    _, _, silent = pipeline.new_run(config, prompt, torch.device("cpu"), quiet=True)
+    _, _, silent = new_run(config, prompt, torch.device("cpu"))
     assert not silent
     machine(monkeypatch, card=True, gsplat=False)
-    _, _, notes = pipeline.new_run(config, prompt, torch.device("cpu"), quiet=True)
-    assert notes == [pipeline.NO_GSPLAT]
+    _, _, notes = new_run(config, prompt, torch.device("cpu"))
+    assert notes == [NO_GSPLAT]
     chosen = apply_settings(config, {"device": "cpu"})
-    assert not pipeline.new_run(chosen, prompt, torch.device("cpu"), quiet=True)[2]
+    assert not new_run(chosen, prompt, torch.device("cpu"))[2]

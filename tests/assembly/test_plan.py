@@ -10,7 +10,8 @@ import torch
 
 import pipelines
 from vlm3d_gs.assembly.memory import count_parameters
-from vlm3d_gs.assembly.plan import estimate_run, large_priors, noises_at_once, plan_memory
+from vlm3d_gs.assembly.plan import estimate_run, noises_at_once, plan_memory
+from vlm3d_gs.assembly.weights import large_priors
 from vlm3d_gs.config.presets import preset
 
 CPU = torch.device("cpu")
@@ -43,13 +44,13 @@ def test_the_vae_is_counted_in_the_type_in_which_it_will_run(
 
 def test_noises_that_a_critic_compares_are_one_batch(model: Path) -> None:
     config = preset("mvdream", "a corgi")
-    assert noises_at_once(config) == 1  # no critic
+    assert noises_at_once(config.critic, config.prior) == 1  # no critic
     asked = replace(
         config, critic=replace(config.critic, enabled=True, family="server", mode="best-of-n")
     )
-    assert noises_at_once(asked) == asked.critic.n_noises == 3
-    assert noises_at_once(replace(asked, critic=replace(asked.critic, mode="pairwise"))) == 2
-    assert noises_at_once(replace(asked, prior=replace(asked.prior, loss="csd"))) == 1
+    assert noises_at_once(asked.critic, asked.prior) == asked.critic.n_noises == 3
+    assert noises_at_once(replace(asked.critic, mode="pairwise"), asked.prior) == 2
+    assert noises_at_once(asked.critic, replace(asked.prior, loss="csd")) == 1
     plain, compared = (estimate_run(c, {"prior": model}) for c in (config, asked))
     assert compared.network == pytest.approx(3 * plain.network)
     assert compared.network_split == plain.network_split
@@ -62,7 +63,7 @@ def test_a_lora_and_a_second_prior_are_counted_too(model: Path) -> None:
         prior=replace(config.prior, loss="vsd"),
         detail=replace(config.detail, enabled=True),
     )
-    assert set(large_priors(config)) == {"prior", "detail"}
+    assert set(large_priors(config.priors)) == {"prior", "detail"}
     parts = estimate_run(config, {"prior": model, "detail": model})
     assert {"prior.lora", "detail.unet"} <= set(parts.weights)
     alone = estimate_run(preset("sd", "a corgi"), {"prior": model})

@@ -35,7 +35,8 @@ def test_splats_and_page_are_written_and_read_again(tmp_path: Path) -> None:
     )
     scene = ball(60, 0.4, torch.Generator().manual_seed(0), opacity=0.6)
     with RunLog(tmp_path, config, quiet=True):
-        files = write_products(scene, config)
+        files, mesh_error = write_products(scene, config)
+    assert not mesh_error
     assert [path.name for path in files] == [PRODUCTS[kind].file for kind in (*kinds, "html")]
     for path in files[:-1]:
         again = read_splat(path)

@@ -16,6 +16,8 @@ import torch
 
 import vlm3d_gs
 from vlm3d_gs.assembly.objective import build_objective
+from vlm3d_gs.assembly.start import STREAMS, first_cloud
+from vlm3d_gs.assembly.weights import locate_models
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.prompts import parse_prompt
@@ -25,7 +27,6 @@ from vlm3d_gs.kernels import available
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.pipeline import STREAMS, first_cloud, model_folders
 
 pytestmark = pytest.mark.gpu
 
@@ -80,7 +81,11 @@ def waits_of_a_step(tmp_path: Path, **settings: object) -> Counter[str]:
     device = torch.device("cuda")
     streams = generators(config.train.seed, STREAMS)
     objective = build_objective(
-        config, parse_prompt(config.prompt), model_folders(config), device, streams
+        config,
+        parse_prompt(config.prompt),
+        locate_models(config.priors, config.critic),
+        device,
+        streams,
     )
     first = first_cloud(config.scene, named_generator(config.train.seed, "first cloud"))
     state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)

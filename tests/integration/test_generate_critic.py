@@ -14,6 +14,7 @@ from critic.test_server import Server, server
 from critic.test_yes_no import untrained
 from integration.test_generate_mini import PROMPT, config, rows
 from vlm3d_gs.app.selection import generate_best
+from vlm3d_gs.assembly.critic import questions_for
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.config.recipes import apply_recipe
@@ -21,7 +22,7 @@ from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic import watch
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.mini.critic.model import critic_tokenizer, save_processor
-from vlm3d_gs.pipeline import generate, questions_for
+from vlm3d_gs.pipeline import generate
 
 __all__ = ["server"]
 

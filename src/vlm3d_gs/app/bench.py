@@ -20,13 +20,14 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from vlm3d_gs.assembly.device import choose_device
 from vlm3d_gs.assembly.objective import Objective
+from vlm3d_gs.assembly.start import STREAMS, new_run, new_state, read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.profiling import SectionClock, listening
 from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
-from vlm3d_gs.pipeline import STREAMS, choose_device, new_run, new_state, read_prompt
 
 WARM_UP = 3
 """Steps of a scene of their own before the first that is timed."""
@@ -113,12 +114,12 @@ def measure_run(
         PromptError: the embedded models do not know a word of the prompt.
         DeviceError: the device is not there.
     """
-    prompt = read_prompt(config)
+    prompt = read_prompt(config.prompt, config.priors, config.critic)
     device = choose_device(config.device)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    _, objective, _ = new_run(config, prompt, device, quiet=True)
+    _, objective, _ = new_run(config, prompt, device)
     pulls = objective.guidances if guidances is None else guidances(objective)
     total, told = config.train.steps * (1 + cuda + floors), count(1)
 

@@ -6,9 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from vlm3d_gs.assembly.device import choose_device
+from vlm3d_gs.assembly.start import read_prompt
 from vlm3d_gs.config import Config, replace_path
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.pipeline import GenerateResult, choose_device, generate, read_prompt
+from vlm3d_gs.pipeline import GenerateResult, generate
 from vlm3d_gs.runs.log import prepare_run_folder, write_config, write_json
 
 CANDIDATES = "candidates"
@@ -56,7 +58,9 @@ def generate_best(
     until = max(1, round(pick_at * config.train.steps))
     first = config.train.seed
     scores: dict[int, float] = {}
-    read_prompt(config)  # refuses what the models cannot draw
+
+    # Refused before a folder is touched.
+    read_prompt(config.prompt, config.priors, config.critic)
     choose_device(config.device)
     prepare_run_folder(config.out, overwrite=overwrite)
     shutil.rmtree(config.out / CANDIDATES, ignore_errors=True)

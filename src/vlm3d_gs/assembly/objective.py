@@ -1,4 +1,4 @@
-"""What we optimise for: priors and critics behind one protocol, and the targets that they draw."""
+"""What a run optimises: priors and critics behind one protocol (`optimize.guidance`)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from vlm3d_gs.assembly.critic import build_questions, build_vlm
+from vlm3d_gs.config import Config, CriticConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.core.residency import resident
-from vlm3d_gs.models import family_entry
+from vlm3d_gs.core.prompts import Prompt
+from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.critic.questions.checklist import held_out_questions
+from vlm3d_gs.critic.questions.templates import Question
+from vlm3d_gs.critic.watch import RewardWatch
+from vlm3d_gs.optimize.guidance import Guidance
 
 if TYPE_CHECKING:
-    import torch
-
-    from vlm3d_gs.config import Config, CriticConfig, PriorConfig
-    from vlm3d_gs.core.prompts import Prompt
-    from vlm3d_gs.core.residency import Plan
     from vlm3d_gs.critic.best_of_n import Scorer
     from vlm3d_gs.critic.judge import Judge
-    from vlm3d_gs.critic.questions.templates import Question
-    from vlm3d_gs.critic.qwen.yes_no import YesNoModel
-    from vlm3d_gs.optimize.guidance import Guidance
     from vlm3d_gs.optimize.reconstruct import Reconstruction
     from vlm3d_gs.prior.guidance import DiffusionPrior
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything that a run is optimised for, and what watches over it."""
+    """Everything that a run optimises, and what watches over it."""
 
     guidances: list[Guidance]
-    """Asked in order at each step."""
+    """In the order in which a step calls them."""
     questions: tuple[Question, ...] = ()
-    """What the critic is asked; empty without one."""
+    """What the critic is asked; empty without a critic."""
     own: Judge | None = None
-    """The critic's own questions, to read a scene without gradient."""
+    """The critic's own questions, to score a scene without gradient."""
     held_out: Judge | None = None
-    """Other questions, or another model; None where nothing is watched."""
+    """Questions in other words, or another model; None if nothing is watched."""
     reconstruction: Reconstruction | None = None
-    """What the scene is fitted to before it is distilled; None where a run distils from the start."""
+    """What the scene is fitted to before it is distilled; None if the run distils from the start."""
 
 
 def build_objective(
@@ -52,37 +52,35 @@ def build_objective(
     text_cache: Path | None = None,
     plan: Plan = "full",
 ) -> Objective:
-    """Return the guidances of a run, its priors and its critic, and the judge of the critic.
+    """Load the priors and the critic of a run, and make guidances and judges of them.
 
     Args:
         config: the run.
         prompt: what the scene should show.
-        folders: weights of each model that the run uses: `prior`, `detail`, `critic`, `judge`.
+        folders: weights of each model, as `weights.locate_models` returns them.
         device: where the networks run.
         streams: `noise` for the priors, `critic` for the augmentation.
-        text_cache: folder where embedded prompts and listed questions of large models are kept, None for none.
+        text_cache: folder for embedded prompts and listed questions of large models; None caches nothing.
         plan: how the networks share the device.
 
     Raises:
-        ConfigError: an unknown family, nothing to optimise for, or as `check_choice`.
+        ConfigError: nothing to optimise, or as `check_mode`.
     """
-    check_choice(config)
-    critic = config.critic
-    settings = {"prior": config.prior, "detail": config.detail}
+    check_mode(config.critic, config.prior)
     priors = {
         name: build_prior(
             name,
             prompt.text,
-            settings[name],
+            settings,
             folders[name],
             device,
             streams["noise"],
             text_cache=text_cache,
             plan=plan,
         )
-        for name in settings
-        if name in folders
+        for name, settings in config.priors.items()
     }
+    critic = config.critic
 
     if critic.enabled and critic.family == "server":
         from vlm3d_gs.critic.server import ServerScorer
@@ -92,7 +90,7 @@ def build_objective(
         reconstruction = _reconstruction(config, priors, scorer)
         return Objective(_ranked(priors, scorer, config), questions, reconstruction=reconstruction)
 
-    if "critic" in folders:
+    if critic.enabled:
         return _with_critic(config, prompt, priors, folders, device, streams, text_cache, plan)
 
     if not priors:
@@ -113,10 +111,9 @@ def _with_critic(
     text_cache: Path | None,
     plan: Plan,
 ) -> Objective:
-    """Return the objective of a run whose critic has weights; arguments as in `build_objective`."""
+    """Return the objective of a run whose critic has weights here; arguments as in `build_objective`."""
     from vlm3d_gs.critic.guidance import Critic
     from vlm3d_gs.critic.judge import Judge
-    from vlm3d_gs.critic.questions.checklist import held_out_questions
 
     critic = config.critic
     offload = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
@@ -124,20 +121,20 @@ def _with_critic(
     questions = build_questions(critic, prompt, model, str(folders["critic"]), text_cache)
     own = Judge(model, questions, size_px=model.trained_px, offload=offload)
 
-    # Who watches: another model, or the critic itself asked in other words.
+    # The watch reads with another model, or with the critic itself in other words.
     held_out = None
     if critic.watch.enabled:
         other = model
         if "judge" in folders:
-            kind = replace(critic, family=critic.watch.family or critic.family)
-            other = build_vlm(kind, folders["judge"], device, plan)
+            settings = replace(critic, family=critic.watch.family or critic.family)
+            other = build_vlm(settings, folders["judge"], device, plan)
         held_out = Judge(
             other, held_out_questions(prompt), size_px=other.trained_px, offload=offload
         )
 
-    # How the critic pulls: by choosing, by its gradient, or both.
+    # The critic acts by its choice among noises, by its gradient, or by both.
     guidances: list[Guidance] = list(priors.values())
-    if critic.mode in ("best-of-n", "pairwise") or (critic.mode == "both" and can_rank(config)):
+    if critic.mode != "gradient" and can_rank(config.prior):
         guidances = _ranked(priors, own, config)
     critics: list[Guidance] = []
     if critic.mode in ("gradient", "both"):
@@ -159,23 +156,30 @@ def build_prior(
     text_cache: Path | None = None,
     plan: Plan = "full",
 ) -> DiffusionPrior:
-    """Return one diffusion prior; arguments as in `build_objective`.
+    """Load one diffusion prior.
 
-    The network of `vsd` stays on the device under any plan: its gradients outlive a visit.
+    Args:
+        name: of the guidance, prefix of its scalars in the log.
+        prompt: what the scene should show.
+        settings: of this prior.
+        folder: its weights.
+        device: where its networks run.
+        noise: random stream of timesteps and noises.
+        text_cache: folder for embedded prompts; None caches nothing.
+        plan: how the networks share the device. With `vsd` the network stays there under any plan, since its gradients
+            are needed after the prediction.
     """
-    import torch
-
     from vlm3d_gs.prior.guidance import DiffusionPrior
     from vlm3d_gs.prior.loading.pipeline import load_denoiser, load_tiny_vae
     from vlm3d_gs.prior.loading.text import embed_texts
     from vlm3d_gs.prior.view_prompts import view_texts
 
-    asked = [prompt]
+    prompts = [prompt]
     if settings.view_prompts != "off":
-        asked = list(view_texts(prompt, debias=settings.debias_prompt))
-    texts = embed_texts(folder, [settings.negative_prompt, *asked], device, cache=text_cache)
-    resident = settings.loss == "vsd"
-    denoiser = load_denoiser(folder, device, plan="full" if resident else plan)
+        prompts = list(view_texts(prompt, debias=settings.debias_prompt))
+    texts = embed_texts(folder, [settings.negative_prompt, *prompts], device, cache=text_cache)
+
+    denoiser = load_denoiser(folder, device, plan="full" if settings.loss == "vsd" else plan)
     if settings.tiny_vae is not None:
         denoiser = replace(denoiser, vae=load_tiny_vae(Path(settings.tiny_vae), denoiser))
     if settings.channels_last:
@@ -183,6 +187,7 @@ def build_prior(
             network.to(memory_format=torch.channels_last)
     if settings.compile:
         denoiser.network.compile()
+
     adapter = None
     if settings.loss == "vsd":
         from vlm3d_gs.prior.lora import ScoreAdapter
@@ -193,74 +198,29 @@ def build_prior(
     return DiffusionPrior(name, denoiser, texts, settings, noise, adapter)
 
 
-def build_vlm(
-    critic: CriticConfig, folder: Path, device: torch.device, plan: Plan = "full"
-) -> YesNoModel:
-    """Return the model that answers, as the config wants it.
+def build_watch(objective: Objective, config: Config) -> RewardWatch | None:
+    """Return what reads the scene beside the reward; None without a critic or with `critic.watch.enabled` off."""
+    own, held_out = objective.own, objective.held_out
+    if own is None or held_out is None:
+        return None
 
-    The paper's recipe (checks `joint`) counts only the words "Yes" and "No".
-    """
-    import torch
-
-    from vlm3d_gs.critic.qwen.yes_no import YesNoModel
-    from vlm3d_gs.prior.denoiser import fast_dtype
-
-    fast = fast_dtype(device) == torch.bfloat16
-    # On a GPU the arithmetic of the embedded critic costs nothing, so it may as well be exact.
-    small = family_entry("critic", critic.family).embedded and device.type == "cuda"
-    halved = critic.precision == "bfloat16" or (critic.precision == "auto" and fast and not small)
-    return YesNoModel(
-        folder,
-        device,
-        torch.bfloat16 if halved else torch.float32,
-        quantize=critic.quantize,
-        checkpointing=critic.checkpointing,
-        layout=critic.layout,
-        pooled=critic.questions.checks != "joint",
-        graphs=critic.graphs,
-        resident=plan == "full" or critic.quantize != "none",
+    return RewardWatch(
+        own=own.score,
+        judge=held_out.score,
+        camera=config.camera,
+        config=config.critic.watch,
+        steps=config.train.steps,
+        backend=config.render.backend,
     )
 
 
-def build_questions(
-    critic: CriticConfig,
-    prompt: Prompt,
-    model: YesNoModel | None = None,
-    name: str = "",
-    cache: Path | None = None,
-) -> tuple[Question, ...]:
-    """Return the questions to the critic.
-
-    Args:
-        critic: settings, those of the questions among them.
-        prompt: what the scene should show.
-        model: the critic, to list checks itself with `checks="model"`; else not used.
-        name: of the model, for the cache.
-        cache: folder of its earlier answers, None for none.
-    """
-    from vlm3d_gs.critic.questions.checklist import cached_generator, prompt_questions
-
-    if model is None or critic.questions.checks != "model":
-        return prompt_questions(prompt, critic.questions)
-
-    def generate_text(request: str) -> str:
-        if critic.quantize != "none":
-            return model.generate_text(request)
-        with resident(model.network, model.device):
-            return model.generate_text(request)
-
-    generator = cached_generator(generate_text, name, cache)
-    return prompt_questions(prompt, critic.questions, generator)
-
-
-def check_choice(config: Config) -> None:
-    """Refuse a critic that can only choose among noises beside a prior that cannot offer them; nothing is loaded.
+def check_mode(critic: CriticConfig, prior: PriorConfig) -> None:
+    """Refuse a critic that only compares noises beside a prior that has none to compare, before anything is loaded.
 
     Raises:
-        ConfigError: it is so.
+        ConfigError: `critic.mode` and `prior.loss` do not fit; the message says how to change either.
     """
-    critic, prior = config.critic, config.prior
-    if critic.enabled and critic.mode in ("best-of-n", "pairwise") and not can_rank(config):
+    if critic.enabled and critic.mode in ("best-of-n", "pairwise") and not can_rank(prior):
         found = f"prior.loss={prior.loss}" if prior.enabled else "prior.enabled=false"
         raise ConfigError(
             f"critic.mode {critic.mode!r} compares noises of the prior, which needs prior.loss recon or sds, "
@@ -268,9 +228,9 @@ def check_choice(config: Config) -> None:
         )
 
 
-def can_rank(config: Config) -> bool:
-    """Tell whether the run's prior can compare noises: it is there, and its loss asks it once a noise."""
-    return config.prior.enabled and config.prior.loss in ("recon", "sds")
+def can_rank(prior: PriorConfig) -> bool:
+    """Return whether the critic can compare noises of this prior: its loss takes one prediction per noise."""
+    return prior.enabled and prior.loss in ("recon", "sds")
 
 
 def _reconstruction(
@@ -295,10 +255,9 @@ def _reconstruction(
 
 
 def _ranked(priors: dict[str, DiffusionPrior], scorer: Scorer, config: Config) -> list[Guidance]:
-    """Return the priors, the first of which weighs its noises by what the critic says of their outcome."""
+    """Return the priors; the one named `prior` weights its noises by the critic's score of what they lead to."""
     from vlm3d_gs.critic.best_of_n import BestOfN
 
-    critic = config.critic
-    until = round(critic.select_until * config.train.steps)
+    until = round(config.critic.select_until * config.train.steps)
     others: list[Guidance] = [prior for name, prior in priors.items() if name != "prior"]
-    return [BestOfN(priors["prior"], scorer, critic, until), *others]
+    return [BestOfN(priors["prior"], scorer, config.critic, until), *others]

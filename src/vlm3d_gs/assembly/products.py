@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.products import PRODUCTS
+from vlm3d_gs.core.errors import ConfigError, ExportError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.runs.record import read_record
@@ -14,34 +15,55 @@ from vlm3d_gs.show.sheet import write_sheet
 from vlm3d_gs.show.turntable import render_turntable
 
 
-def write_products(gaussians: Gaussians, config: Config) -> tuple[Path, ...]:
-    """Write what `export.formats` names into the run folder, except the mesh; return the files.
+def write_products(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, ...], str]:
+    """Write what `export.formats` names into the run folder, the mesh last.
 
-    The mesh may fail on a sound scene, so the pipeline makes it last.
+    Args:
+        gaussians: the scene.
+        config: the run; its folder must exist.
+
+    Returns:
+        The files, and why the mesh could not be made, empty if it was: a sound scene may have no closed surface.
+
+    Raises:
+        ExportError: another product cannot be written.
     """
-    export, backend = config.export, config.render.backend
     files = []
-    for name in export.formats:
-        product = PRODUCTS[name]
-        path = config.out / product.file
-        if product.kind == "mesh":
-            continue
+    for name in config.export.formats:
+        if PRODUCTS[name].kind != "mesh":
+            path = config.out / PRODUCTS[name].file
+            _write(gaussians, path, PRODUCTS[name].kind, config)
+            files.append(path)
 
-        if product.kind == "splat":
-            write_splat(gaussians, path)
-        elif product.kind == "turntable":
-            render_turntable(
-                gaussians,
-                path,
-                seconds=export.turntable_s,
-                fps=export.turntable_fps,
-                size_px=export.turntable_px,
-                elevation_deg=export.elevation_deg,
-                backend=backend,
-            )
-        elif product.kind == "sheet":
-            write_sheet(gaussians, path, backend=backend)
-        else:
-            write_page(gaussians, path, name=config.prompt, record=read_record(config.out))
-        files.append(path)
-    return tuple(files)
+    if "mesh" not in config.export.formats:
+        return tuple(files), ""
+
+    from vlm3d_gs.mesh import extract_mesh, write_mesh
+
+    path = config.out / PRODUCTS["mesh"].file
+    try:
+        write_mesh(extract_mesh(gaussians, backend=config.render.backend), path)
+    except (ExportError, ConfigError) as error:
+        return tuple(files), str(error)
+    return (*files, path), ""
+
+
+def _write(gaussians: Gaussians, path: Path, kind: str, config: Config) -> None:
+    export, backend = config.export, config.render.backend
+
+    if kind == "splat":
+        write_splat(gaussians, path)
+    elif kind == "turntable":
+        render_turntable(
+            gaussians,
+            path,
+            seconds=export.turntable_s,
+            fps=export.turntable_fps,
+            size_px=export.turntable_px,
+            elevation_deg=export.elevation_deg,
+            backend=backend,
+        )
+    elif kind == "sheet":
+        write_sheet(gaussians, path, backend=backend)
+    else:
+        write_page(gaussians, path, name=config.prompt, record=read_record(config.out))

@@ -38,9 +38,9 @@ def mesh(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Extract a mesh from a splat: the outer surface, closed, with the splat's colours."""
+    from vlm3d_gs.assembly.device import choose_device
     from vlm3d_gs.mesh.extract import MeshSettings
     from vlm3d_gs.mesh.product import describe, make_mesh
-    from vlm3d_gs.pipeline import choose_device
     from vlm3d_gs.render import choose_backend
 
     where = choose_device(device)

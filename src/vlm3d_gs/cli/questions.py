@@ -31,7 +31,7 @@ def questions(
         settings or (),
     )
 
-    from vlm3d_gs.pipeline import questions_for
+    from vlm3d_gs.assembly.critic import questions_for
 
     for question in questions_for(config):
         typer.echo(f"{question.name:<12} {question.weight:5.2f}  {question.text}")

@@ -121,6 +121,12 @@ class Config:
         out = Path(str(self.out).replace("{prompt}", folder_name(self.prompt)))
         object.__setattr__(self, "out", out)
 
+    @property
+    def priors(self) -> dict[str, PriorConfig]:
+        """The priors in use by name: `prior` and `detail`, where enabled."""
+        both = {"prior": self.prior, "detail": self.detail}
+        return {name: prior for name, prior in both.items() if prior.enabled}
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain data for JSON; schedules become numbers or their text form."""

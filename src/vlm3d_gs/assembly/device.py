@@ -1,0 +1,39 @@
+"""Which device a run uses."""
+
+from __future__ import annotations
+
+import torch
+
+from vlm3d_gs.config.bounds import check_device
+from vlm3d_gs.core.errors import DeviceError
+from vlm3d_gs.render import can_render_on_gpu
+
+NO_GSPLAT = (
+    "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
+    "Run: pip install 'vlm3d-gs[gpu]'."
+)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `name` means; "auto" is CUDA if gsplat can render on it, and else the CPU.
+
+    Raises:
+        ConfigError: no such name.
+        DeviceError: a CUDA device that torch does not see.
+    """
+    check_device(name)
+    if name == "auto":
+        return torch.device("cuda" if can_render_on_gpu() else "cpu")
+
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise DeviceError(f"device is {name!r}, but torch sees {count} CUDA devices. Use cpu.")
+    return device
+
+
+def device_notes(name: str, device: torch.device) -> list[str]:
+    """Return what the user should know about the choice that "auto" made."""
+    if name == "auto" and device.type == "cpu" and torch.cuda.is_available():
+        return [NO_GSPLAT]
+    return []

@@ -1,0 +1,125 @@
+"""How a run starts: the prompt read, models loaded, a first cloud, or the checkpoint of an interrupted run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from vlm3d_gs.assembly.device import device_notes
+from vlm3d_gs.assembly.objective import Objective, build_objective, check_mode
+from vlm3d_gs.assembly.plan import plan_memory
+from vlm3d_gs.assembly.weights import embedded, locate_models, text_cache
+from vlm3d_gs.config import Config, CriticConfig, PriorConfig, SceneConfig
+from vlm3d_gs.core.errors import CheckpointError, ConfigError, PromptError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.initialize import ball, shell
+from vlm3d_gs.core.prompts import Prompt, parse_prompt
+from vlm3d_gs.core.seeding import generator, generators
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.runs.checkpoint import Checkpoint, load_checkpoint
+
+STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic", "targets")
+"""Names of the random streams of a run; each is seeded from `train.seed` and its name."""
+
+
+def read_prompt(text: str, priors: Mapping[str, PriorConfig], critic: CriticConfig) -> Prompt:
+    """Parse the prompt, and refuse one that an embedded model of the run does not understand.
+
+    Raises:
+        PromptError: unknown words; the message lists the known ones.
+    """
+    prompt = parse_prompt(text)
+    if prompt.composition is None and embedded(priors, critic):
+        raise PromptError(prompt.refusal)
+    return prompt
+
+
+def load_unfinished(path: Path, config: Config) -> Checkpoint:
+    """Return the checkpoint of an interrupted run that this config continues.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, it belongs to another run, or no steps are left.
+    """
+    checkpoint = load_checkpoint(path)
+
+    for name, value in (("prompt", config.prompt), ("seed", config.train.seed)):
+        before = checkpoint.meta.get(name)
+        if before != value:
+            raise CheckpointError(
+                f"The run in {path.parent} has {name} {before!r}, not {value!r}. Use the same, or choose another --out."
+            )
+
+    if checkpoint.step >= config.train.steps:
+        raise CheckpointError(
+            f"The run in {path.parent} has done {checkpoint.step} of {config.train.steps} steps. Use more --steps."
+        )
+    return checkpoint
+
+
+def new_run(
+    config: Config, prompt: Prompt, device: torch.device, *, progress: bool = False
+) -> tuple[TrainState, Objective, list[str]]:
+    """Load the models and make the first cloud.
+
+    Args:
+        config: the run.
+        prompt: what the scene should show.
+        device: of the networks and the scene.
+        progress: show progress bars of downloads.
+
+    Returns:
+        The state that steps change, what they optimise, and notes for the user.
+    """
+    check_mode(config.critic, config.prior)
+    streams = generators(config.train.seed, STREAMS)
+    folders = locate_models(config.priors, config.critic, offline=config.offline, progress=progress)
+
+    plan, notes = plan_memory(config, folders, device)
+    objective = build_objective(
+        config,
+        prompt,
+        folders,
+        device,
+        streams,
+        text_cache=text_cache(config.priors, config.critic),
+        plan=plan,
+    )
+
+    notes = [
+        *device_notes(config.device, device),
+        *notes,
+        *(f"The critic asks {item.name}: {item.text}" for item in objective.questions),
+    ]
+    return new_state(config, device, streams), objective, notes
+
+
+def new_state(
+    config: Config, device: torch.device, streams: dict[str, torch.Generator]
+) -> TrainState:
+    """Make the first cloud and its optimizer: a run before its first step."""
+    random = generator(config.train.seed, "first cloud")
+    return TrainState(
+        SceneOptimizer(first_cloud(config.scene, random).to(device), config.optim), streams
+    )
+
+
+def first_cloud(scene: SceneConfig, random: torch.Generator) -> Gaussians:
+    """Return the Gaussians that a run starts from."""
+    if scene.init == "ball":
+        draw = ball
+    elif scene.init == "shell":
+        draw = shell
+    else:
+        raise ConfigError(f"scene.init must be 'ball' or 'shell', got {scene.init!r}.")
+
+    return draw(
+        scene.n_init,
+        scene.radius,
+        random,
+        opacity=scene.opacity,
+        color_noise=0.05,
+        sh_degree=scene.sh_degree,
+    )
