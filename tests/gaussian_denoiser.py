@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm3d_gs.prior.denoiser import Prediction, as_prediction
+from vlm3d_gs.config import PriorConfig
+from vlm3d_gs.config.prior import DistillationLoss
+from vlm3d_gs.prior.losses import DistillationStep, loss_named, target_loss
 from vlm3d_gs.prior.noise import NoiseSchedule, PredictionType, diffusion_schedule, flow_schedule
+from vlm3d_gs.prior.prediction import Prediction, as_prediction
 
 SPREAD = 0.7
 SHAPE = (3, 2, 2, 2)
@@ -81,6 +84,21 @@ def model_of(
 ) -> GaussianModel:
     means = torch.randn(2, *SHAPE[1:], generator=generator, dtype=torch.float64)
     return GaussianModel(noise_schedule, means[0], means[1], scale)
+
+
+def step_of(
+    model: GaussianModel, latents: Tensor, noise: Tensor, timesteps: Tensor, **settings: object
+) -> DistillationStep:
+    """A step of one view a group; weight 1 unless the settings say otherwise."""
+    config = PriorConfig(**({"weighting": "uniform", "rescale": 0.0} | settings))  # type: ignore[arg-type]
+    return DistillationStep(
+        config, 0.0, model.noise_schedule, latents.detach(), noise, timesteps, 1, model, model
+    )
+
+
+def distilled(loss: DistillationLoss, latents: Tensor, step: DistillationStep) -> Tensor:
+    """The loss of latents on a graph."""
+    return target_loss(latents, loss_named(loss).target(step))
 
 
 def draws(generator: torch.Generator, n: int) -> list[Tensor]:

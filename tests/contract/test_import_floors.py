@@ -154,7 +154,7 @@ NEVER: set[tuple[str, str]] = {
     ("optimize.trainer", "critic.qwen.yes_no"),
     ("optimize.trainer", "prior.denoiser"),
     ("optimize.trainer", "prior.multiview"),
-    ("optimize.trainer", "prior.distillation"),
+    ("optimize.trainer", "prior.losses"),
     ("optimize.trainer", "models"),
 }
 """Pairs that must not meet even where the floors would allow it."""

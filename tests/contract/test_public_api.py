@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -43,6 +43,15 @@ def test_the_config_offers_the_renderers_that_exist() -> None:
     from vlm3d_gs.render import BACKENDS
 
     assert get_args(Backend) == BACKENDS
+
+
+def test_the_config_offers_the_losses_and_weightings_that_exist() -> None:
+    from vlm3d_gs.config.prior import DistillationLoss, PriorConfig
+    from vlm3d_gs.prior.losses import LOSSES
+    from vlm3d_gs.prior.timesteps import WEIGHTINGS
+
+    assert get_args(DistillationLoss) == tuple(LOSSES)
+    assert get_args(get_type_hints(PriorConfig)["weighting"]) == WEIGHTINGS
 
 
 def test_the_version_is_the_same_everywhere(repo_root: Path) -> None:

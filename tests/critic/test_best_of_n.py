@@ -23,8 +23,8 @@ from vlm3d_gs.critic.best_of_n import (
 )
 from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, decode_latents
-from vlm3d_gs.prior.distillation import rescale_clean
 from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
+from vlm3d_gs.prior.losses import reconstruction_target
 from vlm3d_gs.prior.noise import add_noise
 
 START = Progress(0, 300)
@@ -158,7 +158,7 @@ def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> 
             prediction = predictor(noisy, level)
             noisy = add_noise(noise_schedule, prediction.clean_pred, prediction.noise_pred, after)
         wanted = predictor(noisy, timesteps // 3)
-    alike = rescale_clean(wanted.clean_pred, wanted.clean_pred_text, prior.config.rescale, 4)
+    alike = reconstruction_target(wanted, prior.config.rescale, 4)
     if loss == "recon":
         prior_draws = latents.detach() - thrice.residual
         torch.testing.assert_close(prior_draws, alike, atol=1e-4, rtol=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,21 +15,18 @@ from gaussian_denoiser import (
     GaussianModel,
     at,
     carried,
+    distilled,
     levels,
     model_of,
     noise_by_hand,
     spread_at,
+    step_of,
 )
-from vlm3d_gs.prior.distillation import (
-    csd_residual,
-    reconstruction_loss,
-    residual_loss,
-    sds_loss,
-    timestep_weight,
-    vsd_residual,
-)
+from vlm3d_gs.config.prior import DistillationLoss
 from vlm3d_gs.prior.inversion import ism_residual, sdi_residual
-from vlm3d_gs.prior.noise import NoiseSchedule, add_noise
+from vlm3d_gs.prior.losses import residual_loss
+from vlm3d_gs.prior.noise import NoiseSchedule
+from vlm3d_gs.prior.timesteps import timestep_weight
 
 
 @pytest.fixture(params=list(NOISE_SCHEDULES))
@@ -51,26 +49,26 @@ def descend(start: Tensor, loss: Loss, generator: torch.Generator, steps: int = 
     return latent.detach()
 
 
-@pytest.mark.parametrize("method", ["sds", "reconstruction", "vsd", "sdi"])
+@pytest.mark.parametrize("method", ["sds", "recon", "vsd", "sdi"])
 def test_descent_ends_at_the_conditional_mean(
-    method: str, noise_schedule: NoiseSchedule, generator: torch.Generator
+    method: DistillationLoss, noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
     model = model_of(noise_schedule, generator, 1.0)
 
     def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        clean = latents.detach()
-        noisy = add_noise(noise_schedule, clean, noise, timesteps)
-        prediction = model(noisy, timesteps)
-        if method == "sds":
-            return sds_loss(latents, prediction.noise_pred, noise)
-        if method == "reconstruction":
-            return reconstruction_loss(latents, prediction.clean_pred)
-        if method == "vsd":
-            # What a LoRA fitted to scenes spread around this one would say.
-            lora = noise_by_hand(noise_schedule, noisy, int(timesteps[0]), clean)
-            return residual_loss(latents, vsd_residual(prediction.noise_pred, lora))
-        residual = sdi_residual(noise_schedule, model, clean, noise, timesteps, inversion_scale=1.0)
-        return residual_loss(latents, residual)
+        step = step_of(model, latents, noise, timesteps)
+        clean = step.latents
+        if method == "sdi":
+            residual = sdi_residual(
+                noise_schedule, model, clean, noise, timesteps, inversion_scale=1.0
+            )
+            return residual_loss(latents, residual)
+
+        def lora(noisy: Tensor) -> tuple[Tensor, float]:
+            """The prediction of a LoRA that is fitted to scenes spread around this one."""
+            return noise_by_hand(noise_schedule, noisy, int(timesteps[0]), clean), 0.0
+
+        return distilled(method, latents, replace(step, lora=lora))
 
     start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64) * 2.0
     end = descend(start, loss, generator)
@@ -79,12 +77,10 @@ def test_descent_ends_at_the_conditional_mean(
 
 
 def test_guided_sds_goes_beyond_the_conditional_mean(generator: torch.Generator) -> None:
-    noise_schedule = NOISE_SCHEDULES["diffusion"]
-    model = model_of(noise_schedule, generator, 3.0)
+    model = model_of(NOISE_SCHEDULES["diffusion"], generator, 3.0)
 
     def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        noisy = add_noise(noise_schedule, latents.detach(), noise, timesteps)
-        return sds_loss(latents, model(noisy, timesteps).noise_pred, noise)
+        return distilled("sds", latents, step_of(model, latents, noise, timesteps))
 
     end = descend(torch.zeros(SHAPE[1:], dtype=torch.float64), loss, generator)
     torch.testing.assert_close(end, 3.0 * model.conditional - 2.0 * model.unconditional)
@@ -93,13 +89,11 @@ def test_guided_sds_goes_beyond_the_conditional_mean(generator: torch.Generator)
 def test_csd_moves_from_the_unconditional_to_the_conditional_mean(
     noise_schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    """Both run_branches have one spread, so the implicit classifier's slope is the same everywhere."""
+    """Both branches have one spread, so the implicit classifier's slope is the same everywhere."""
     model = model_of(noise_schedule, generator, 1.0)
 
     def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        prediction = model(add_noise(noise_schedule, latents.detach(), noise, timesteps), timesteps)
-        residual = csd_residual(prediction.noise_pred_text, prediction.noise_pred_uncond)
-        return residual_loss(latents, residual)
+        return distilled("csd", latents, step_of(model, latents, noise, timesteps))
 
     start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64)
     end = descend(start, loss, generator, steps=10)
@@ -133,7 +127,7 @@ def test_ism_over_the_whole_interval_ends_near_the_conditional_mean(
 
     def loss(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         residual = ism_residual(noise_schedule, model, latents, noise, timesteps, interval=1000)
-        return residual_loss(latents, residual, timestep_weight("ism", noise_schedule, timesteps))
+        return residual_loss(latents, timestep_weight("ism", noise_schedule, timesteps) * residual)
 
     start = torch.randn(SHAPE[1:], generator=generator, dtype=torch.float64) * 2.0
     end = descend(start, loss, generator)

@@ -20,9 +20,9 @@ from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, resized, run_branches, run_network
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.lora import ScoreAdapter
+from vlm3d_gs.prior.losses import LOSSES
 from vlm3d_gs.prior.multiview import join_views
 
-LOSSES = ("recon", "sds", "csd", "ism", "sdi", "vsd")
 CAMERAS = orbit([10.0, 100.0, 190.0, 280.0], 15.0, 3.0, 40.0, 64, 64)
 
 
@@ -48,7 +48,9 @@ def settings(**values: object) -> PriorConfig:
 
 
 def prior_of(denoiser: Denoiser, texts: TextEmbedding, config: PriorConfig) -> DiffusionPrior:
-    adapter = ScoreAdapter(denoiser, rank=2, lr=1e-2, seed=3) if config.loss == "vsd" else None
+    adapter = (
+        ScoreAdapter(denoiser, rank=2, lr=1e-2, seed=3) if LOSSES[config.loss].trains_lora else None
+    )
     return DiffusionPrior(
         "prior", denoiser, texts, config, torch.Generator().manual_seed(5), adapter
     )

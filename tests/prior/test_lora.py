@@ -13,9 +13,9 @@ from diffusers import UNet2DConditionModel
 from small_denoisers import NETWORKS, Batch, make, noise_schedule_of
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
-from vlm3d_gs.prior.lora import ScoreAdapter, training_target
+from vlm3d_gs.prior.lora import ScoreAdapter
 from vlm3d_gs.prior.multiview import join_views
-from vlm3d_gs.prior.noise import PREDICTION_TYPES, clean_and_noise
+from vlm3d_gs.prior.noise import PREDICTION_TYPES, clean_and_noise, training_target
 from vlm3d_gs.runs.checkpoint import load_checkpoint, save_checkpoint
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ShapeError
 from vlm3d_gs.prior.noise import clean_and_noise, diffusion_schedule
-from vlm3d_gs.prior.perp_neg import combine, perp_neg_weights, perpendicular
+from vlm3d_gs.prior.perp_neg import perp_neg_guidance, perp_neg_weights, perpendicular
 from vlm3d_gs.prior.view_prompts import BACK, FRONT, OVERHEAD, SIDE
 
 
@@ -71,7 +71,7 @@ def test_combination_in_the_plane() -> None:
     base, positive = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 1.0]])
     negatives = torch.tensor([[[2.0, 2.0]], [[-4.0, 0.0]]])
     # d = (1, 0); the negatives' updates are (1, 1) and (-5, -1), across d: (0, 1) and (0, -1).
-    guided = combine(base, positive, negatives, torch.tensor([[-0.5, -0.25]]), 2.0)
+    guided = perp_neg_guidance(base, positive, negatives, torch.tensor([[-0.5, -0.25]]), 2.0)
     torch.testing.assert_close(guided, torch.tensor([[3.0, 0.5]]))
 
 
@@ -80,8 +80,8 @@ def test_turning_all_outputs_turns_the_result(generator: torch.Generator) -> Non
     negatives, weights = drawn(generator, 2, 3, 2), drawn(generator, 3, 2)
     c, s = math.cos(0.7), math.sin(0.7)
     turn = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
-    guided = combine(base, positive, negatives, weights, 5.0)
-    turned = combine(base @ turn.T, positive @ turn.T, negatives @ turn.T, weights, 5.0)
+    guided = perp_neg_guidance(base, positive, negatives, weights, 5.0)
+    turned = perp_neg_guidance(base @ turn.T, positive @ turn.T, negatives @ turn.T, weights, 5.0)
     torch.testing.assert_close(turned, guided @ turn.T)
 
 
@@ -91,17 +91,19 @@ def test_without_effective_negatives_it_is_classifier_free_guidance(
     base, positive = drawn(generator, 2, 4, 3, 3), drawn(generator, 2, 4, 3, 3)
     plain = base + 7.5 * (positive - base)
     negatives, weights = drawn(generator, 3, 2, 4, 3, 3), drawn(generator, 2, 3)
-    torch.testing.assert_close(combine(base, positive, negatives, 0.0 * weights, 7.5), plain)
-    none = combine(base, positive, negatives[:0], weights[:, :0], 7.5)
+    torch.testing.assert_close(
+        perp_neg_guidance(base, positive, negatives, 0.0 * weights, 7.5), plain
+    )
+    none = perp_neg_guidance(base, positive, negatives[:0], weights[:, :0], 7.5)
     torch.testing.assert_close(none, plain)
     parallel = torch.stack([base + share * (positive - base) for share in (-2.0, 0.3, 1.0)])
-    torch.testing.assert_close(combine(base, positive, parallel, weights, 7.5), plain)
+    torch.testing.assert_close(perp_neg_guidance(base, positive, parallel, weights, 7.5), plain)
 
 
 def test_a_negative_moves_away_from_what_is_its_own(generator: torch.Generator) -> None:
     base, positive = drawn(generator, 2, 4, 3, 3), drawn(generator, 2, 4, 3, 3)
     negative, weights = drawn(generator, 1, 2, 4, 3, 3), torch.tensor([[-1.0], [0.0]])
-    moved = combine(base, positive, negative, weights, 1.0) - positive
+    moved = perp_neg_guidance(base, positive, negative, weights, 1.0) - positive
     own = perpendicular(negative[0] - base, positive - base)
     assert float((moved[0] * own[0]).sum()) < 0.0
     assert float(moved[1].abs().max()) == pytest.approx(0.0, abs=1e-12)
@@ -111,7 +113,9 @@ def test_combination_has_the_right_gradient(generator: torch.Generator) -> None:
     inputs = (drawn(generator, 2, 3), drawn(generator, 2, 3), drawn(generator, 2, 2, 3))
     weights = drawn(generator, 2, 2)
     assert torch.autograd.gradcheck(
-        lambda base, positive, negatives: combine(base, positive, negatives, weights, 3.0),
+        lambda base, positive, negatives: perp_neg_guidance(
+            base, positive, negatives, weights, 3.0
+        ),
         tuple(tensor.requires_grad_() for tensor in inputs),
     )
 
@@ -123,11 +127,11 @@ def test_raw_outputs_combine_as_noise_does(kind: str, generator: torch.Generator
     noisy = torch.randn(3, 2, 4, 4, generator=generator)
     outputs = torch.randn(4, 3, 2, 4, 4, generator=generator)
     weights = -torch.rand(3, 2, generator=generator)
-    raw = combine(outputs[0], outputs[1], outputs[2:], weights, 4.0)
+    raw = perp_neg_guidance(outputs[0], outputs[1], outputs[2:], weights, 4.0)
     noises = torch.stack(
         [clean_and_noise(noise_schedule, item, noisy, timesteps)[1] for item in outputs]
     )
-    wanted = combine(noises[0], noises[1], noises[2:], weights, 4.0)
+    wanted = perp_neg_guidance(noises[0], noises[1], noises[2:], weights, 4.0)
     got = clean_and_noise(noise_schedule, raw, noisy, timesteps)[1]
     torch.testing.assert_close(got, wanted, atol=2e-4, rtol=2e-4)
 
@@ -135,9 +139,9 @@ def test_raw_outputs_combine_as_noise_does(kind: str, generator: torch.Generator
 def test_wrong_shapes_are_refused() -> None:
     base = torch.zeros(2, 3)
     with pytest.raises(ShapeError, match="weights"):
-        combine(base, base, torch.zeros(1, 2, 3), torch.zeros(1, 2), 1.0)
+        perp_neg_guidance(base, base, torch.zeros(1, 2, 3), torch.zeros(1, 2), 1.0)
     with pytest.raises(ShapeError, match="negatives"):
-        combine(base, base, torch.zeros(2, 3), torch.zeros(2, 2), 1.0)
+        perp_neg_guidance(base, base, torch.zeros(2, 3), torch.zeros(2, 2), 1.0)
     with pytest.raises(ShapeError, match="direction"):
         perpendicular(base, torch.zeros(2, 4))
 

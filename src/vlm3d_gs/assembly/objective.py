@@ -18,6 +18,7 @@ from vlm3d_gs.critic.questions.checklist import held_out_questions
 from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.prior.losses import RANKING_LOSSES, loss_named
 
 if TYPE_CHECKING:
     from vlm3d_gs.critic.best_of_n import Scorer
@@ -166,8 +167,8 @@ def build_prior(
         device: where its networks run.
         noise: random stream of timesteps and noises.
         text_cache: folder for embedded prompts; None caches nothing.
-        plan: how the networks share the device. With `vsd` the network stays there under any plan, since its gradients
-            are needed after the prediction.
+        plan: how the networks share the device. A network with a LoRA stays there under any plan, since its
+            gradients are needed after the prediction.
     """
     from vlm3d_gs.prior.guidance import DiffusionPrior
     from vlm3d_gs.prior.loading.pipeline import load_denoiser, load_tiny_vae
@@ -179,7 +180,8 @@ def build_prior(
         prompts = list(view_texts(prompt, debias=settings.debias_prompt))
     texts = embed_texts(folder, [settings.negative_prompt, *prompts], device, cache=text_cache)
 
-    denoiser = load_denoiser(folder, device, plan="full" if settings.loss == "vsd" else plan)
+    trains_lora = loss_named(settings.loss).trains_lora
+    denoiser = load_denoiser(folder, device, plan="full" if trains_lora else plan)
     if settings.tiny_vae is not None:
         denoiser = replace(denoiser, vae=load_tiny_vae(Path(settings.tiny_vae), denoiser))
     if settings.channels_last:
@@ -189,7 +191,7 @@ def build_prior(
         denoiser.network.compile()
 
     adapter = None
-    if settings.loss == "vsd":
+    if trains_lora:
         from vlm3d_gs.prior.lora import ScoreAdapter
 
         adapter = ScoreAdapter(
@@ -223,14 +225,15 @@ def check_mode(critic: CriticConfig, prior: PriorConfig) -> None:
     if critic.enabled and critic.mode in ("best-of-n", "pairwise") and not can_rank(prior):
         found = f"prior.loss={prior.loss}" if prior.enabled else "prior.enabled=false"
         raise ConfigError(
-            f"critic.mode {critic.mode!r} compares noises of the prior, which needs prior.loss recon or sds, "
-            f"got {found}. Set prior.loss=sds, or critic.mode=gradient for a critic with weights."
+            f"critic.mode {critic.mode!r} compares noises of the prior, which needs prior.loss "
+            f"{' or '.join(RANKING_LOSSES)}, got {found}. Set prior.loss=sds, or critic.mode=gradient for a "
+            "critic with weights."
         )
 
 
 def can_rank(prior: PriorConfig) -> bool:
     """Return whether the critic can compare noises of this prior: its loss takes one prediction per noise."""
-    return prior.enabled and prior.loss in ("recon", "sds")
+    return prior.enabled and loss_named(prior.loss).can_rank
 
 
 def _reconstruction(

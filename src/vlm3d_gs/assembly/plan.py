@@ -20,6 +20,7 @@ from vlm3d_gs.assembly.objective import can_rank
 from vlm3d_gs.assembly.weights import has_large_critic, large_priors
 from vlm3d_gs.config import CameraConfig, Config, CriticConfig, PriorConfig
 from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.prior.losses import loss_named
 
 LORA_VALUES_A_RANK = 230_400
 """Values of a LoRA of rank 1 on the attention of Stable Diffusion's UNet: 32 layers of four matrices."""
@@ -118,7 +119,7 @@ def _prior_parameters(priors: dict[str, PriorConfig], folders: dict[str, Path]) 
         if any(component.glob("*.safetensors"))
     }
     for name, prior in priors.items():
-        if prior.loss == "vsd":
+        if loss_named(prior.loss).trains_lora:
             parameters[f"{name}.lora"] = prior.lora_rank * LORA_VALUES_A_RANK
     return parameters
 

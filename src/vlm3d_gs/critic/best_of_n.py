@@ -21,8 +21,8 @@ from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, view_name
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
 from vlm3d_gs.prior.denoiser import decode_latents
-from vlm3d_gs.prior.distillation import residual_loss
 from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
+from vlm3d_gs.prior.losses import RANKING_LOSSES, residual_loss
 
 SHARPNESS = 2.0
 """Inverse temperature of the softmax over standardised scores: one standard deviation is a factor of e^2."""
@@ -53,7 +53,7 @@ class BestOfN:
         """Store the prior and the scorer.
 
         Args:
-            prior: with a loss that evaluates the denoiser once per noise: recon or sds.
+            prior: with a loss of `losses.RANKING_LOSSES`, which evaluate the denoiser once per noise.
             scorer: scores clean images.
             config: mode, number of noises, interval.
             until_step: noises are compared before this step only; None is always.
@@ -61,9 +61,10 @@ class BestOfN:
         Raises:
             ConfigError: the prior has another loss.
         """
-        if prior.config.loss not in ("recon", "sds"):
+        if not prior.loss.can_rank:
             raise ConfigError(
-                f"critic.mode {config.mode!r} needs prior.loss recon or sds, got {prior.config.loss!r}."
+                f"critic.mode {config.mode!r} needs prior.loss {' or '.join(RANKING_LOSSES)}, "
+                f"got {prior.config.loss!r}."
             )
 
         self.prior, self.scorer, self.config = prior, scorer, config

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from vlm3d_gs.config.reconstruct import Solver
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.prior.denoiser import Prediction
-from vlm3d_gs.prior.inversion import Predictor
 from vlm3d_gs.prior.noise import SMALLEST_SIGNAL, NoiseSchedule, add_noise
+from vlm3d_gs.prior.prediction import Prediction, Predictor
 
 Correction = Callable[[Tensor], Tensor]
 """Changes predicted clean latents [B, C, h, w] before the chain goes on, as guidance at test time does."""

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.profiling import count, section
 from vlm3d_gs.core.residency import Plan, resident
-from vlm3d_gs.prior.noise import NoiseSchedule, clean_and_noise
+from vlm3d_gs.prior.noise import NoiseSchedule
+from vlm3d_gs.prior.prediction import Prediction, as_prediction, classifier_free_guidance
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,6 @@ class Denoiser:
     def is_multiview(self) -> bool:
         """Whether the network is conditioned on cameras, four views of an object at a time."""
         return self.network.config.get("class_embed_type") == "projection"
-
-    @property
-    def sample_px(self) -> int:
-        """Side of the pictures that the network was trained on."""
-        return int(self.network.config.sample_size) * self.latent_factor
 
     @property
     def latent_factor(self) -> int:
@@ -187,24 +183,6 @@ def _decode(denoiser: Denoiser, latents: Tensor) -> Tensor:
     return (decoded.float() / 2.0 + 0.5).clamp(0.0, 1.0).movedim(1, -1)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about noisy latents; all [B, C, h, w] float32, without graph."""
-
-    clean_pred: Tensor
-    """Guided prediction of the clean latents."""
-    noise_pred: Tensor
-    """Guided prediction of the noise."""
-    clean_pred_text: Tensor
-    """Prediction of the clean latents with the prompt, unguided."""
-    noise_pred_text: Tensor
-    """Prediction of the noise with the prompt, unguided."""
-    clean_pred_uncond: Tensor
-    """Prediction of the clean latents with the negative prompt."""
-    noise_pred_uncond: Tensor
-    """Prediction of the noise with the negative prompt."""
-
-
 def run_network(
     denoiser: Denoiser,
     noisy: Tensor,
@@ -287,7 +265,7 @@ def predict(
     Source: Ho and Salimans 2022 (arXiv 2207.12598), eq. 6 with w = guidance_scale - 1.
     """
     uncond, text = run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
-    guided = uncond + guidance_scale * (text - uncond)
+    guided = classifier_free_guidance(uncond, text, guidance_scale)
     return as_prediction(denoiser.noise_schedule, noisy, timesteps, guided, text, uncond)
 
 
@@ -342,23 +320,6 @@ def _run_branches(
         None if camera_matrices is None else camera_matrices.repeat(count, 1),
     )
     return output.unflatten(0, (count, -1))
-
-
-def as_prediction(
-    noise_schedule: NoiseSchedule,
-    noisy: Tensor,
-    timesteps: Tensor,
-    guided: Tensor,
-    text: Tensor,
-    uncond: Tensor,
-) -> Prediction:
-    """Turn three raw outputs [B, C, h, w] for the same latents into a `Prediction`."""
-    predictions = (
-        prediction
-        for output in (guided, text, uncond)
-        for prediction in clean_and_noise(noise_schedule, output, noisy, timesteps)
-    )
-    return Prediction(*predictions)
 
 
 def require_multiview(denoiser: Denoiser) -> None:

@@ -1,12 +1,13 @@
 """Score distillation with one diffusion or flow model, as a `Guidance`.
 
-A step: encode the renders, draw noise levels, ask the denoiser, and turn what it says into a loss of the latents. What
-is asked (view prompts, Perp-Neg, cameras) and which loss is taken are the two branches of this file.
+A step: encode the renders, draw noise levels, and hand `losses` a predictor, the denoiser under this prior's texts
+(view prompts, Perp-Neg), cameras and guidance scale.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,39 +19,31 @@ from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
 from vlm3d_gs.prior.denoiser import (
     Denoiser,
-    Prediction,
     TextEmbedding,
-    as_prediction,
     encode_images,
     require_multiview,
     resized,
     run_branches,
 )
-from vlm3d_gs.prior.distillation import (
-    clip_residual,
-    csd_residual,
-    descend_timesteps,
-    draw_timesteps,
-    reconstruction_loss,
-    rescale_clean,
-    residual_loss,
-    timestep_weight,
-    vsd_residual,
-)
-from vlm3d_gs.prior.inversion import SDI_STEPS, Predictor, ism_residual, sdi_residual
+from vlm3d_gs.prior.losses import DistillationStep, loss_named, reconstruction_target, target_loss
 from vlm3d_gs.prior.multiview import join_views
 from vlm3d_gs.prior.noise import add_noise
-from vlm3d_gs.prior.perp_neg import combine, perp_neg_weights
+from vlm3d_gs.prior.perp_neg import perp_neg_guidance, perp_neg_weights
+from vlm3d_gs.prior.prediction import (
+    Prediction,
+    Predictor,
+    as_prediction,
+    classifier_free_guidance,
+)
+from vlm3d_gs.prior.timesteps import descend_timesteps, draw_timesteps
 from vlm3d_gs.prior.view_prompts import mix_texts, view_weights
 
 if TYPE_CHECKING:
     from vlm3d_gs.prior.lora import ScoreAdapter
 
 MULTIVIEW_FAMILIES = ("mini", "mvdream")
-GUIDED_LOSSES = ("recon", "sds", "vsd")
-"""Losses that read the guided prediction and never the unconditional one."""
-ISM_STEPS = 5
-"""Inversion steps of ISM's published configuration, for the whole range of timesteps."""
+NEGATIVE, PROMPT = 0, 1
+"""Rows of a prior's texts: the negative prompt, then the prompt, or its versions for `view_prompts.VIEWS`."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +51,15 @@ class Candidate:
     """Where one noise would lead."""
 
     residual: Tensor
-    """[B, C, h, w]: guided; its negative is the pull on the latents, weighted by the noise level."""
+    """[B, C, h, w] latents minus the target of the loss."""
     unguided_residual: Tensor
-    """The same from the conditional branch alone."""
+    """[B, C, h, w] the same from the prediction with the prompt alone, without guidance."""
     clean: Tensor
-    """[B, C, h, w]: the guided clean latents."""
+    """[B, C, h, w] the guided clean latents."""
 
 
 class DiffusionPrior:
-    """Pulls the renders towards what a frozen text-to-image or text-to-views model would draw."""
+    """Draws the renders to what a frozen text-to-image or text-to-views model would generate."""
 
     def __init__(
         self,
@@ -86,9 +79,20 @@ class DiffusionPrior:
             config: loss, guidance scale, noise levels.
             generator: source of noise and timesteps, on the CPU.
             adapter: the LoRA of `vsd`, None for the other losses.
+
+        Raises:
+            ConfigError: the network knows no cameras, but the config's family does; the loss is unknown, or trains a
+                LoRA and there is none.
         """
         self.name, self.denoiser, self.texts, self.config = name, denoiser, texts, config
         self.generator, self.adapter = generator, adapter
+        self.loss = loss_named(config.loss)
+        if self.loss.trains_lora and adapter is None:
+            raise ConfigError(
+                f"prior.loss {config.loss!r} trains a LoRA, but got no adapter. "
+                "Build the prior by assembly.objective.build_prior."
+            )
+
         self.joins_views = config.family in MULTIVIEW_FAMILIES and config.use_cameras
         if self.joins_views:
             require_multiview(denoiser)
@@ -105,7 +109,7 @@ class DiffusionPrior:
         return {} if self.adapter is None else self.adapter.state_tensors()
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state_tensors` returned."""
+        """Restore what `state_tensors` returned."""
         if self.adapter is not None:
             self.adapter.load_state_tensors(tensors)
 
@@ -113,14 +117,19 @@ class DiffusionPrior:
         """Return the gradient of the views' distillation loss, weighted by its schedule.
 
         Raises:
-            ShapeError: the number of pictures is no multiple of the group size.
+            ShapeError: the number of images is no multiple of the group size.
         """
         fraction = progress.fraction
         color = views.color.detach().requires_grad_()
         latents, timesteps = self.begin(color, views, fraction)
+
         noise = self.draw_noise(latents)
-        loss, scalars = self._distill(latents, timesteps, noise, views, fraction)
-        scalars |= {"loss": loss.detach(), "t": timesteps.float().mean()}
+        step = self._step(
+            latents.detach(), timesteps, noise, views.cameras, views.n_views, fraction
+        )
+        loss = target_loss(latents, self.loss.target(step))
+
+        scalars = step.scalars | {"loss": loss.detach(), "t": timesteps.float().mean()}
         gradient = color_gradient(self.config.weight(fraction) * loss, color, self.name)
         return GuidanceOutput(gradient, scalars)
 
@@ -136,15 +145,15 @@ class DiffusionPrior:
             Latents [B, C, h, w] on the graph of `color`, and timesteps [B].
 
         Raises:
-            ShapeError: the number of pictures is no multiple of the group size.
+            ShapeError: the number of images is no multiple of the group size.
         """
-        if len(views.cameras) % views.n_views:
-            raise ShapeError(
-                f"{len(views.cameras)} pictures do not divide into groups of {views.n_views} views."
-            )
-        self.prepare_attention(views.n_views)
+        n_images, n_views = len(views.cameras), views.n_views
+        if n_images % n_views:
+            raise ShapeError(f"{n_images} images do not divide into groups of {n_views} views.")
+
+        self.prepare_attention(n_views)
         latents = encode_images(self.denoiser, resized(color, self.config.size_px))
-        timesteps = self._timesteps(len(views.cameras), views.n_views, fraction)
+        timesteps = self._draw_timesteps(n_images, n_views, fraction)
         return latents, timesteps.to(latents.device, non_blocking=True)
 
     def draw_candidates(
@@ -157,244 +166,204 @@ class DiffusionPrior:
         steps: int = 1,
         count: int = 1,
     ) -> list[Candidate]:
-        """Draw noises and say where each leads, for the losses `recon` and `sds`.
+        """Draw noises and find where each leads, for losses that a critic can rank (`losses.RANKING_LOSSES`).
 
-        The network is asked about all noises in one batch, but for the plan `sequential`.
+        All noises share one batch of the network, except under the plan `sequential`.
 
         Args:
             latents: [B, C, h, w] of the renders.
             timesteps: [B] int64, their noise levels.
             views: the renders.
             fraction: of the run.
-            steps: deterministic DDIM steps from there down to a clean picture. One step gives the mean of all pictures
-                that the noisy one may be, which at high noise is a blur of every layout; several give one of them. The
-                residual of `sds` is that of the first step in any case.
+            steps: deterministic DDIM steps from there down to clean images. One step gives the mean of all images that
+                the noisy one may be, which at high noise is a blur of every layout; several give one of them. The
+                residual of a loss that does not look ahead is that of the first step in any case.
             count: noises.
         """
         noises = [self.draw_noise(latents) for _ in range(count)]
         at_once = 1 if self.denoiser.plan == "sequential" else count
-        batches = [torch.cat(noises[k : k + at_once]) for k in range(0, count, at_once)]
+
         cameras = views.cameras.select(torch.arange(len(latents)).repeat(at_once))
-        clean, levels = latents.detach().repeat(at_once, 1, 1, 1), timesteps.repeat(at_once)
-        predictor = self.predictor(cameras, fraction)
-        group = views.n_views if self.joins_views else 1
-        return [
-            candidate
-            for noise in batches
-            for candidate in _split(
-                self._follow(clean, levels, noise, predictor, steps, group), len(latents)
-            )
-        ]
+        repeated, levels = latents.detach().repeat(at_once, 1, 1, 1), timesteps.repeat(at_once)
 
-    def _follow(
-        self,
-        clean: Tensor,
-        timesteps: Tensor,
-        noise: Tensor,
-        predictor: Predictor,
-        steps: int,
-        group: int,
-    ) -> Candidate:
-        noise_schedule = self.denoiser.noise_schedule
-        noisy = add_noise(noise_schedule, clean, noise, timesteps)
-        prediction = first = predictor(noisy, timesteps)
-        for left in range(steps - 1, 0, -1):
-            lower = timesteps * left // steps
-            noisy = add_noise(noise_schedule, prediction.clean_pred, prediction.noise_pred, lower)
-            prediction = predictor(noisy, lower)
-        target = rescale_clean(
-            prediction.clean_pred, prediction.clean_pred_text, self.config.rescale, group
-        )
-        if self.config.loss == "recon":
-            return Candidate(clean - target, clean - prediction.clean_pred_text, target)
-        scale = timestep_weight(self.config.weighting, noise_schedule, timesteps)
-        return Candidate(
-            scale * (first.noise_pred - noise), scale * (first.noise_pred_text - noise), target
-        )
-
-    def draw_noise(self, latents: Tensor) -> Tensor:
-        """Draw noise on the CPU, so that it is the same for every device."""
-        drawn = torch.randn(latents.shape, generator=self.generator)
-        return drawn.to(latents.device, non_blocking=True)
-
-    def prepare_attention(self, n_views: int) -> None:
-        """Make a multi-view network attend over groups of `n_views`, or over single views where it draws each alone."""
-        if self.denoiser.is_multiview:
-            join_views(self.denoiser.network, n_views if self.joins_views else 1)
-
-    def _timesteps(self, n_pictures: int, n_views: int, fraction: float) -> Tensor:
-        config, n_train = self.config, len(self.denoiser.noise_schedule)
-        low, high = config.t_min(fraction), config.t_max(fraction)
-        group = n_views if self.joins_views else 1
-        if config.timesteps == "uniform":
-            return draw_timesteps(low, high, n_pictures // group, group, n_train, self.generator)
-        if config.timesteps == "descend":
-            return descend_timesteps(
-                config.t_min(1.0), config.t_max(0.0), fraction, n_pictures, n_train
-            )
-        raise ConfigError(
-            f"prior.timesteps must be 'uniform' or 'descend', got {config.timesteps!r}."
-        )
-
-    def _distill(
-        self, latents: Tensor, timesteps: Tensor, noise: Tensor, views: Views, fraction: float
-    ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Return the loss of the config, and what it wants logged."""
-        noise_schedule, cameras = self.denoiser.noise_schedule, views.cameras
-        predictor = self.predictor(cameras, fraction)
-        scalars: dict[str, float | Tensor] = {}
-        kind = self.config.loss
-        clean = latents.detach()
-        if kind == "ism":
-            residual = self._ism(clean, timesteps, noise, predictor, cameras)
-        elif kind == "sdi":
-            steps = self.config.inversion_steps or SDI_STEPS
-            start = torch.zeros_like(noise)  # as published: the inversion finds the noise
-            residual = sdi_residual(
-                noise_schedule, predictor, clean, start, timesteps, n_steps=steps
-            )
-        else:
-            noisy = add_noise(noise_schedule, clean, noise, timesteps)
-            prediction = predictor(noisy, timesteps)
-            if kind == "recon":
-                group = views.n_views if self.joins_views else 1
-                target = rescale_clean(
-                    prediction.clean_pred, prediction.clean_pred_text, self.config.rescale, group
-                )
-                return reconstruction_loss(latents, target), scalars
-            if kind == "sds":
-                residual = prediction.noise_pred - noise
-            elif kind == "csd":
-                residual = csd_residual(prediction.noise_pred_text, prediction.noise_pred_uncond)
-            elif kind == "vsd":
-                residual, lora_loss = self._variational(
-                    clean, noisy, timesteps, prediction.noise_pred, views
-                )
-                scalars["lora_loss"] = lora_loss
-            else:
-                raise ConfigError(
-                    f"prior.loss must be recon, sds, csd, ism, sdi or vsd, got {kind!r}."
-                )
-        weighting = "uniform" if kind == "sdi" else self.config.weighting
-        residual = timestep_weight(weighting, noise_schedule, timesteps) * residual
-        clip = self.config.score_clip(fraction)
-        return residual_loss(latents, clip_residual(residual, clip) if clip else residual), scalars
-
-    def _ism(
-        self,
-        clean: Tensor,
-        timesteps: Tensor,
-        noise: Tensor,
-        predictor: Predictor,
-        cameras: Cameras,
-    ) -> Tensor:
-        """Return the residual between neighbouring noise levels; inversion asks only the unconditional branch."""
-        config, n_train = self.config, len(self.denoiser.noise_schedule)
-        steps = ISM_STEPS if config.inversion_steps is None else config.inversion_steps
-        return ism_residual(
-            self.denoiser.noise_schedule,
-            predictor,
-            clean,
-            noise,
-            timesteps,
-            interval=max(1, round(config.inversion_interval * n_train)),
-            stride=-(-n_train // steps) if steps else None,
-            inverter=self._uncond_predictor(cameras),
-        )
-
-    def _variational(
-        self, clean: Tensor, noisy: Tensor, timesteps: Tensor, noise_pred: Tensor, views: Views
-    ) -> tuple[Tensor, float]:
-        """Return the difference to the LoRA's prediction, and the LoRA's loss of learning the present renders."""
-        if self.adapter is None:
-            raise ConfigError(
-                "prior.loss 'vsd' needs an adapter; build the prior by guidance.build_prior."
-            )
-        text, camera_matrices = (
-            self._prompt_texts(views.cameras),
-            self._camera_matrices(views.cameras),
-        )
-        _, noise_pred_lora = self.adapter.predict_noise(noisy, timesteps, text, camera_matrices)
-        lora_loss = self.adapter.train_step(
-            clean,
-            text,
-            camera_matrices,
-            self.generator,
-            n_views=views.n_views if self.joins_views else 1,
-        )
-        return vsd_residual(noise_pred, noise_pred_lora), lora_loss
-
-    def _uncond_predictor(self, cameras: Cameras) -> Predictor:
-        """Return a predictor of the negative prompt alone, at half the cost."""
-        negative = self.texts.rows([0] * len(cameras))
-        camera_matrices = self._camera_matrices(cameras) if self.denoiser.is_multiview else None
-        noise_schedule = self.denoiser.noise_schedule
-
-        def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
-            (output,) = run_branches(self.denoiser, noisy, timesteps, (negative,), camera_matrices)
-            return as_prediction(noise_schedule, noisy, timesteps, output, output, output)
-
-        return predict
+        candidates: list[Candidate] = []
+        for start in range(0, count, at_once):
+            noise = torch.cat(noises[start : start + at_once])
+            step = self._step(repeated, levels, noise, cameras, views.n_views, fraction)
+            candidates += _split(self._candidate(step, steps), len(latents))
+        return candidates
 
     def predictor(self, cameras: Cameras, fraction: float) -> Predictor:
         """Return the denoiser as a function of noisy latents [B, C, h, w] and timesteps [B] alone.
 
         Texts, cameras and guidance scale are those of this prior, of B cameras, and of the fraction of the run. At a
-        scale of exactly 1 guidance changes nothing, so losses that read the guided prediction alone ask the network for
-        the prompt only, at half the cost; the unconditional fields are then those of the prompt.
+        scale of exactly 1 guidance changes nothing, so for losses that do not read the unconditional prediction the
+        network is run with the prompt only, at half the cost; the unconditional fields are then those of the prompt.
         """
-        negative = self.texts.rows([0] * len(cameras))
-        prompt = self._prompt_texts(cameras)
-        camera_matrices = self._camera_matrices(cameras) if self.denoiser.is_multiview else None
-        scale, noise_schedule = self.config.guidance_scale(fraction), self.denoiser.noise_schedule
+        n, scale = len(cameras), self.config.guidance_scale(fraction)
+        noise_schedule = self.denoiser.noise_schedule
+        camera_matrices = self._network_cameras(cameras)
+        texts = (self.texts.rows([NEGATIVE] * n), self._prompt_embeddings(cameras))
 
-        negative_weights = (
-            perp_neg_weights(cameras) if self.config.perp_neg else torch.zeros(len(cameras), 0)
-        )
-        used = [
-            k for k in range(negative_weights.shape[1]) if bool((negative_weights[:, k] != 0).any())
-        ]
-        others = [self.texts.rows([1 + k] * len(cameras)) for k in used]
-        prompt_alone = scale == 1.0 and not others and self.config.loss in GUIDED_LOSSES
+        # Perp-Neg: only the views that are a negative of some camera cost a branch.
+        weights = torch.zeros(n, 0)
+        if self.config.perp_neg:
+            weights = perp_neg_weights(cameras)
+        used = [view for view in range(weights.shape[1]) if bool((weights[:, view] != 0).any())]
+        negative_texts = [self.texts.rows([PROMPT + view] * n) for view in used]
+
+        prompt_only = scale == 1.0 and not used and not self.loss.reads_uncond
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
-            if prompt_alone:
-                (text,) = run_branches(self.denoiser, noisy, timesteps, (prompt,), camera_matrices)
+            if prompt_only:
+                (text,) = run_branches(self.denoiser, noisy, timesteps, texts[1:], camera_matrices)
                 return as_prediction(noise_schedule, noisy, timesteps, text, text, text)
+
             uncond, text, *negatives = run_branches(
-                self.denoiser, noisy, timesteps, (negative, prompt, *others), camera_matrices
+                self.denoiser, noisy, timesteps, (*texts, *negative_texts), camera_matrices
             )
             if negatives:
-                weights = negative_weights[:, used].to(noisy, non_blocking=True)
-                guided = combine(uncond, text, torch.stack(negatives), weights, scale)
+                used_weights = weights[:, used].to(noisy, non_blocking=True)
+                guided = perp_neg_guidance(
+                    uncond, text, torch.stack(negatives), used_weights, scale
+                )
             else:
-                guided = uncond + scale * (text - uncond)
+                guided = classifier_free_guidance(uncond, text, scale)
             return as_prediction(noise_schedule, noisy, timesteps, guided, text, uncond)
 
         return predict
 
-    def _prompt_texts(self, cameras: Cameras) -> TextEmbedding:
+    def _predict_uncond(self, noisy: Tensor, timesteps: Tensor, *, cameras: Cameras) -> Prediction:
+        """Predict with the negative prompt alone, at half the cost; all fields are those of that prompt."""
+        text = self.texts.rows([NEGATIVE] * len(cameras))
+        (output,) = run_branches(
+            self.denoiser, noisy, timesteps, (text,), self._network_cameras(cameras)
+        )
+        return as_prediction(self.denoiser.noise_schedule, noisy, timesteps, output, output, output)
+
+    def _step(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        cameras: Cameras,
+        n_views: int,
+        fraction: float,
+    ) -> DistillationStep:
+        """Gather what a loss may read; `n_views` is the size of the view groups."""
+        lora = None
+        if self.adapter is not None:
+            lora = partial(
+                self._run_lora,
+                latents=latents,
+                timesteps=timesteps,
+                cameras=cameras,
+                n_views=n_views,
+            )
+        return DistillationStep(
+            config=self.config,
+            fraction=fraction,
+            noise_schedule=self.denoiser.noise_schedule,
+            latents=latents,
+            noise=noise,
+            timesteps=timesteps,
+            n_views=self.n_joint_views(n_views),
+            predictor=self.predictor(cameras, fraction),
+            uncond_predictor=partial(self._predict_uncond, cameras=cameras),
+            lora=lora,
+        )
+
+    def _run_lora(
+        self,
+        noisy: Tensor,
+        *,
+        latents: Tensor,
+        timesteps: Tensor,
+        cameras: Cameras,
+        n_views: int,
+    ) -> tuple[Tensor, float]:
+        """Return the noise that the LoRA predicts; then train it on the latents, and return the loss of that."""
+        assert self.adapter is not None
+        text, camera_matrices = self._prompt_embeddings(cameras), self._camera_matrices(cameras)
+        _, noise_pred = self.adapter.predict_noise(noisy, timesteps, text, camera_matrices)
+        lora_loss = self.adapter.train_step(
+            latents, text, camera_matrices, self.generator, n_views=self.n_joint_views(n_views)
+        )
+        return noise_pred, lora_loss
+
+    def _candidate(self, step: DistillationStep, n_steps: int) -> Candidate:
+        """Follow the noise of a step down `n_steps` DDIM steps, and return where the loss then leads."""
+        first = last = step.predictor(step.noisy, step.timesteps)
+        for remaining in range(n_steps - 1, 0, -1):
+            lower = step.timesteps * remaining // n_steps
+            noisy = add_noise(step.noise_schedule, last.clean_pred, last.noise_pred, lower)
+            last = step.predictor(noisy, lower)
+
+        def residual(prediction: Prediction) -> Tensor:
+            # The loss evaluates its predictor once, and that is known already.
+            known = replace(step, predictor=lambda noisy, timesteps: prediction)
+            return step.latents - self.loss.target(known)
+
+        prediction = last if self.loss.looks_ahead else first
+        clean = reconstruction_target(last, self.config.rescale, step.n_views)
+        return Candidate(residual(prediction), residual(prediction.unguided), clean)
+
+    def draw_noise(self, latents: Tensor) -> Tensor:
+        """Draw noise on the CPU, so that it is the same for every device."""
+        noise = torch.randn(latents.shape, generator=self.generator)
+        return noise.to(latents.device, non_blocking=True)
+
+    def _draw_timesteps(self, n_images: int, n_views: int, fraction: float) -> Tensor:
+        """Return [n_images] int64 timesteps on the CPU, as `prior.timesteps` says."""
+        config, n_train = self.config, len(self.denoiser.noise_schedule)
+        if config.timesteps == "uniform":
+            low, high, joint = (
+                config.t_min(fraction),
+                config.t_max(fraction),
+                self.n_joint_views(n_views),
+            )
+            return draw_timesteps(low, high, n_images // joint, joint, n_train, self.generator)
+        if config.timesteps == "descend":
+            low, high = config.t_min(1.0), config.t_max(0.0)
+            return descend_timesteps(low, high, fraction, n_images, n_train)
+        raise ConfigError(
+            f"prior.timesteps must be 'uniform' or 'descend', got {config.timesteps!r}."
+        )
+
+    def prepare_attention(self, n_views: int) -> None:
+        """Make a multi-view network attend over groups of `n_views` views, or over each view alone."""
+        if self.denoiser.is_multiview:
+            join_views(self.denoiser.network, self.n_joint_views(n_views))
+
+    def n_joint_views(self, n_views: int) -> int:
+        """Return how many adjacent views the network denoises together, of groups of `n_views`: all or 1."""
+        return n_views if self.joins_views else 1
+
+    def _prompt_embeddings(self, cameras: Cameras) -> TextEmbedding:
         """Return the prompt's embedding for each camera."""
         if self.config.view_prompts == "off":
-            return self.texts.rows([1] * len(cameras))
+            return self.texts.rows([PROMPT] * len(cameras))
+
         weights = view_weights(cameras, interpolate=self.config.view_prompts == "interpolate")
-        named = self.texts.rows(range(1, len(self.texts)))
-        return mix_texts(named, weights.to(named.tokens.device, non_blocking=True))
+        view_texts = self.texts.rows(range(PROMPT, len(self.texts)))
+        return mix_texts(view_texts, weights.to(view_texts.tokens.device, non_blocking=True))
+
+    def _network_cameras(self, cameras: Cameras) -> Tensor | None:
+        """Return the camera condition of the network; None for one that knows no cameras."""
+        return self._camera_matrices(cameras) if self.denoiser.is_multiview else None
 
     def _camera_matrices(self, cameras: Cameras) -> Tensor:
         """Return [B, 16] camera matrices; zeros for a multi-view network that is run without cameras."""
         camera_matrices = mvdream_camera_matrices(cameras).flatten(1).float()
         camera_matrices = camera_matrices.to(self.denoiser.device, non_blocking=True)
-        return (
-            camera_matrices
-            if self.joins_views or not self.denoiser.is_multiview
-            else 0.0 * camera_matrices
-        )
+        if self.denoiser.is_multiview and not self.joins_views:
+            return 0.0 * camera_matrices
+        return camera_matrices
 
 
-def _split(joined: Candidate, size: int) -> list[Candidate]:
-    """Return the candidates of `size` pictures each that make up one of more."""
-    parts = (
-        tensor.split(size) for tensor in (joined.residual, joined.unguided_residual, joined.clean)
+def _split(batch: Candidate, size: int) -> list[Candidate]:
+    """Return the candidates of `size` images each that are joined in a batch."""
+    columns = (
+        tensor.split(size) for tensor in (batch.residual, batch.unguided_residual, batch.clean)
     )
-    return [Candidate(*tensors) for tensors in zip(*parts, strict=True)]
+    return [Candidate(*tensors) for tensors in zip(*columns, strict=True)]

@@ -1,54 +1,26 @@
 """Distillation along DDIM inversion: residuals of ISM and SDI, for diffusion and flow models alike.
 
-A DDIM step between any two noise levels is z_t' = signal(t') z0_hat + sigma(t') eps_hat. Upwards in noise it inverts
-sampling: it finds the noise that the model would have started from. With signal = 1 - sigma it is the Euler step of a
-flow model, so nothing here depends on the kind of model.
+A DDIM step between any two noise levels is z_t' = signal(t') z0_hat + sigma(t') eps_hat. Run towards more noise it
+inverts sampling: it finds the noise from which the model would have started. With signal = 1 - sigma it is the Euler
+step of a flow model, so nothing here depends on the kind of model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.prior.noise import NoiseSchedule, add_noise
-
-if TYPE_CHECKING:
-    from vlm3d_gs.prior.denoiser import Prediction
-
-Predictor = Callable[[Tensor, Tensor], "Prediction"]
-"""Noisy latents [B, C, h, w] and timesteps [B] -> what the model says about them."""
+from vlm3d_gs.prior.prediction import Predictor, with_guidance_scale
 
 SDI_INVERSION_SCALE = -6.5
 """SDI's published -7.5 is a factor on top of the conditional prediction; ours counts from the unconditional one."""
 SDI_STEPS = 10
 """Inversion steps of SDI's published configuration, for the whole range of timesteps."""
-
-
-def guided(prediction: Prediction, guidance_scale: float) -> tuple[Tensor, Tensor]:
-    """Return clean latents and noise at a guidance scale other than the one the prediction was made with.
-
-    Unconditional + guidance_scale * (conditional - unconditional): 0 is the unconditional prediction, 1 the
-    conditional. Both results belong to one output of the network, as that is linear in them.
-
-    Args:
-        prediction: of a model, all [B, C, h, w].
-        guidance_scale: any number; negative ones point away from the prompt.
-
-    Returns:
-        z_0 and eps, both [B, C, h, w].
-
-    Source: Ho and Salimans 2022 (arXiv 2207.12598), eq. 6 with w = guidance_scale - 1.
-    """
-    clean, noise = prediction.clean_pred_uncond, prediction.noise_pred_uncond
-    return (
-        clean + guidance_scale * (prediction.clean_pred_text - clean),
-        noise + guidance_scale * (prediction.noise_pred_text - noise),
-    )
 
 
 @torch.no_grad()
@@ -62,8 +34,8 @@ def invert(
     """Carry latents to higher noise levels by deterministic DDIM steps.
 
     Args:
-        noise_schedule: the model's.
-        predictor: asked once a step, at the step's lower level.
+        noise_schedule: of the model.
+        predictor: called once a step, at the step's lower level.
         start: [B, C, h, w] latents at `path[0]`.
         path: timesteps [B] of each stop, never falling; a step that does not rise changes nothing.
         guidance_scale: 0 reads only the unconditional prediction.
@@ -75,13 +47,13 @@ def invert(
     """
     noisy = start
     for now, after in pairwise(path):
-        clean, noise = guided(predictor(noisy, now), guidance_scale)
+        clean, noise = with_guidance_scale(predictor(noisy, now), guidance_scale)
         noisy = add_noise(noise_schedule, clean, noise, after)
     return noisy
 
 
 def strided_path(timesteps: Tensor, stride: int) -> list[Tensor]:
-    """Return stops 0, stride, 2 stride, ... up to each entry's own `timesteps` [B]; the last stop is `timesteps`.
+    """Return the stops 0, stride, 2 stride, ... up to each entry of `timesteps` [B]; the last stop is `timesteps`.
 
     Raises:
         ConfigError: a stride below 1.
@@ -92,6 +64,7 @@ def strided_path(timesteps: Tensor, stride: int) -> list[Tensor]:
     return [timesteps.clamp_max(stop) for stop in range(0, highest + stride, stride)]
 
 
+@torch.no_grad()
 def ism_residual(
     noise_schedule: NoiseSchedule,
     predictor: Predictor,
@@ -109,14 +82,14 @@ def ism_residual(
     step. Where s would fall below 0 it is 0. Published weight: `timestep_weight("ism", ...)`.
 
     Args:
-        noise_schedule: the model's.
-        predictor: asked for the guided prediction at t, and for the inversion when there is no `inverter`.
+        noise_schedule: of the model.
+        predictor: called for the guided prediction at t, and for the inversion when there is no `inverter`.
         latents: [B, C, h, w] clean latents; their graph is not followed.
         noise: [B, C, h, w] standard normal; brings the latents to the lowest level, or directly to s.
         timesteps: [B] int64, t.
         interval: timesteps between s and t.
-        stride: timesteps of an inversion step on the way to s; at least s is a single step; None adds `noise` at s
-            and asks the network twice in all.
+        stride: timesteps of an inversion step on the way to s; at least s is a single step; None adds `noise` at s,
+            so that the network is run twice in all.
         inverter: only its unconditional fields are read, so that one branch of the network can do; None is
             `predictor`.
 
@@ -131,19 +104,24 @@ def ism_residual(
     if interval < 1:
         raise ConfigError(f"ISM's interval must be 1 timestep or more, not {interval}.")
     inverter = inverter or predictor
-    with torch.no_grad():
-        lower = (timesteps - interval).clamp_min(0)
-        if stride is None:
-            noisy = add_noise(noise_schedule, latents, noise, lower)
-        else:
-            path = strided_path(lower, stride)
-            start = add_noise(noise_schedule, latents, noise, path[0])
-            noisy = invert(noise_schedule, inverter, start, path)
-        clean_at_lower, noise_at_lower = guided(inverter(noisy, lower), 0.0)
-        upper = add_noise(noise_schedule, clean_at_lower, noise_at_lower, timesteps)
-        return predictor(upper, timesteps).noise_pred - noise_at_lower
+
+    # To x_s.
+    lower = (timesteps - interval).clamp_min(0)
+    if stride is None:
+        noisy = add_noise(noise_schedule, latents, noise, lower)
+    else:
+        path = strided_path(lower, stride)
+        start = add_noise(noise_schedule, latents, noise, path[0])
+        noisy = invert(noise_schedule, inverter, start, path)
+
+    # From x_s to x_t, and the difference of the two predictions.
+    prediction = inverter(noisy, lower)
+    clean_at_lower, noise_at_lower = with_guidance_scale(prediction, 0.0)
+    upper = add_noise(noise_schedule, clean_at_lower, noise_at_lower, timesteps)
+    return predictor(upper, timesteps).noise_pred - noise_at_lower
 
 
+@torch.no_grad()
 def sdi_noisy(
     noise_schedule: NoiseSchedule,
     predictor: Predictor,
@@ -157,13 +135,13 @@ def sdi_noisy(
     """Return the z_t that score distillation via inversion denoises: DDIM inversion of the latents, away from y.
 
     Args:
-        noise_schedule: the model's.
-        predictor: asked once a step for both branches.
+        noise_schedule: of the model.
+        predictor: called once a step for both branches.
         latents: [B, C, h, w] clean latents; their graph is not followed.
         noise: [B, C, h, w] brings the latents to the lowest level; zeros start from the latents themselves, as
             published.
         timesteps: [B] int64, t.
-        n_steps: steps for the whole range of timesteps; a lower t takes its part of them.
+        n_steps: steps for the whole range of timesteps; a lower t takes its share of them.
         inversion_scale: guidance scale of the inversion.
 
     Returns:
@@ -178,28 +156,11 @@ def sdi_noisy(
     if n_steps < 1:
         raise ConfigError(f"SDI needs 1 inversion step or more, not {n_steps}.")
     path = strided_path(timesteps, -(-len(noise_schedule) // n_steps))
-    with torch.no_grad():
-        start = add_noise(noise_schedule, latents, noise, path[0])
+    start = add_noise(noise_schedule, latents, noise, path[0])
     return invert(noise_schedule, predictor, start, path, inversion_scale)
 
 
-def implied_noise(
-    noise_schedule: NoiseSchedule, noisy: Tensor, clean: Tensor, timesteps: Tensor
-) -> Tensor:
-    """Return the eps with z_t = signal(t) z_0 + sigma(t) eps: `add_noise` solved for the noise.
-
-    Args:
-        noise_schedule: the model's; its sigma must not be 0 at `timesteps`.
-        noisy: [B, C, h, w] z_t.
-        clean: [B, C, h, w] z_0.
-        timesteps: [B] int64.
-
-    Differentiable in `noisy` and `clean`.
-    """
-    signal, sigma = noise_schedule.levels(timesteps)
-    return (noisy - signal * clean) / sigma
-
-
+@torch.no_grad()
 def sdi_residual(
     noise_schedule: NoiseSchedule,
     predictor: Predictor,
@@ -212,11 +173,11 @@ def sdi_residual(
 ) -> Tensor:
     """Score distillation via inversion, in its published form: z - z0_hat(z_t, t, y), z_t from `sdi_noisy`.
 
-    `residual_loss` of it is `reconstruction_loss` towards z0_hat. In noise it is sigma / signal times
-    eps_hat(z_t, t, y) - kappa, with kappa the `implied_noise` of z_t: SDS with inferred in the place of drawn noise.
+    In noise it is sigma / signal times eps_hat(z_t, t, y) - kappa, with kappa = (z_t - signal z) / sigma: SDS with
+    inferred noise in place of drawn noise.
 
     Args:
-        noise_schedule: the model's.
+        noise_schedule: of the model.
         predictor: its guided prediction is used at t, both branches during the inversion.
         latents: [B, C, h, w] clean latents; their graph is not followed.
         noise: as for `sdi_noisy`.
@@ -241,5 +202,4 @@ def sdi_residual(
         n_steps=n_steps,
         inversion_scale=inversion_scale,
     )
-    with torch.no_grad():
-        return latents - predictor(noisy, timesteps).clean_pred
+    return latents - predictor(noisy, timesteps).clean_pred

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
 from vlm3d_gs.core.seeding import generator as seeded
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
-from vlm3d_gs.prior.noise import NoiseSchedule, add_noise, clean_and_noise
+from vlm3d_gs.prior.noise import add_noise, clean_and_noise, training_target
 
 NAME = "score"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -269,33 +269,6 @@ class ScoreAdapter:
             parameter.grad = gradient / self._gradient_scale
         self._optimizer.step()
         self._optimizer.zero_grad()
-
-
-def training_target(
-    noise_schedule: NoiseSchedule, clean: Tensor, noise: Tensor, timesteps: Tensor
-) -> Tensor:
-    """Return what a perfect network outputs, the inverse of `noise.clean_and_noise`.
-
-    With a = signal, s = sigma: epsilon is eps, v is a eps - s z_0, sample is z_0, flow is eps - z_0.
-
-    Args:
-        noise_schedule: the model's.
-        clean: [B, C, h, w] z_0.
-        noise: [B, C, h, w] eps.
-        timesteps: [B] int64.
-
-    Returns:
-        [B, C, h, w]. Differentiable in `clean` and `noise`.
-
-    Source: Salimans and Ho 2022 (arXiv 2202.00512), appendix D, for v; `noise.flow_schedule` for flow.
-    """
-    signal, sigma = noise_schedule.levels(timesteps)
-    return {
-        "epsilon": noise,
-        "v_prediction": signal * noise - sigma * clean,
-        "sample": clean,
-        "flow_prediction": noise - clean,
-    }[noise_schedule.prediction_type]
 
 
 def _time_embedding(denoiser: Denoiser) -> nn.Module:

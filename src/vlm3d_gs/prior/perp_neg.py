@@ -93,7 +93,7 @@ def perpendicular(update: Tensor, direction: Tensor) -> Tensor:
     return (given - share * along).reshape(update.shape)
 
 
-def combine(
+def perp_neg_guidance(
     unconditional: Tensor,
     positive: Tensor,
     negatives: Tensor,

@@ -1,4 +1,4 @@
-"""Plain sampling from a multi-view prior: what it would draw, without a scene."""
+"""Plain sampling from a multi-view prior: the images that it generates without a scene."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vlm3d_gs.prior.denoiser import (
     require_multiview,
 )
 from vlm3d_gs.prior.multiview import join_views
+from vlm3d_gs.prior.noise import add_noise
 
 
 @torch.inference_mode()
@@ -32,14 +33,14 @@ def sample_views(
 
     Args:
         denoiser: a multi-view model.
-        texts: 1 + P embedded texts: the negative one, usually empty, then P prompts.
+        texts: 1 + P embedded texts: the negative prompt, usually empty, then P prompts.
         cameras: V cameras, the same for each prompt.
-        generator: source of the first noise, on the CPU.
+        generator: source of the initial noise, on the CPU.
         steps: network evaluations.
-        guidance_scale: classifier-free guidance.
+        guidance_scale: of classifier-free guidance.
 
     Returns:
-        [P, V, H, W, 3] pictures, 0 to 1.
+        [P, V, H, W, 3] images, 0 to 1.
 
     Raises:
         ConfigError: the model knows no cameras.
@@ -49,21 +50,23 @@ def sample_views(
     require_multiview(denoiser)
     n_prompts, n_views, noise_schedule = len(texts) - 1, len(cameras), denoiser.noise_schedule
     join_views(denoiser.network, n_views)
+
+    rows = torch.arange(1, n_prompts + 1).repeat_interleave(n_views)
+    pair = (texts.rows(0 * rows), texts.rows(rows))
+    camera_matrices = mvdream_camera_matrices(cameras).flatten(1).to(denoiser.device)
+    camera_matrices = camera_matrices.float().repeat(n_prompts, 1)
+
     config = denoiser.network.config
-    shape = (n_prompts * n_views, config.in_channels, config.sample_size, config.sample_size)
+    shape = (len(rows), config.in_channels, config.sample_size, config.sample_size)
     latents = torch.randn(shape, generator=generator).to(denoiser.device)
-    wanted = torch.arange(1, n_prompts + 1).repeat_interleave(n_views)
-    pairs = (texts.rows(0 * wanted), texts.rows(wanted))
-    camera_matrices = mvdream_camera_matrices(cameras).flatten(1).to(latents).repeat(n_prompts, 1)
-    times = torch.linspace(len(noise_schedule) - 1, 0, steps + 1).round().long().tolist()
-    for now, after in pairwise(times):
-        timesteps = torch.full((shape[0],), now, device=latents.device)
-        prediction = predict(denoiser, latents, timesteps, pairs, guidance_scale, camera_matrices)
-        if after == 0:
-            latents = prediction.clean_pred
-        else:
-            latents = (
-                noise_schedule.signal[after] * prediction.clean_pred
-                + noise_schedule.sigma[after] * prediction.noise_pred
-            )
+
+    path = torch.linspace(len(noise_schedule) - 1, 0, steps + 1).round().long().tolist()
+    for now, after in pairwise(path):
+        timesteps = torch.full((len(rows),), now, device=latents.device)
+        prediction = predict(denoiser, latents, timesteps, pair, guidance_scale, camera_matrices)
+        latents = prediction.clean_pred
+        if after > 0:
+            lower = torch.full_like(timesteps, after)
+            latents = add_noise(noise_schedule, latents, prediction.noise_pred, lower)
+
     return decode_latents(denoiser, latents).unflatten(0, (n_prompts, n_views))

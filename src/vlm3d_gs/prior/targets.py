@@ -12,8 +12,8 @@ from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction, denoise
 from vlm3d_gs.prior.denoiser import decode_latents, encode_images, resized
-from vlm3d_gs.prior.distillation import rescale_clean
 from vlm3d_gs.prior.guidance import DiffusionPrior
+from vlm3d_gs.prior.losses import reconstruction_target
 from vlm3d_gs.prior.noise import add_noise
 
 
@@ -80,8 +80,6 @@ class PriorTargets:
             solver=self.solver,
             correct=correct,
         )
-        group = views.n_views if prior.joins_views else 1
-        clean = rescale_clean(
-            prediction.clean_pred, prediction.clean_pred_text, prior.config.rescale, group
-        )
+        n_views = prior.n_joint_views(views.n_views)
+        clean = reconstruction_target(prediction, prior.config.rescale, n_views)
         return decode_latents(denoiser, clean).unflatten(0, (count, -1))

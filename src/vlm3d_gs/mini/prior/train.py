@@ -19,6 +19,7 @@ from vlm3d_gs.mini.prior.train_vae import channels_first
 from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit, mixed_precision
 from vlm3d_gs.mini.world.scenes import IMAGE_PX, N_VIEWS
 from vlm3d_gs.prior.multiview import join_views
+from vlm3d_gs.prior.noise import add_noise, diffusion_schedule, training_target
 
 PLAN = TrainingPlan(steps=6_400, lr=6e-4, warmup_steps=300)
 TEXT_WIDTH = 192
@@ -214,8 +215,9 @@ def train_prior(
         prior.text_encoder.to(device),
         codec.to(device).eval(),
     )
-    scheduler = prior.scheduler
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    noise_schedule = diffusion_schedule(
+        prior.scheduler.alphas_cumprod, prior.scheduler.config.prediction_type
+    ).to(torch.device(device))
     centre = centre_weights(IMAGE_PX // 4).to(device)
 
     def loss(batch: PriorBatch, step: int) -> tuple[Tensor, Scalars]:
@@ -223,8 +225,8 @@ def train_prior(
         with torch.no_grad():
             latents = codec.encode(batch.pictures.to(device)).latents * codec.config.scaling_factor
         noise = torch.randn(latents.shape, generator=batch.generator(device), device=device)
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        target = scheduler.get_velocity(latents, noise, timesteps)
+        noisy = add_noise(noise_schedule, latents, noise, timesteps)
+        target = training_target(noise_schedule, latents, noise, timesteps)
         join_views(unet, batch.n_views)
         with mixed_precision(device):
             embeddings = text_encoder(batch.tokens.to(device)).last_hidden_state
