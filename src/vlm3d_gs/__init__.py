@@ -1,9 +1,12 @@
 """vlm3d-gs: a sentence in, a 3D Gaussian splat out.
 
-Importing this package costs milliseconds: the public names below are loaded when they are first
-asked for, so `import vlm3d_gs` and `vlm3d-gs --help` never load torch. Rendering is the package
-`vlm3d_gs.render`, whose function has the same name and is therefore not repeated here: `from
-vlm3d_gs.render import render`.
+    config = vlm3d_gs.preset("mini", "a red cube on top of a blue sphere")
+    scene = vlm3d_gs.generate(config).gaussians
+
+The public names are loaded on first use, so `import vlm3d_gs` takes milliseconds and loads no torch.
+
+`render_views` is the function `render` of the package `vlm3d_gs.render`. It is not called `render` here, because
+`vlm3d_gs.render` would then be the function or the package, depending on what was imported before.
 """
 
 from __future__ import annotations
@@ -13,43 +16,75 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vlm3d_gs.config import Config
-    from vlm3d_gs.core.cameras import Cameras
-    from vlm3d_gs.core.errors import Vlm3dGsError
+    from vlm3d_gs.config.presets import preset
+    from vlm3d_gs.core.cameras import Cameras, orbit
+    from vlm3d_gs.core.errors import (
+        CheckpointError,
+        ConfigError,
+        DeviceError,
+        ExportError,
+        InputFileError,
+        MissingDependencyError,
+        ModelError,
+        PromptError,
+        ShapeError,
+        Vlm3dGsError,
+    )
     from vlm3d_gs.core.gaussians import Gaussians
     from vlm3d_gs.formats.convert import read_splat, write_splat
     from vlm3d_gs.pipeline import GenerateResult, generate
+    from vlm3d_gs.render import render as render_views
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cameras",
+    "CheckpointError",
     "Config",
+    "ConfigError",
+    "DeviceError",
+    "ExportError",
     "Gaussians",
     "GenerateResult",
+    "InputFileError",
+    "MissingDependencyError",
+    "ModelError",
+    "PromptError",
+    "ShapeError",
     "Vlm3dGsError",
     "__version__",
     "generate",
+    "orbit",
+    "preset",
     "read_splat",
+    "render_views",
     "write_splat",
 ]
 
-_HOMES = {
-    "Cameras": "vlm3d_gs.core.cameras",
-    "Config": "vlm3d_gs.config",
-    "Gaussians": "vlm3d_gs.core.gaussians",
-    "GenerateResult": "vlm3d_gs.pipeline",
-    "Vlm3dGsError": "vlm3d_gs.core.errors",
-    "generate": "vlm3d_gs.pipeline",
-    "read_splat": "vlm3d_gs.formats.convert",
-    "write_splat": "vlm3d_gs.formats.convert",
+_OWNERS = {
+    "Cameras": "core.cameras",
+    "Config": "config",
+    "Gaussians": "core.gaussians",
+    "GenerateResult": "pipeline",
+    "generate": "pipeline",
+    "orbit": "core.cameras",
+    "preset": "config.presets",
+    "read_splat": "formats.convert",
+    "write_splat": "formats.convert",
 }
+"""Module of each public name; those of errors are all in `core.errors`."""
 
 
 def __getattr__(name: str) -> object:
     """Load a public name from the module that owns it, on first use."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'vlm3d_gs' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+
+    if name == "render_views":
+        value = import_module("vlm3d_gs.render").render
+    else:
+        owner = _OWNERS.get(name, "core.errors")
+        value = getattr(import_module(f"vlm3d_gs.{owner}"), name)
     globals()[name] = value
     return value
 

@@ -3,21 +3,35 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import get_args, get_type_hints
 
 import pytest
 
 import vlm3d_gs
+from vlm3d_gs.core import errors
 
 PUBLIC = [
     "Cameras",
+    "CheckpointError",
     "Config",
+    "ConfigError",
+    "DeviceError",
+    "ExportError",
     "Gaussians",
     "GenerateResult",
+    "InputFileError",
+    "MissingDependencyError",
+    "ModelError",
+    "PromptError",
+    "ShapeError",
     "Vlm3dGsError",
     "__version__",
     "generate",
+    "orbit",
+    "preset",
     "read_splat",
+    "render_views",
     "write_splat",
 ]
 
@@ -31,6 +45,18 @@ def test_the_public_names_are_frozen() -> None:
 def test_every_public_name_resolves_and_is_documented(name: str) -> None:
     value = getattr(vlm3d_gs, name)
     assert isinstance(value, str) or value.__doc__
+
+
+def test_every_error_is_public() -> None:
+    ours = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert ours <= set(vlm3d_gs.__all__)
+
+
+def test_render_is_always_the_package_and_render_views_its_function() -> None:
+    from vlm3d_gs import render
+
+    assert isinstance(render, ModuleType)
+    assert vlm3d_gs.render_views is render.render
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,0 +1,57 @@
+"""The scripts of examples/ run as they are, with few steps."""
+
+from __future__ import annotations
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import vlm3d_gs
+from vlm3d_gs.core.images import load_png
+
+STEPS = 3
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONGEST = 50
+
+
+def load(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("examples") / "run"
+    load("01_generate_and_look").main(out, steps=STEPS)
+    return out
+
+
+def test_the_first_makes_a_splat_and_a_picture(first_run: Path) -> None:
+    assert len(vlm3d_gs.read_splat(first_run / "scene.spz")) > 1000
+    picture = load_png(first_run / "look.png")
+    assert picture.shape[1] > 4 * 256
+    assert float(picture.min()) < 0.9, "not an empty background"
+
+
+def test_the_second_has_its_own_guidance_in_the_log(tmp_path: Path) -> None:
+    scene = load("02_own_guidance").main(tmp_path / "run", steps=STEPS)
+    assert len(scene) > 1000
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == STEPS
+    assert all('"yellow/loss"' in row and '"prior/loss"' in row for row in rows)
+
+
+def test_the_third_converts_and_renders(first_run: Path, tmp_path: Path) -> None:
+    load("03_convert_and_render").main(first_run / "scene.ply", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"front.png", "depth.png", "scene.spz"}
+
+
+def test_examples_are_short() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= LONGEST, path.name
