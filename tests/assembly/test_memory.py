@@ -33,7 +33,6 @@ from vlm3d_gs.assembly.memory import (
     describe,
     estimate,
     need_mib,
-    parameter_count,
 )
 from vlm3d_gs.config import OptimConfig
 from vlm3d_gs.core.errors import ConfigError, DeviceError, InputFileError
@@ -119,6 +118,12 @@ def peak_values(module: nn.Module, work: Callable[[], object]) -> float:
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         return build().eval().requires_grad_(False)
+
+
+def parameter_count(build: Callable[[], nn.Module]) -> int:
+    """Count the parameters of what `build` constructs, on the `meta` device: no memory, no weights."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
 
 
 def sd_estimate(**changes: Any) -> MemoryEstimate:

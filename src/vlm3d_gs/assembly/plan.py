@@ -51,15 +51,15 @@ def plan_memory(
     if not large_priors(config.priors) and not has_large_critic(config.critic):
         return "full", []
 
-    parts = estimate_run(config, folders)
-    notes = [describe(parts)]
+    memory = estimate_run(config, folders)
+    notes = [describe(memory)]
     if config.memory != "auto":
         return config.memory, notes
     if device.type != "cuda":
         return "full", notes
 
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    plan = choose_plan(parts, free_bytes / 2**20)
+    plan = choose_plan(memory, free_bytes / 2**20)
     return plan.kind, [*notes, plan.reason]
 
 
