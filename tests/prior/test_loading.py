@@ -128,7 +128,7 @@ def test_networks_come_frozen_and_in_evaluation_mode(folders: dict[str, Path], f
         assert not any(part.requires_grad for part in network.parameters())
         assert {part.dtype for part in network.parameters()} == {torch.float32}
     assert not denoiser.is_multiview
-    assert denoiser.sample_px == 64
+    assert denoiser.latent_factor * denoiser.network.config.sample_size == 64
 
 
 @pytest.mark.parametrize(("family", "kind"), [("sd15", "epsilon"), ("sd21", "v_prediction")])
@@ -163,7 +163,7 @@ def test_the_embedded_prior_is_a_pipeline_like_the_others() -> None:
     folder = embedded_weights("prior")
     denoiser = load_denoiser(folder, CPU)
     assert denoiser.is_multiview
-    assert denoiser.sample_px == 64
+    assert denoiser.latent_factor * denoiser.network.config.sample_size == 64
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
     torch.testing.assert_close(denoiser.noise_schedule.signal.square(), scheduler.alphas_cumprod)
     assert denoiser.noise_schedule.prediction_type == "v_prediction"

@@ -1,7 +1,7 @@
-"""A latent diffusion or flow model as three functions: encode pictures, decode latents, say what is clean.
+"""A latent diffusion or flow model as three functions: encode images, decode latents, predict.
 
-Owns diffusers' networks: what a UNet or an SD3 transformer wants beside the latents, the precision, and classifier-free
-guidance are settled here, so that a distillation loss sees only latents and `Prediction`s.
+Owns the networks of diffusers: the inputs of a UNet or an SD3 transformer beside the latents, the precision, and where
+a network resides are settled here, so that a distillation loss sees only latents and `Prediction`s.
 """
 
 from __future__ import annotations
@@ -30,46 +30,44 @@ from vlm3d_gs.prior.prediction import Prediction, as_prediction, classifier_free
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """Embedded texts, as the networks want them."""
+    """Embedded texts, in the form that the networks take."""
 
     tokens: Tensor
-    """[K, L, W] one embedding a token."""
+    """[K, L, W] one embedding per token."""
     pooled: Tensor | None = None
-    """[K, P] one embedding a text, for SDXL and SD3; None for models without it."""
+    """[K, P] one embedding per text, for SDXL and SD3; None for the other models."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def rows(self, indices: Tensor | Sequence[int]) -> TextEmbedding:
-        """Pick texts, in the order of `indices`; a text may be picked several times."""
-        places = torch.as_tensor(indices).to(self.tokens.device, non_blocking=True)
-        return TextEmbedding(
-            self.tokens[places], None if self.pooled is None else self.pooled[places]
-        )
+        """Select texts, in the order of `indices`; a text may be selected several times."""
+        rows = torch.as_tensor(indices).to(self.tokens.device, non_blocking=True)
+        return TextEmbedding(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
     def to(self, device: torch.device) -> TextEmbedding:
-        """Move the tensors."""
+        """Return the embeddings on a device."""
         pooled = None if self.pooled is None else self.pooled.to(device)
         return TextEmbedding(self.tokens.to(device), pooled)
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The parts of a latent diffusion pipeline that a run needs at every step, frozen, in evaluation mode."""
+    """The components of a latent diffusion pipeline that a run needs at every step, frozen, in evaluation mode."""
 
     network: UNet2DConditionModel | SD3Transformer2DModel
-    """Predicts; a UNet with a 16-dimensional projected class embedding is conditioned on cameras."""
+    """A UNet with a 16-dimensional projected class embedding is conditioned on cameras."""
     vae: AutoencoderTiny | AutoencoderKL
     noise_schedule: NoiseSchedule
     autocast: torch.dtype | None
     """Precision of the network's matrix products where its weights are float32; None is float32."""
     plan: Plan = "full"
-    """Other than `full`: the network is on the VAE's device only while it works; `sequential`: one picture and one
-    branch at a time."""
+    """Other than `full`: the network is on the VAE's device only while it runs; `sequential`: one image and one branch
+    at a time."""
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done; the VAE is always there."""
+        """Where everything is computed; the VAE always resides there."""
         return torch.device(self.vae.device)
 
     @property
@@ -84,70 +82,75 @@ class Denoiser:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return bfloat16 where the device multiplies it faster than float32, else None."""
+    """Return the 16-bit type that the device multiplies faster than float32; None if there is none."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+    features = torch.cpu.get_capabilities()
+    has_bfloat16 = features.get("avx512_bf16") or features.get("amx_bf16")
+    return torch.bfloat16 if has_bfloat16 else None
 
 
 def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
-    """Return the context in which the networks run."""
+    """Return the context manager under which the network runs."""
     if denoiser.autocast is None:
         return nullcontext()
     return torch.autocast(denoiser.device.type, denoiser.autocast)
 
 
 def resized(color: Tensor, side_px: int | None) -> Tensor:
-    """Resize square pictures [B, H, W, 3] bilinearly to `side_px`; None or the same side changes nothing.
+    """Resize square images [B, H, W, 3] bilinearly to `side_px`; None or the same side changes nothing.
 
-    Shrinking averages over the pixels that fall together. Differentiable in `color`.
+    Downsampling is antialiased. Differentiable in `color`.
     """
     if side_px is None or color.shape[1] == side_px:
         return color
-    shrinks = color.shape[1] > side_px
+
     out = F.interpolate(
         color.movedim(-1, 1),
         (side_px, side_px),
         mode="bilinear",
         align_corners=False,
-        antialias=shrinks,
+        antialias=color.shape[1] > side_px,
     )
     return out.movedim(1, -1)
 
 
 @section("prior encode")
 def encode_images(denoiser: Denoiser, color: Tensor) -> Tensor:
-    """Return clean latents of pictures; differentiable in `color`.
+    """Return the latents of images; differentiable in `color`.
 
     Args:
         denoiser: the model.
         color: [B, H, W, 3], 0 to 1.
 
     Returns:
-        [B, C, h, w] float32, shifted and scaled to the diffusion model's unit.
+        [B, C, h, w] float32, shifted and scaled as the diffusion model expects.
 
     Raises:
-        ShapeError: H or W is no multiple of the latent cell.
+        ShapeError: H or W is no multiple of `latent_factor`.
     """
     factor = denoiser.latent_factor
     if color.shape[1] % factor or color.shape[2] % factor:
         raise ShapeError(
-            f"Pictures of {color.shape[2]}x{color.shape[1]} px cannot be encoded: sides must be "
+            f"Images of {color.shape[2]}x{color.shape[1]} px cannot be encoded: sides must be "
             f"multiples of {factor}. Choose such a camera.resolution_px."
         )
+
     vae = denoiser.vae
 
-    def encoded(pixels: Tensor) -> Tensor:
+    def encode(pixels: Tensor) -> Tensor:
         output = vae.encode(pixels.to(vae.dtype))
         return output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
 
     pixels = color.movedim(-1, 1) * 2.0 - 1.0
     if denoiser.plan == "sequential":
-        parts = [checkpoint(encoded, one, use_reentrant=False) for one in pixels.split(1)]
-        latents = torch.cat(parts)
+        # The graph of one image at a time: each is encoded again on the way back.
+        latents = torch.cat(
+            [checkpoint(encode, image, use_reentrant=False) for image in pixels.split(1)]
+        )
     else:
-        latents = encoded(pixels)
+        latents = encode(pixels)
+
     shift = vae.config.get("shift_factor") or 0.0
     return (latents.float() - shift) * vae.config.scaling_factor
 
@@ -155,30 +158,31 @@ def encode_images(denoiser: Denoiser, color: Tensor) -> Tensor:
 @torch.inference_mode()
 @section("prior decode")
 def decode_latents(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    """Return pictures [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
+    """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
     return _decode(denoiser, latents)
 
 
 def pull_back(
     denoiser: Denoiser, latents: Tensor, gradient_on: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Return the gradient on latents [B, C, h, w] that belongs to one on their pictures.
+    """Return the gradient on latents [B, C, h, w] that belongs to one on their images.
 
     Args:
         denoiser: whose decoder is differentiated.
-        latents: clean ones.
-        gradient_on: gets the pictures [B, H, W, 3] without graph, returns a loss' gradient on them.
+        latents: clean.
+        gradient_on: takes the images [B, H, W, 3] without graph, returns the gradient of a loss on them.
     """
     leaf = latents.detach().clone().requires_grad_()
     with torch.enable_grad():
-        pictures = _decode(denoiser, leaf)
-        (gradient,) = torch.autograd.grad(pictures, leaf, gradient_on(pictures.detach()))
+        images = _decode(denoiser, leaf)
+        (gradient,) = torch.autograd.grad(images, leaf, gradient_on(images.detach()))
     return gradient
 
 
 def _decode(denoiser: Denoiser, latents: Tensor) -> Tensor:
     vae = denoiser.vae
-    unscaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    shift = vae.config.get("shift_factor") or 0.0
+    unscaled = latents / vae.config.scaling_factor + shift
     decoded = vae.decode(unscaled.to(vae.dtype)).sample
     return (decoded.float() / 2.0 + 0.5).clamp(0.0, 1.0).movedim(1, -1)
 
@@ -195,20 +199,24 @@ def run_network(
     Args:
         denoiser: the model.
         noisy: [B, C, h, w] latents.
-        timesteps: [B] int64, of the noise schedule.
+        timesteps: [B] int64.
         text: B embedded texts.
         camera_matrices: [B, 16] of `cameras.mvdream_camera_matrices`, for multi-view networks; None for the others.
 
     Returns:
-        [B, C, h, w] float32 output; `noise.clean_and_noise` says what it means. Differentiable in `noisy` and in
-        weights that require gradients.
+        [B, C, h, w] float32 raw output; `noise.clean_and_noise` turns it into predictions. Differentiable in `noisy`
+        and in weights that require gradients.
     """
     count("network evaluations", len(noisy))
-    network = denoiser.network
     network_timesteps = denoiser.noise_schedule.network_timesteps[timesteps]
+
+    network = denoiser.network
     inputs = noisy.to(network.dtype)
     tokens = text.tokens.to(network.dtype)
     pooled = None if text.pooled is None else text.pooled.to(network.dtype)
+    if camera_matrices is not None:
+        camera_matrices = camera_matrices.to(network.dtype)
+
     with precision(denoiser):
         if isinstance(network, SD3Transformer2DModel):
             output = network(
@@ -218,29 +226,25 @@ def run_network(
                 timestep=network_timesteps.to(network.dtype),
             )
         else:
-            sizes = None if pooled is None else _size_condition(denoiser, inputs, pooled)
+            conditions = None if pooled is None else _sdxl_conditions(denoiser, inputs, pooled)
             output = network(
                 inputs,
                 network_timesteps,
                 tokens,
-                class_labels=None if camera_matrices is None else camera_matrices.to(network.dtype),
-                added_cond_kwargs=sizes,
+                class_labels=camera_matrices,
+                added_cond_kwargs=conditions,
             )
     return output.sample.float()
 
 
-def _size_condition(denoiser: Denoiser, noisy: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+def _sdxl_conditions(denoiser: Denoiser, noisy: Tensor, pooled: Tensor) -> dict[str, Tensor]:
     """Return SDXL's added conditions: pooled text, and original size, crop and target size, all uncropped.
 
     Source: Podell et al. 2023 (SDXL, arXiv 2307.01952), section 2.2.
     """
-    factor = denoiser.latent_factor
-    height, width = noisy.shape[-2] * factor, noisy.shape[-1] * factor
-    sizes = [height, width, 0, 0, height, width]
-    return {
-        "text_embeds": pooled,
-        "time_ids": pooled.new_tensor(sizes).expand(len(noisy), -1),
-    }
+    height_px, width_px = (cells * denoiser.latent_factor for cells in noisy.shape[-2:])
+    sizes = pooled.new_tensor([height_px, width_px, 0, 0, height_px, width_px])
+    return {"text_embeds": pooled, "time_ids": sizes.expand(len(noisy), -1)}
 
 
 @torch.no_grad()
@@ -252,17 +256,15 @@ def predict(
     guidance_scale: float,
     camera_matrices: Tensor | None = None,
 ) -> Prediction:
-    """Denoise once with classifier-free guidance.
+    """Predict with classifier-free guidance.
 
     Args:
         denoiser: the model.
-        noisy: [B, C, h, w] latents at `timesteps`.
+        noisy: [B, C, h, w] latents.
         timesteps: [B] int64.
         texts: B unconditional and B conditional embedded texts.
-        guidance_scale: 1 is the conditional prediction alone.
-        camera_matrices: [B, 16] of `cameras.mvdream_camera_matrices`, for both branches, or None.
-
-    Source: Ho and Salimans 2022 (arXiv 2207.12598), eq. 6 with w = guidance_scale - 1.
+        guidance_scale: as in `classifier_free_guidance`.
+        camera_matrices: [B, 16], for both branches, or None, as in `run_network`.
     """
     uncond, text = run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
     guided = classifier_free_guidance(uncond, text, guidance_scale)
@@ -285,7 +287,7 @@ def run_branches(
         noisy: [B, C, h, w].
         timesteps: [B] int64.
         texts: K times B embedded texts.
-        camera_matrices: [B, 16] or None.
+        camera_matrices: [B, 16] or None, as in `run_network`.
 
     Returns:
         [K, B, C, h, w] float32 outputs.
@@ -307,26 +309,28 @@ def _run_branches(
         return torch.stack(
             [run_network(denoiser, noisy, timesteps, text, camera_matrices) for text in texts]
         )
-    count = len(texts)
+
     pooled = [text.pooled for text in texts if text.pooled is not None]
     joined = TextEmbedding(
         torch.cat([text.tokens for text in texts]), torch.cat(pooled) if pooled else None
     )
+
+    n_branches = len(texts)
     output = run_network(
         denoiser,
-        noisy.repeat(count, 1, 1, 1),
-        timesteps.repeat(count),
+        noisy.repeat(n_branches, 1, 1, 1),
+        timesteps.repeat(n_branches),
         joined,
-        None if camera_matrices is None else camera_matrices.repeat(count, 1),
+        None if camera_matrices is None else camera_matrices.repeat(n_branches, 1),
     )
-    return output.unflatten(0, (count, -1))
+    return output.unflatten(0, (n_branches, -1))
 
 
 def require_multiview(denoiser: Denoiser) -> None:
-    """Refuse a network that knows no cameras.
+    """Refuse a network without a camera embedding.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the network has none.
     """
     if not denoiser.is_multiview:
         raise ConfigError(

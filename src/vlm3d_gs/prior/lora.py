@@ -1,8 +1,8 @@
 """The score of the renders: a LoRA on the prior's own network, trained along with the scene.
 
-Variational score distillation needs eps_phi(z_t, t, camera, y), a denoiser of the pictures that the scene shows at
-present. It is the frozen network plus low-rank weights and an embedding of the camera (Wang et al. 2023,
-ProlificDreamer, arXiv 2305.16213, section 4.2); both are active only inside this file's calls. Owns peft.
+Variational score distillation needs eps_phi(z_t, t, camera, y), a denoiser of the current renders of the scene. It is
+the frozen network plus low-rank weights and an embedding of the camera (Wang et al. 2023, ProlificDreamer, arXiv
+2305.16213, section 4.2); both are active only inside the calls of this file. Owns peft.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from vlm3d_gs.core.seeding import generator as seeded
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
 from vlm3d_gs.prior.noise import add_noise, clean_and_noise, training_target
 
-NAME = "score"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-"""The linear layers of every attention."""
+ADAPTER_NAME = "score"
+TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
+"""The linear layers of every attention block."""
 CAMERA_SIZE = 16
-ZERO_AT_FIRST = ("lora_B", "linear_2.weight", "bias")
-"""With these at zero a fresh adapter changes nothing."""
-HALF_GRADIENT_SCALE = 1024.0
-"""Keeps the gradients of a float16 network above the smallest float16; a power of two, so it divides out exactly."""
+"""Values of a flattened camera matrix."""
+INITIALLY_ZERO = ("lora_B", "linear_2.weight", "bias")
+"""Endings of the parameters that start at zero, so that a new adapter changes nothing."""
+FLOAT16_GRADIENT_SCALE = 1024.0
+"""Loss scale that keeps the gradients of a float16 network from underflowing; a power of two divides out exactly."""
 
 
 class ScoreAdapter:
-    """A denoiser of the scene's own renders, trained on them; the base network is left as it is.
+    """A denoiser of the scene's own renders, trained on them; the base network stays as it is.
 
-    Attaches on construction. Between calls the base network's outputs are bit for bit those without an adapter; its
-    `state_dict` has other names until `remove`. A network without a camera condition gets one that is added to its time
-    embedding; a multi-view network takes cameras as it always does.
+    Attaches to the network on construction. Between calls the outputs of the base network are bit for bit those without
+    an adapter; its `state_dict` has other names until `remove`. A network without a camera condition gets one, which is
+    added to its time embedding; a multi-view network keeps its own.
     """
 
     def __init__(
@@ -53,20 +54,20 @@ class ScoreAdapter:
         weight_decay: float = 0.0,
         camera_dropout: float = 0.1,
     ) -> None:
-        """Inject the low-rank layers, in float32 beside weights of any precision.
+        """Inject the low-rank layers, in float32 whatever the precision of the network.
 
         Args:
-            denoiser: the frozen model; only its network is touched.
-            seed: of the first weights; no global random state is changed.
+            denoiser: the frozen model; only its network is changed.
+            seed: of the initial weights; no global random state is changed.
             rank: of the low-rank matrices, at least 1.
             alpha: their product is multiplied by alpha / rank; None is 1.
-            lr: AdamW's; 1e-4 is the authors'.
-            weight_decay: AdamW's.
-            camera_dropout: probability that a training step shows zeros instead of the cameras, 0 to 1. Does not
-                concern multi-view networks.
+            lr: of AdamW; 1e-4 is the authors'.
+            weight_decay: of AdamW.
+            camera_dropout: probability that a training step replaces the camera matrices by zeros, 0 to 1. Has no
+                effect on multi-view networks.
 
         Raises:
-            ConfigError: `rank` is less than 1, or the network carries LoRA layers already.
+            ConfigError: `rank` is less than 1, or the network already has LoRA layers.
         """
         if rank < 1:
             raise ConfigError(f"The rank of a LoRA must be at least 1, got {rank}.")
@@ -75,19 +76,24 @@ class ScoreAdapter:
             raise ConfigError(
                 "The prior's network carries LoRA layers already. Fuse them into its weights, or remove them, first."
             )
+
         self.denoiser, self.camera_dropout = denoiser, camera_dropout
-        self._trained_before = {p: p.requires_grad for p in network.parameters()}
+        self._required_grad = {p: p.requires_grad for p in network.parameters()}
+
+        # New modules draw from the global random state; their weights are set from `seed` below.
         with torch.random.fork_rng(devices=[]):
             config = LoraConfig(
-                r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=TARGETS
+                r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=TARGET_MODULES
             )
-            # peft's tuner, not diffusers' add_adapter: it can also put the plain layers back.
-            self._tuner = LoraModel(network, config, NAME)
+            # peft's tuner, not diffusers' add_adapter: it can also restore the plain layers.
+            self._tuner = LoraModel(network, config, ADAPTER_NAME)
             self._camera = None if denoiser.is_multiview else _camera_embedding(denoiser)
+
         self.parameters = _named_parameters(network, self._camera)
-        """Name -> what is trained."""
-        _draw_weights(self.parameters, seeded(seed, "adapter"))
+        """Name -> trained parameter, float32."""
+        _initialize(self.parameters, seeded(seed, "adapter"))
         self._tuner.disable_adapter_layers()
+
         self._optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=lr, weight_decay=weight_decay
         )
@@ -95,29 +101,29 @@ class ScoreAdapter:
 
     @torch.no_grad()
     def predict_noise(
-        self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, cameras: Tensor | None
+        self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, camera_matrices: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Denoise as the adapter does, without guidance (a scale of 1).
+        """Predict with the adapter, without guidance.
 
         Args:
             noisy: [B, C, h, w] latents.
             timesteps: [B] int64.
             text: B embedded texts.
-            cameras: [B, 16] of `cameras.mvdream_camera_matrices`; None stands for zeros, which training shows when it
-                drops the cameras.
+            camera_matrices: [B, 16] of `cameras.mvdream_camera_matrices`; None stands for zeros, as in the training
+                steps that drop the cameras.
 
         Returns:
             Clean latents and noise, both [B, C, h, w] float32, without graph.
         """
         with self._active():
-            output = self._run(noisy, timesteps, text, cameras)
+            output = self._run(noisy, timesteps, text, camera_matrices)
         return clean_and_noise(self.denoiser.noise_schedule, output, noisy, timesteps)
 
     def train_step(
         self,
         latents: Tensor,
         text: TextEmbedding,
-        cameras: Tensor | None,
+        camera_matrices: Tensor | None,
         generator: torch.Generator,
         *,
         n_views: int = 1,
@@ -126,17 +132,17 @@ class ScoreAdapter:
     ) -> float:
         """Take one AdamW step on E |output - target|^2, the diffusion loss of the renders.
 
-        The target is what the network predicts of the true latents and noise, so the loss is in its own
-        parametrisation, with weight 1. A step whose gradient is not finite changes nothing.
+        The target is `noise.training_target`, so the loss is in the parametrisation of the network, with weight 1. A
+        step whose gradient is not finite changes nothing.
 
         Args:
             latents: [B, C, h, w] clean latents of the renders; nothing flows back to them.
             text: B embedded texts.
-            cameras: [B, 16] or None, as in `predict_noise`.
+            camera_matrices: [B, 16] or None, as in `predict_noise`.
             generator: source of timesteps, noise and dropout, on the CPU.
             n_views: adjacent views that share a timestep, as multi-view networks were trained.
-            timesteps: [B] int64 instead of drawn ones, which are even over all.
-            noise: [B, C, h, w] instead of drawn noise.
+            timesteps: [B] int64 in place of uniformly drawn ones.
+            noise: [B, C, h, w] in place of drawn noise.
 
         Returns:
             The loss before the step, a mean over all entries.
@@ -147,15 +153,18 @@ class ScoreAdapter:
         Source: Wang et al. 2023 (ProlificDreamer), eq. 9.
         """
         noise_schedule, latents = self.denoiser.noise_schedule, latents.detach()
-        drawn_timesteps, drawn_noise, dropped = self._draw(latents, n_views, generator)
+        drawn_timesteps, drawn_noise, drop_cameras = self._draw(latents, n_views, generator)
         timesteps = drawn_timesteps if timesteps is None else timesteps
         noise = drawn_noise if noise is None else noise
-        shown = None if dropped and self._camera is not None else cameras
+        if drop_cameras and self._camera is not None:
+            camera_matrices = None
+
         noisy = add_noise(noise_schedule, latents, noise, timesteps)
         target = training_target(noise_schedule, latents, noise, timesteps)
-        # Gradient checkpointing runs the layers again on the way back, so they stay active until then.
+
+        # Gradient checkpointing runs the layers again in the backward pass, so they stay active until then.
         with torch.enable_grad(), self._active():
-            loss = F.mse_loss(self._run(noisy, timesteps, text, shown), target)
+            loss = F.mse_loss(self._run(noisy, timesteps, text, camera_matrices), target)
             gradients = torch.autograd.grad(
                 loss * self._gradient_scale, tuple(self.parameters.values())
             )
@@ -171,7 +180,7 @@ class ScoreAdapter:
         return tensors
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state_tensors` returned; the next steps are then the same bit for bit.
+        """Restore what `state_tensors` returned; the next steps are then the same bit for bit.
 
         Raises:
             CheckpointError: names or shapes are not those of this adapter; nothing was changed.
@@ -182,19 +191,21 @@ class ScoreAdapter:
             for name, parameter in self.parameters.items():
                 shapes |= {f"adam.{name}.{key}": parameter.shape for key in keys[1:]}
                 shapes[f"adam.{name}.{keys[0]}"] = torch.Size()
-        given = {name: tensor.shape for name, tensor in tensors.items()}
-        if given != shapes:
-            wrong = sorted(dict(given.items() ^ shapes.items()))
+
+        stored = {name: tensor.shape for name, tensor in tensors.items()}
+        if stored != shapes:
+            differing = sorted(dict(stored.items() ^ shapes.items()))
             raise CheckpointError(
-                f"The checkpoint's LoRA does not fit this prior: {len(wrong)} tensors differ in name or shape, "
-                f"first {wrong[0]}. Resume with the rank and the model it was written with."
+                f"The checkpoint's LoRA does not fit this prior: {len(differing)} tensors differ in name or shape, "
+                f"first {differing[0]}. Resume with the rank and the model of the checkpoint."
             )
+
         self._optimizer.state.clear()
         for name, parameter in self.parameters.items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{name}"])
             if f"adam.{name}.step" in tensors:
-                # AdamW keeps its step count on the CPU.
+                # AdamW keeps its step count on the CPU, the moments beside their parameter.
                 step, *moments = (tensors[f"adam.{name}.{key}"].clone() for key in keys)
                 moved = (moment.to(parameter) for moment in moments)
                 self._optimizer.state[parameter] = dict(
@@ -202,47 +213,51 @@ class ScoreAdapter:
                 )
 
     def remove(self) -> None:
-        """Take the adapter off: the network's layers, names and `requires_grad` are as they were. Final."""
+        """Remove the adapter for good; restores the layers, names and `requires_grad` of the network."""
         if not self._attached:
             return
+
         self._tuner.unload()
         network = self.denoiser.network
         if hasattr(network, "peft_config"):
             del network.peft_config
-        for parameter, trained in self._trained_before.items():
-            parameter.requires_grad_(trained)
+        for parameter, required in self._required_grad.items():
+            parameter.requires_grad_(required)
         self._attached = False
 
     @property
     def _gradient_scale(self) -> float:
-        computed = (self.denoiser.network.dtype, self.denoiser.autocast)
-        return HALF_GRADIENT_SCALE if torch.float16 in computed else 1.0
+        dtypes = (self.denoiser.network.dtype, self.denoiser.autocast)
+        return FLOAT16_GRADIENT_SCALE if torch.float16 in dtypes else 1.0
 
     def _draw(
         self, latents: Tensor, n_views: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, bool]:
-        """Return timesteps [B], noise [B, C, h, w] and whether the cameras are dropped."""
+        """Return timesteps [B], noise [B, C, h, w] and whether to drop the cameras."""
         if len(latents) % n_views:
             raise ShapeError(
                 f"A batch of {len(latents)} does not divide into groups of {n_views} views. "
                 "Give all views of each object, adjacent."
             )
+
         n_groups, n_train = len(latents) // n_views, len(self.denoiser.noise_schedule)
         timesteps = torch.randint(n_train, (n_groups,), generator=generator).repeat_interleave(
             n_views
         )
         noise = torch.randn(latents.shape, generator=generator)
-        dropped = float(torch.rand((), generator=generator)) < self.camera_dropout
-        return timesteps.to(latents.device), noise.to(latents.device), dropped
+        drop_cameras = float(torch.rand((), generator=generator)) < self.camera_dropout
+        return timesteps.to(latents.device), noise.to(latents.device), drop_cameras
 
     def _run(
-        self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, cameras: Tensor | None
+        self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, camera_matrices: Tensor | None
     ) -> Tensor:
-        """Return the network's raw output, the embedded cameras added to its time embedding."""
+        """Return the network's raw output [B, C, h, w], with the embedded cameras in its time embedding."""
         if self._camera is None:
-            return run_network(self.denoiser, noisy, timesteps, text, cameras)
-        shown = noisy.new_zeros(len(noisy), CAMERA_SIZE) if cameras is None else cameras
-        embedded = self._camera(shown.float())
+            return run_network(self.denoiser, noisy, timesteps, text, camera_matrices)
+
+        if camera_matrices is None:
+            camera_matrices = noisy.new_zeros(len(noisy), CAMERA_SIZE)
+        embedded = self._camera(camera_matrices.float())
         handle = _time_embedding(self.denoiser).register_forward_hook(
             lambda module, inputs, output: output + embedded.to(output.dtype)
         )
@@ -253,7 +268,7 @@ class ScoreAdapter:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        """Switch the low-rank layers on inside the block."""
+        """Enable the low-rank layers inside the block."""
         if not self._attached:
             raise ConfigError("This LoRA was removed from its network. Make a new ScoreAdapter.")
         self._tuner.enable_adapter_layers()
@@ -263,8 +278,10 @@ class ScoreAdapter:
             self._tuner.disable_adapter_layers()
 
     def _step(self, gradients: tuple[Tensor, ...]) -> None:
+        """Take an AdamW step, unless a gradient overflowed."""
         if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
             return
+
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient / self._gradient_scale
         self._optimizer.step()
@@ -291,26 +308,26 @@ def _camera_embedding(denoiser: Denoiser) -> nn.Module:
 
 
 def _named_parameters(network: nn.Module, camera: nn.Module | None) -> dict[str, nn.Parameter]:
-    """Return what is trained, by stable names, in float32."""
+    """Return the trained parameters by stable names, converted to float32."""
     found: dict[str, nn.Parameter] = {}
     for name, layer in network.named_modules():
         if isinstance(layer, LoraLayer):
-            found[f"{name}.lora_A"] = layer.lora_A[NAME].float().weight
-            found[f"{name}.lora_B"] = layer.lora_B[NAME].float().weight
+            found[f"{name}.lora_A"] = layer.lora_A[ADAPTER_NAME].float().weight
+            found[f"{name}.lora_B"] = layer.lora_B[ADAPTER_NAME].float().weight
     if camera is not None:
         found |= {f"camera.{name}": parameter for name, parameter in camera.named_parameters()}
     return found
 
 
 @torch.no_grad()
-def _draw_weights(parameters: Mapping[str, nn.Parameter], generator: torch.Generator) -> None:
-    """Set the first weights, the same on every device: zeros, or even within 1 / sqrt(inputs).
+def _initialize(parameters: Mapping[str, nn.Parameter], generator: torch.Generator) -> None:
+    """Set the initial weights, the same on every device: zeros, or uniform in +-1 / sqrt(inputs).
 
     Source: Hu et al. 2021 (LoRA, arXiv 2106.09685), section 4.1: B starts at zero.
     """
     for name, parameter in parameters.items():
-        if name.endswith(ZERO_AT_FIRST):
+        if name.endswith(INITIALLY_ZERO):
             parameter.zero_()
         else:
-            even = torch.rand(parameter.shape, generator=generator) * 2.0 - 1.0
-            parameter.copy_(even / math.sqrt(parameter.shape[1]))
+            uniform = torch.rand(parameter.shape, generator=generator) * 2.0 - 1.0
+            parameter.copy_(uniform / math.sqrt(parameter.shape[1]))
