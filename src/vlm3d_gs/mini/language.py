@@ -1,4 +1,4 @@
-"""The words of the embedded models: word-level tokenizers in the layout that transformers loads."""
+"""Word-level tokenizers of the embedded models, in the layout that transformers loads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT_TOKENS = 16
 
 
 def prior_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer of the prior's text encoder: one token a word, lower case, padded to `PROMPT_TOKENS`."""
+    """Return the tokenizer of the prior's text encoder: one token per word, lower case, padded to `PROMPT_TOKENS`."""
     special = ["<pad>", "<unk>", "<bos>", "<eos>"]
     tokenizer = word_tokenizer([*special, *known_words()])
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -1,6 +1,6 @@
-"""How good the embedded models are: `python -m vlm3d_gs.mini.measure --what codec|prior|critic`.
+"""Accuracy of the embedded models: `python -m vlm3d_gs.mini.measure --what codec|prior|critic`.
 
-Held-out scenes come from seeds that training never used; held-out combinations are those of `world.is_held_out`.
+Test scenes come from a seed that training never uses; held-out combinations are those of `world.scenes.is_held_out`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROMPTS_PER_BATCH = 8
 
 
 def measure_codec(denoiser: Denoiser, n_scenes: int = 64) -> dict[str, float]:
-    """Return the PSNR in dB of decoding what was encoded, over new scenes."""
+    """Return the PSNR in dB of encoding and decoding images of new scenes."""
     color = sample_batch(step_rng(TEST_SEED, 0), n_scenes, held_out=None).color.flatten(0, 1)
     with torch.inference_mode():
         error = (decode_latents(denoiser, encode_images(denoiser, color)) - color).square().mean()
@@ -41,7 +41,7 @@ def measure_codec(denoiser: Denoiser, n_scenes: int = 64) -> dict[str, float]:
 
 
 def measure_prior(folder: Path, n_two: int = 48, guidance_scale: float = 5.0) -> dict[str, float]:
-    """Return the share of 30-step samples whose views show just what the prompt says; `folder` is the pipeline."""
+    """Return the fraction of 30-step samples whose views show exactly the prompt; `folder` is the pipeline's."""
     rng = step_rng(TEST_SEED, 1)
     groups = {
         "one object": all_compositions(1),
@@ -64,24 +64,27 @@ def _prompts_right(
     cameras = orbit(azimuths, 15.0, 3.05, FOV_DEG, IMAGE_PX, IMAGE_PX)
     recognize = Recognizer(cameras, len(compositions[0].objects))
     generator = torch.Generator().manual_seed(seed)
+
     right = 0
     for start in range(0, len(compositions), PROMPTS_PER_BATCH):
-        part = compositions[start : start + PROMPTS_PER_BATCH]
-        shown_texts = texts.rows([0, *range(1 + start, 1 + start + len(part))])
-        views = sample_views(denoiser, shown_texts, cameras, generator, guidance_scale=scale)
+        batch = compositions[start : start + PROMPTS_PER_BATCH]
+        rows = texts.rows([0, *range(1 + start, 1 + start + len(batch))])
+        samples = sample_views(denoiser, rows, cameras, generator, guidance_scale=scale)
         right += sum(
-            recognize(shown) == canonical(item) for shown, item in zip(views, part, strict=True)
+            recognize(views) == canonical(composition)
+            for views, composition in zip(samples, batch, strict=True)
         )
+
     return right / len(compositions)
 
 
 def measure_critic(
     model: YesNoModel, n_scenes: int = 160, held_out: bool | None = False
 ) -> dict[str, float]:
-    """Return the balanced accuracy of each kind of question over four views of new scenes.
+    """Return the balanced accuracy of each kind of question, over four views of new scenes.
 
-    Balanced: the mean of how often Yes is said where it is right, and No where No is right. For hard negatives (a kind
-    of wrong statement) the Yes side is that of the same form of question.
+    Balanced: the mean of the true positive rate and the true negative rate. The positives of a kind of wrong statement
+    are all right statements; those of geometry and joint questions are their own.
     """
     hits: dict[tuple[str, bool], list[bool]] = {}
     for step in range(n_scenes // 8):
@@ -95,17 +98,22 @@ def measure_critic(
                 hits.setdefault((example.kind, example.answer), []).append(
                     (value > 0) == example.answer
                 )
+
+    own_positives = ("geometry", "joint")
     yes = [
         hit
         for (kind, answer), values in hits.items()
-        if answer and kind not in ("geometry", "joint")
+        if answer and kind not in own_positives
         for hit in values
     ]
-    sides = {kind: hits[(kind, True)] for kind in ("geometry", "joint")}
+    positives = {kind: hits[(kind, True)] for kind in own_positives}
+
     result = {"yes": float(np.mean(yes))}
     for (kind, answer), values in sorted(hits.items()):
         if not answer:
-            result[kind] = 0.5 * float(np.mean(sides.get(kind, yes))) + 0.5 * float(np.mean(values))
+            true_positive_rate = float(np.mean(positives.get(kind, yes)))
+            result[kind] = 0.5 * true_positive_rate + 0.5 * float(np.mean(values))
+
     return result
 
 

@@ -25,13 +25,15 @@ def publish_prior(out: Path, target: Path) -> None:
     _load({"unet": prior.unet, "text_encoder": prior.text_encoder}, out / "prior")
     load_averaged(
         {"vae": codec}, out / "vae"
-    )  # absent after a warm start: the codec is trained already
+    )  # none after a warm start: the codec is trained already
+
     prior.unet.half().save_pretrained(target / "unet")
     prior.text_encoder.half().save_pretrained(target / "text_encoder")
     codec.save_pretrained(target / "vae")
     drop_setting(target / "vae/config.json", "block_out_channels")
     prior.tokenizer.save_pretrained(target / "tokenizer")
     prior.scheduler.save_pretrained(target / "scheduler")
+
     index = {
         "_class_name": "StableDiffusionPipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -54,7 +56,7 @@ def publish_critic(out: Path, target: Path) -> None:
 
 
 def drop_setting(path: Path, name: str) -> None:
-    """Remove a derived setting that diffusers writes and then warns about when it reads it."""
+    """Remove a derived setting that diffusers writes, and about which it warns when reading."""
     settings = json.loads(path.read_text())
     settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2) + "\n")
@@ -69,7 +71,7 @@ def _load(modules: dict[str, nn.Module], folder: Path) -> None:
 
 def main(
     out: Annotated[Path, typer.Option(help="folder of training checkpoints")],
-    target: Annotated[Path, typer.Option(help="folder to write prior/ and critic/ into")] = WEIGHTS,
+    target: Annotated[Path, typer.Option(help="output folder for prior/ and critic/")] = WEIGHTS,
     what: Annotated[str, typer.Option(help="prior, critic or both")] = "both",
 ) -> None:
     """Write the embedded models."""

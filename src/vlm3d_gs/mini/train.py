@@ -1,9 +1,9 @@
 """Train the embedded models: `python -m vlm3d_gs.mini.train --what vae|prior|critic --out DIR`.
 
 Order: `vae` prepares the codec's encoder and trains its decoder; `prior` needs only the encoder, so the two can run
-side by side; `critic` needs neither. Each goes on from its last checkpoint when started again. Where the checkpoints
-are gone, `--warm-start` with the package's weights folder goes on from what was published.
-`python -m vlm3d_gs.mini.publish` writes what is trained so far into that folder.
+side by side; `critic` needs neither. Each resumes from its last checkpoint. Without one, `--warm-start` with the
+package's weights folder continues from the published weights. `python -m vlm3d_gs.mini.publish` writes the current
+averaged weights to that folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vlm3d_gs.mini.training import TrainingPlan
 
 
 def load_codec(out: Path, seed: int, warm_start: Path | None) -> AutoencoderTiny:
-    """Load the codec of a training folder; the first time, prepare it or take that of a pipeline folder."""
+    """Load the codec of a training folder; the first time, prepare it or copy it from a pipeline folder."""
     folder = out / "codec"
     if not folder.exists():
         codec = (
@@ -44,24 +44,27 @@ def load_codec(out: Path, seed: int, warm_start: Path | None) -> AutoencoderTiny
 def main(
     what: Annotated[str, typer.Option(help="vae, prior or critic")],
     out: Annotated[Path, typer.Option(help="folder of checkpoints")],
-    steps: Annotated[int, typer.Option(help="steps in all; 0 takes the model's own plan")] = 0,
+    steps: Annotated[int, typer.Option(help="total steps; 0: as in the model's plan")] = 0,
     seed: Annotated[int, typer.Option(help="seed of weights and data")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice")] = 0,
-    scenes: Annotated[int, typer.Option(help="scenes a step; 0 takes the model's own plan")] = 0,
-    lr: Annotated[float, typer.Option(help="peak learning rate; 0 takes the model's own")] = 0.0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: as chosen by torch")] = 0,
+    scenes: Annotated[int, typer.Option(help="scenes per step; 0: as in the model's plan")] = 0,
+    lr: Annotated[float, typer.Option(help="peak learning rate; 0: as in the model's plan")] = 0.0,
     minutes: Annotated[
         float,
-        typer.Option(help="end after so long, the learning rate decayed by then; 0: no limit"),
+        typer.Option(help="time limit; the learning rate decays towards it; 0: none"),
     ] = 0.0,
-    workers: Annotated[int, typer.Option(help="processes that draw the scenes; 0: this one")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="processes that draw scenes; 0: none but this one")
+    ] = 0,
     warm_start: Annotated[
-        Path | None, typer.Option(help="weights folder (with prior/ and critic/) to begin with")
+        Path | None, typer.Option(help="initial weights: folder with prior/ and critic/")
     ] = None,
 ) -> None:
     """Train one of the embedded models."""
     if threads:
         torch.set_num_threads(threads)
+
     console = Console()
 
     def log(line: str) -> None:

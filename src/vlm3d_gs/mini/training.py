@@ -1,8 +1,8 @@
 """The loop that trains every embedded model: seeded, resumable, with an exponential moving average.
 
 A training is two functions over a dict of modules: `draw(step)` makes the batch of a step on the CPU, in worker
-processes where they are asked for, and `loss(batch, step)` returns the loss and scalars to log. What batch a step sees
-follows from the seed and the step alone, so a run that was cut and resumed sees what an uncut run would have seen.
+processes if there are any, and `loss(batch, step)` returns the loss and scalars to log. The batch of a step depends on
+the seed and the step alone, so an interrupted and resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 MUON_LR_FACTOR = 5.0
-"""Learning rate of the matrices against that of everything else."""
+"""Learning rate of the matrices over that of everything else."""
 PREFETCHED_BATCHES = 3
-"""Batches that each worker prepares before they are asked for."""
+"""Batches that each worker prepares ahead."""
+LOG_EVERY = 100
+"""Steps."""
 Batch = TypeVar("Batch")
 Scalars = dict[str, float | Tensor]
-"""What a step reports. Tensors stay on their device until a line is logged, so that no step waits for them."""
+"""Logged values of a step. Tensors stay on their device until a line is logged, so that no step waits for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """How long and how fast one model is trained."""
+    """Length and rates of one training."""
 
     steps: int
-    """Optimiser steps in all, counted over resumed runs."""
+    """Optimiser steps in total, over all resumed runs."""
     lr: float
     """Peak learning rate of AdamW."""
     warmup_steps: int = 200
@@ -45,23 +47,28 @@ class TrainingPlan:
     decay_fraction: float = 0.3
     """Last fraction of the run over which the learning rate falls linearly to 2 % of the peak."""
     ema_decay: float = 0.998
-    """Decay a step of the average that is published; ramped up from the start of the run."""
+    """Decay per step of the averaged weights, which are published; lower at the start of the run."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     scenes_per_step: int = 8
-    """Scenes of one batch."""
+    """Scenes in one batch."""
     clip_norm: float = 1.0
     """Largest gradient norm over all parameters."""
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
     limit_s: float = math.inf
-    """Seconds after which a call ends, whatever its steps. The learning rate then falls by the clock, and such a run
-    does not repeat exactly."""
+    """Seconds after which a call ends, whatever its steps. The learning rate then decays by the clock, and such a run
+    is not exactly repeatable."""
     workers: int = 0
-    """Processes that draw batches; 0 draws them in this one."""
+    """Processes that draw batches; 0 draws them in the training process."""
 
     def lr_at(self, step: int, elapsed_s: float = 0.0) -> float:
-        """Learning rate of a step, `elapsed_s` after this call began: linear warm-up, constant, linear decay."""
+        """Return the learning rate of a step: linear warm-up, constant, linear decay.
+
+        Args:
+            step: steps done.
+            elapsed_s: since the start of this call; counts against `limit_s`.
+        """
         left = 1.0 - max(step / self.steps, elapsed_s / self.limit_s)
         decay = left / max(self.decay_fraction, 1.0 / self.steps)
         return self.lr * min(1.0, (step + 1) / self.warmup_steps, max(decay, 0.02))
@@ -72,9 +79,11 @@ def load_averaged(modules: Mapping[str, nn.Module], folder: Path) -> bool:
     path = folder / "state.safetensors"
     if not path.exists():
         return False
+
     state = load_file(path)
     for name, parameter in _parameters(modules).items():
         parameter.data.copy_(state[f"ema.{name}"])
+
     return True
 
 
@@ -83,20 +92,21 @@ def new_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the networks, and AdamW for everything else.
 
-    Small transformers trained from nothing spend long at chance under Adam; orthogonalised momentum (Jordan et al.
-    2024, Muon; learning rate matched to Adam's update size as in Liu et al. 2025, arXiv 2502.16982) shortens that.
+    Small transformers trained from scratch stay at chance level for long under Adam; orthogonalised momentum (Jordan et
+    al. 2024, Muon; learning rate matched to Adam's update size as in Liu et al. 2025, arXiv 2502.16982) shortens that.
     """
-    matrices, decayed, plain = [], [], []
+    matrices, decayed, not_decayed = [], [], []
     for name, parameter in parameters.items():
-        if parameter.ndim == 2 and not any(part in name for part in ("embed", "heads.", "lm_head")):
+        if parameter.ndim == 2 and not any(key in name for key in ("embed", "heads.", "lm_head")):
             matrices.append(parameter)
         elif parameter.ndim > 1:
             decayed.append(parameter)
         else:
-            plain.append(parameter)
+            not_decayed.append(parameter)
+
     groups = [
         {"params": decayed, "weight_decay": plan.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
@@ -106,6 +116,7 @@ def new_optimizers(
             fused=True,
         )
     ]
+
     if matrices:
         optimizers.append(
             torch.optim.Muon(
@@ -116,11 +127,12 @@ def new_optimizers(
                 adjust_lr_fn="match_rms_adamw",
             )
         )
+
     return optimizers
 
 
 class _Steps(Dataset[Batch]):
-    """The batches of some steps, for a loader's worker processes."""
+    """The batches of a range of steps, for a loader's worker processes."""
 
     def __init__(self, draw: Callable[[int], Batch], first: int, last: int) -> None:
         self.draw, self.first, self.last = draw, first, last
@@ -133,16 +145,17 @@ class _Steps(Dataset[Batch]):
 
 
 def batches(draw: Callable[[int], Batch], first: int, last: int, workers: int) -> Iterator[Batch]:
-    """Yield `draw(step)` of the steps from `first` up to but without `last`, in order.
+    """Yield `draw(step)` for the steps from `first` to `last`, exclusive, in order.
 
     Args:
-        draw: makes one step's batch; with workers it must be picklable.
-        first: step to begin with.
-        last: step to end before.
-        workers: processes that draw ahead; 0 draws here. The batches are the same.
+        draw: makes the batch of one step; picklable if there are workers.
+        first: first step.
+        last: step after the last.
+        workers: processes that draw ahead; 0 draws in this process. The batches are the same.
     """
     if workers == 0 or last <= first:
         return (draw(step) for step in range(first, last))
+
     loader = DataLoader(
         _Steps(draw, first, last),
         batch_size=None,
@@ -161,8 +174,7 @@ def _unchanged(batch: Batch) -> Batch:
 def mixed_precision(device: str) -> ExitStack:
     """Return a context of bfloat16 arithmetic with the attention kernel that is fastest on the device.
 
-    On a CPU that is the plain one: torch's fused attention was slower there at these sizes
-    (docs/log/embedded-prior.md).
+    On a CPU that is the plain one: the fused attention of torch was slower at these sizes (docs/log/embedded-prior.md).
     """
     stack = ExitStack()
     stack.enter_context(torch.autocast(device, torch.bfloat16))
@@ -179,11 +191,11 @@ def fit(
     folder: Path,
     log: Callable[[str], None],
 ) -> None:
-    """Train until `plan.steps`, going on from the checkpoint in `folder` if there is one.
+    """Train until `plan.steps`, from the checkpoint in `folder` if there is one.
 
     Args:
         modules: trained modules by name; those parameters with requires_grad are trained.
-        draw: step -> batch, on the CPU; picklable where the plan has workers.
+        draw: step -> batch, on the CPU; picklable if the plan has workers.
         loss: batch, step -> scalar loss with graph, and scalars to log.
         plan: length and rates.
         folder: where `state.safetensors` and `progress.jsonl` are kept.
@@ -194,55 +206,94 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: p for name, p in _parameters(modules).items() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in _parameters(modules).items()}
-    optimizers = new_optimizers(parameters, plan)
-    first = _load(folder, modules, ema, optimizers, parameters)
+    state = _TrainingState(modules, parameters, ema, new_optimizers(parameters, plan))
+    first = _load(folder, state)
+
     began = saved = time.monotonic()
-    sums: dict[str, tuple[float | Tensor, int]] = {}
+    means = _Means()
     for step, batch in enumerate(batches(draw, first, plan.steps, plan.workers), first):
         value, scalars = loss(batch, step)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-            factor = MUON_LR_FACTOR if isinstance(optimizer, torch.optim.Muon) else 1.0
-            for group in optimizer.param_groups:
-                group["lr"] = factor * plan.lr_at(step, time.monotonic() - began)
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(list(parameters.values()), plan.clip_norm)
-        if bool(torch.isfinite(norm)):
-            for optimizer in optimizers:
-                optimizer.step()
-        decay = min(plan.ema_decay, (step + 1) / (step + 10))
-        live = _parameters(modules)
-        torch._foreach_lerp_(list(ema.values()), [live[name].detach() for name in ema], 1.0 - decay)
-        for key, item in {
-            "loss": value.detach(),
-            "grad_norm": norm.detach(),
-            **scalars,
-        }.items():
-            total, count = sums.get(key, (0.0, 0))
-            sums[key] = (total + item, count + 1)
-        last = step + 1 == plan.steps or time.monotonic() - began > plan.limit_s
-        if (step + 1) % 100 == 0 or last:
-            means = {key: float(total) / count for key, (total, count) in sums.items()}
-            rate = (step + 1 - first) / (time.monotonic() - began)
-            row = {
-                "step": step + 1,
-                "steps_per_s": round(rate, 3),
-                **{k: round(v, 5) for k, v in means.items()},
-            }
+        norm = _update_weights(state, value, plan, plan.lr_at(step, time.monotonic() - began))
+        _update_ema(state, min(plan.ema_decay, (step + 1) / (step + 10)))
+        means.add({"loss": value.detach(), "grad_norm": norm.detach(), **scalars})
+
+        done, now = step + 1, time.monotonic()
+        last = done == plan.steps or now - began > plan.limit_s
+        if done % LOG_EVERY == 0 or last:
+            rate = (done - first) / (now - began)
+            row = {"step": done, "steps_per_s": round(rate, 3), **means.pop()}
             with (folder / "progress.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            log(
-                f"{step + 1}/{plan.steps} "
-                + " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
+            values = " ".join(
+                f"{name} {value:.4g}" for name, value in row.items() if name != "step"
             )
-            sums = {}
-        if time.monotonic() - saved > plan.save_every_s or last:
-            _save(folder, step + 1, modules, ema, optimizers, parameters)
+            log(f"{done}/{plan.steps} {values}")
+
+        if now - saved > plan.save_every_s or last:
+            _save(folder, done, state)
             saved = time.monotonic()
         if last:
             break
+
     for name, parameter in _parameters(modules).items():
         parameter.data.copy_(ema[name])
+
+
+@dataclass(frozen=True)
+class _TrainingState:
+    """What a training changes, and what a checkpoint holds."""
+
+    modules: Mapping[str, nn.Module]
+    """By name."""
+    parameters: Mapping[str, nn.Parameter]
+    """Those that are trained, by module and name."""
+    ema: dict[str, Tensor]
+    """Averages of all parameters, frozen ones too."""
+    optimizers: list[torch.optim.Optimizer]
+
+
+def _update_weights(state: _TrainingState, loss: Tensor, plan: TrainingPlan, lr: float) -> Tensor:
+    """Take one optimiser step; return the norm of the gradient before clipping."""
+    for optimizer in state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+        factor = MUON_LR_FACTOR if isinstance(optimizer, torch.optim.Muon) else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = factor * lr
+
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(list(state.parameters.values()), plan.clip_norm)
+
+    # A single step along a gradient that is not finite would ruin the weights.
+    if bool(torch.isfinite(norm)):
+        for optimizer in state.optimizers:
+            optimizer.step()
+
+    return norm
+
+
+def _update_ema(state: _TrainingState, decay: float) -> None:
+    live = _parameters(state.modules)
+    averages, current = list(state.ema.values()), [live[name].detach() for name in state.ema]
+    torch._foreach_lerp_(averages, current, 1.0 - decay)
+
+
+class _Means:
+    """Means of the scalars since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[float | Tensor, int]] = {}
+
+    def add(self, scalars: Scalars) -> None:
+        """Add the scalars of a step; a scalar may be missing in some steps."""
+        for name, value in scalars.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, count + 1)
+
+    def pop(self) -> dict[str, float]:
+        """Return the means, rounded, and start anew."""
+        means = {name: round(float(total) / count, 5) for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return means
 
 
 def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
@@ -253,61 +304,55 @@ def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
-def _save(
-    folder: Path,
-    step: int,
-    modules: Mapping[str, nn.Module],
-    ema: dict[str, Tensor],
-    optimizers: list[torch.optim.Optimizer],
-    parameters: dict[str, nn.Parameter],
-) -> None:
-    tensors = {f"live.{name}": p.detach().contiguous() for name, p in _parameters(modules).items()}
-    tensors |= {f"ema.{name}": value.contiguous() for name, value in ema.items()}
-    for name, parameter in parameters.items():
-        for optimizer in optimizers:
+def _save(folder: Path, step: int, state: _TrainingState) -> None:
+    live = _parameters(state.modules)
+    tensors = {f"live.{name}": p.detach().contiguous() for name, p in live.items()}
+    tensors |= {f"ema.{name}": value.contiguous() for name, value in state.ema.items()}
+    for name, parameter in state.parameters.items():
+        for optimizer in state.optimizers:
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.contiguous()
+
+    # Written to a draft and renamed, so that an interrupted save leaves the earlier checkpoint intact. Copies, since
+    # safetensors refuses tensors that share memory.
     draft = folder / "state.safetensors.draft"
-    save_file(
-        {key: value.clone() for key, value in tensors.items()}, draft, metadata={"step": str(step)}
-    )
+    copies = {key: value.clone() for key, value in tensors.items()}
+    save_file(copies, draft, metadata={"step": str(step)})
     os.replace(draft, folder / "state.safetensors")
     (folder / "step.json").write_text(json.dumps({"step": step}))
 
 
-def _load(
-    folder: Path,
-    modules: Mapping[str, nn.Module],
-    ema: dict[str, Tensor],
-    optimizers: list[torch.optim.Optimizer],
-    parameters: dict[str, nn.Parameter],
-) -> int:
+def _load(folder: Path, state: _TrainingState) -> int:
     """Restore a checkpoint in place; a parameter that it lacks keeps its fresh value. Return the next step."""
     path = folder / "state.safetensors"
     if not path.exists():
         return 0
-    state = load_file(path)
-    for name, parameter in _parameters(modules).items():
-        if f"live.{name}" in state:
-            parameter.data.copy_(state[f"live.{name}"])
-            ema[name].copy_(state[f"ema.{name}"])
-    for name, parameter in parameters.items():
-        prefix, suffix = "optimizer.", f".{name}"
-        kept = {
-            key.removeprefix(prefix).removesuffix(suffix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-            and key.endswith(suffix)
-            and key.count(".") == name.count(".") + 2
-        }
-        for optimizer in optimizers:
-            wanted = (
-                {"momentum_buffer"}
-                if isinstance(optimizer, torch.optim.Muon)
-                else {"step", "exp_avg", "exp_avg_sq"}
-            )
-            if wanted == set(kept) and any(
-                parameter is p for g in optimizer.param_groups for p in g["params"]
-            ):
-                optimizer.state[parameter] = kept
+
+    tensors = load_file(path)
+    for name, parameter in _parameters(state.modules).items():
+        if f"live.{name}" in tensors:
+            parameter.data.copy_(tensors[f"live.{name}"])
+            state.ema[name].copy_(tensors[f"ema.{name}"])
+
+    for name, parameter in state.parameters.items():
+        moments = _optimizer_tensors(tensors, name)
+        for optimizer in state.optimizers:
+            # A parameter may have changed optimiser since; moments of the other kind are of no use.
+            is_muon = isinstance(optimizer, torch.optim.Muon)
+            expected = {"momentum_buffer"} if is_muon else {"step", "exp_avg", "exp_avg_sq"}
+            owned = any(parameter is p for group in optimizer.param_groups for p in group["params"])
+            if owned and expected == set(moments):
+                optimizer.state[parameter] = moments
+
     return int(json.loads((folder / "step.json").read_text())["step"])
+
+
+def _optimizer_tensors(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return an optimiser's tensors of one parameter, by their names in the optimiser."""
+    prefix, suffix = "optimizer.", f".{name}"
+    return {
+        key.removeprefix(prefix).removesuffix(suffix): value
+        for key, value in tensors.items()
+        # The count of dots tells "a.weight" from another parameter "b.a.weight".
+        if key.startswith(prefix) and key.endswith(suffix) and key.count(".") == name.count(".") + 2
+    }

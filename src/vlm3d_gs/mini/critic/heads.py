@@ -1,9 +1,10 @@
-"""Linear read-outs that supervise the critic densely while it is trained, and are thrown away afterwards.
+"""Linear read-outs for dense supervision of the critic during training; discarded afterwards.
 
-One bit a question teaches slowly. `TokenHeads` make each image token say what it shows, what the other object is and
-where it lies from here; `WorldHead` asks the same of the language model, which has read the views' names, in the frame
-of the scene; `PhraseHeads` make each noun phrase of a question say whether the scene has such an object,
-where it is, and in which direction the other one lies: from there the answer to a relation is a small step.
+One bit per question is a weak signal. `TokenHeads` predict from each image token what it shows, what the other object
+is and in which direction it lies; `WorldHead` predicts that direction in the frame of the scene, from the language
+model, which has read the views' names; `PhraseHeads` predict from each noun phrase of a question whether the scene has
+such an object, where it is, and in which direction the other one lies, from which the answer to a relation is a small
+step.
 """
 
 from __future__ import annotations
@@ -37,38 +38,42 @@ class TokenHeads(nn.Module):
     def forward(self, tokens: Tensor, batch: CriticBatch) -> tuple[Tensor, dict[str, float]]:
         """Return the summed loss of all read-outs and some accuracies; tokens [S * V, T, width]."""
         labels = batch.labels
-        seen = labels.shape > 0
-        weight = torch.where(seen, 1.0, 0.1)
+        visible = labels.shape > 0
+
+        # Most tokens show background: at full weight they would dominate.
+        weight = torch.where(visible, 1.0, 0.1)
         total = _weighted(self.shape(tokens), labels.shape, weight) + _weighted(
             self.color(tokens), labels.color, weight
         )
-        other = weight * seen
+
+        # What the other object is, and where, is defined on objects only.
+        other = weight * visible
         total = total + _weighted(self.other_shape(tokens), labels.other_shape, other)
         total = total + _weighted(self.other_color(tokens), labels.other_color, other)
-        apart = (self.offset(tokens).float() - labels.offset).abs().sum(-1)
-        paired = (seen & (labels.other_shape > 0)).float()
-        total = total + 2.0 * (apart * paired).sum() / paired.sum().clamp_min(1.0)
+        error = (self.offset(tokens).float() - labels.offset).abs().sum(-1)
+        paired = (visible & (labels.other_shape > 0)).float()
+        total = total + 2.0 * (error * paired).sum() / paired.sum().clamp_min(1.0)
+
         damage = self.damage(tokens.mean(1)).float()
         spoiled, known = self.spoiled(tokens)[..., 0].float(), labels.spoiled >= 0
         total = total + 2.0 * F.binary_cross_entropy_with_logits(
             spoiled, labels.spoiled.clamp_min(0.0), weight=known.float()
         )
+
         with torch.no_grad():
+            shape_right = self.shape(tokens).argmax(-1) == labels.shape
+            color_right = self.color(tokens).argmax(-1) == labels.color
+            other_right = self.other_shape(tokens).argmax(-1) == labels.other_shape
             scalars = {
-                "token shape": float(
-                    (self.shape(tokens).argmax(-1) == labels.shape)[seen].float().mean()
-                ),
-                "token color": float(
-                    (self.color(tokens).argmax(-1) == labels.color)[seen].float().mean()
-                ),
-                "token other": float(
-                    (self.other_shape(tokens).argmax(-1) == labels.other_shape)[seen].float().mean()
-                ),
-                "token offset": float((apart * paired).sum() / paired.sum().clamp_min(1.0)),
+                "token shape": float(shape_right[visible].float().mean()),
+                "token color": float(color_right[visible].float().mean()),
+                "token other": float(other_right[visible].float().mean()),
+                "token offset": float((error * paired).sum() / paired.sum().clamp_min(1.0)),
                 "view damage": float((damage.argmax(-1) == labels.damage).float().mean()),
                 "token spoiled": float((spoiled > 0)[labels.spoiled > 0].float().mean()),
                 "token sound": float((spoiled <= 0)[labels.spoiled == 0].float().mean()),
             }
+
         return total + F.cross_entropy(damage, labels.damage), scalars
 
 
@@ -89,9 +94,10 @@ class WorldHead(nn.Module):
         """Return the mean distance to the true offset; hidden [S * V, T, width]."""
         labels = batch.labels
         paired = ((labels.shape > 0) & (labels.other_shape > 0)).float()
-        apart = (self.offset(self.norm(hidden.float())) - labels.world_offset).abs().sum(-1)
-        error = (apart * paired).sum() / paired.sum().clamp_min(1.0)
-        return error, {"world offset": float(error.detach())}
+        error = (self.offset(self.norm(hidden.float())) - labels.world_offset).abs().sum(-1)
+        mean = (error * paired).sum() / paired.sum().clamp_min(1.0)
+
+        return mean, {"world offset": float(mean.detach())}
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class PhraseLabels:
     row: Tensor
     """[P] int64 row of the batch."""
     place: Tensor
-    """[P] int64 place of the phrase's last word in the sequence."""
+    """[P] int64 index of the phrase's last word in the sequence."""
     exists: Tensor
     """[P] float32: 1 where the scene has such an object."""
     center: Tensor
@@ -137,31 +143,36 @@ class PhraseHeads(nn.Module):
     def forward(
         self, hidden: Tensor, early: Tensor, labels: PhraseLabels
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the summed loss of the read-outs and how right they are.
+        """Return the summed loss of the read-outs and their errors.
 
         Args:
-            hidden: [S, L, width] states in which existence and place are read.
-            early: [S, L, width] states in which the offset is read, some layers before, so that the layers between can
-                compare it with the relation that is asked for.
+            hidden: [S, L, width] states from which existence and place are read.
+            early: [S, L, width] states from which the offset is read, some layers earlier, so that the layers between
+                can compare it with the relation in the question.
             labels: the phrases.
         """
-        said = self.norm(hidden[labels.row, labels.place].float())
-        exists, center = self.exists(said)[:, 0], self.center(said)
+        states = self.norm(hidden[labels.row, labels.place].float())
+        exists, center = self.exists(states)[:, 0], self.center(states)
         present = labels.exists > 0
-        apart = (center - labels.center).abs().sum(-1)[present].mean()
-        pointed = self.offset(self.early_norm(early[labels.row, labels.place].float()))
+        center_error = (center - labels.center).abs().sum(-1)[present].mean()
+
+        offset = self.offset(self.early_norm(early[labels.row, labels.place].float()))
         paired = labels.offset.abs().sum(-1) > 0
-        missed = (pointed - labels.offset).abs().sum(-1)
-        error = (missed * paired).sum() / paired.sum().clamp_min(1)
-        loss = F.binary_cross_entropy_with_logits(exists, labels.exists) + apart + 2.0 * error
+        distance = (offset - labels.offset).abs().sum(-1)
+        offset_error = (distance * paired).sum() / paired.sum().clamp_min(1)
+
+        existence = F.binary_cross_entropy_with_logits(exists, labels.exists)
+        loss = existence + center_error + 2.0 * offset_error
+
         with torch.no_grad():
             hits = ((exists > 0) == present).float()
             scalars = {
                 "phrase yes": float(hits[present].mean()),
                 "phrase no": float(hits[~present].mean()) if bool((~present).any()) else 1.0,
-                "phrase place": float(apart),
-                "phrase offset": float(error),
+                "phrase place": float(center_error),
+                "phrase offset": float(offset_error),
             }
+
         return loss, scalars
 
 
@@ -187,23 +198,30 @@ def noun_phrases(
     """Find the noun phrases of a question: a colour word and a shape word.
 
     Args:
-        tokenizer: one token a word.
+        tokenizer: one token per word.
         question: token ids.
         scene: ground truth.
     """
     nowhere = (0.0, 0.0, 0.0)
     centers = {(item.color, item.shape): item.center for item in scene.objects}
     words = tokenizer.convert_ids_to_tokens(list(question))
+
     found = []
     for place in range(1, len(words)):
-        if words[place] in SHAPE_WORDS and words[place - 1] in COLORS:
-            named = (words[place - 1], SHAPE_WORDS[words[place]])
-            center = centers.get(named)
-            others = [other for key, other in centers.items() if key != named]
-            index = list(centers).index(named) if named in centers else 0
-            offset = nowhere
-            if center is not None and others:
-                x, y, z = (there - here for there, here in zip(others[0], center, strict=True))
-                offset = (x, y, z)
-            found.append(NounPhrase(place, center is not None, center or nowhere, offset, index))
+        color, shape = words[place - 1], words[place]
+        if color not in COLORS or shape not in SHAPE_WORDS:
+            continue
+
+        name = (color, SHAPE_WORDS[shape])
+        center = centers.get(name)
+        index = list(centers).index(name) if name in centers else 0
+
+        others = [other for key, other in centers.items() if key != name]
+        offset = nowhere
+        if center is not None and others:
+            x, y, z = (there - here for there, here in zip(others[0], center, strict=True))
+            offset = (x, y, z)
+
+        found.append(NounPhrase(place, center is not None, center or nowhere, offset, index))
+
     return found

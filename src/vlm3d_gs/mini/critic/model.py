@@ -39,18 +39,19 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TRAINED_PX = 64
-"""Side of the pictures that the critic knows; kept in its config.json."""
+"""Side of the images that the critic is trained on; stored in its config.json."""
 VISION_HEADS = 12
 VISION_ROPE_THETA = 10.0
-"""Rotary frequencies from 1 to 0.18 radians a patch: on an 8x8 grid the published 10,000 leaves most pairs still."""
+"""Rotary frequencies from 1 to 0.18 radians per patch: on an 8x8 grid, the published 10,000 hardly turns most pairs."""
 NEIGHBOUR_STEPS = (1, 1, 2, 0)
-"""Distance in patches at which the heads of each vision block look at first; 0 leaves them as they are."""
+"""Initial offset in patches to which the heads of each vision block attend; 0 leaves them as they are."""
 NEIGHBOUR_SHARPNESS = 17.0
+"""Scale of the initial attention logits at that offset."""
 QUESTION_WORDS = "do these views show is there seen from the front answer yes or no"
 
 
 def critic_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the critic's tokenizer: one token a word or punctuation mark, Qwen's special tokens and chat form."""
+    """Return the critic's tokenizer: one token per word or punctuation mark, Qwen's special tokens and template."""
     texts = [
         GEOMETRY_QUESTION,
         CAPTION_REQUEST,
@@ -58,6 +59,7 @@ def critic_tokenizer() -> PreTrainedTokenizerFast:
         "system user assistant you are a helpful assistant",
     ]
     words = {*known_words(), *(word for text in (*texts, *VIEW_NAMES) for word in words_of(text))}
+
     tokenizer = word_tokenizer(["<unk>", *sorted(words), *".,:?"])
     tokenizer.add_special_tokens(list(SPECIAL))
     return PreTrainedTokenizerFast(
@@ -74,6 +76,17 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
     """Return the untrained critic, 4.7 M parameters, and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = critic_tokenizer()
+    model = Qwen2_5_VLForConditionalGeneration(critic_config(tokenizer))
+
+    for block, step in zip(model.model.visual.blocks, NEIGHBOUR_STEPS, strict=True):
+        init_as_convolution(block.attn, step)
+    init_language_model(model.model.language_model)
+
+    return model, tokenizer
+
+
+def critic_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    """Return the config of the critic: the published architecture at the size of the mini world."""
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     text = {
         "vocab_size": len(tokenizer),
@@ -105,7 +118,8 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
         "out_hidden_size": 192,
         "fullatt_block_indexes": [0, 1, 2, 3],
     }
-    config = Qwen2_5_VLConfig(
+
+    return Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
@@ -115,34 +129,29 @@ def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTraine
         tie_word_embeddings=True,
         trained_px=TRAINED_PX,
     )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    for index, block in enumerate(model.model.visual.blocks):
-        init_as_convolution(block.attn, NEIGHBOUR_STEPS[index])
-    init_language_model(model.model.language_model)
-    return model, tokenizer
 
 
 def init_language_model(language_model: Any) -> None:
-    """Start a language model so that words, pictures and what the layers add weigh about the same.
+    """Initialise a language model so that words, images and the layers' outputs have similar norms.
 
-    With small embeddings the first layers' sums drown the words, and later layers can hardly find them again; with
-    weights that grow unchecked (little weight decay) it gets worse. An earlier version of the embedded critic was lost
-    that way (docs/log/embedded-critic.md).
+    With small embeddings the outputs of the first layers drown the words, and later layers can hardly read them; with
+    weights that grow unchecked (little weight decay) it gets worse. An earlier version of the embedded critic failed
+    for that reason (docs/log/embedded-critic.md).
     """
     language_model.embed_tokens.weight.data.normal_(0.0, 0.1)
     for layer in language_model.layers:
         for name, parameter in layer.named_parameters():
             if parameter.ndim > 1:
-                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
-                parameter.data.normal_(0.0, 0.02 if adds else 0.07)
+                to_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                parameter.data.normal_(0.0, 0.02 if to_residual else 0.07)
 
 
 def init_as_convolution(attention: Any, step: int) -> None:
-    """Start an attention layer as a 3x3 convolution: head h looks at one neighbour, `step` patches away.
+    """Initialise an attention layer as a 3x3 convolution: head h attends to one neighbour, `step` patches away.
 
-    A vision transformer trained from nothing on few pictures hardly learns to compare neighbouring patches. Here the
+    A vision transformer trained from scratch on few images hardly learns to compare neighbouring patches. Here the
     query and key biases, turned by the rotary embedding, make nine heads attend to the nine offsets; training can
-    change all of it. The idea of starting attention like a convolution is that of d'Ascoli et al. 2021 (ConViT).
+    change all of it. After d'Ascoli et al. 2021 (ConViT).
 
     Args:
         attention: the vision attention, changed in place.
@@ -150,15 +159,20 @@ def init_as_convolution(attention: Any, step: int) -> None:
     """
     if step == 0:
         return
+
     pairs = attention.head_dim // 4
     frequencies = VISION_ROPE_THETA ** (-torch.arange(pairs) / pairs)
     amplitude = NEIGHBOUR_SHARPNESS**0.5
+
+    # A query turned by the angles of an offset has its largest product with the key at that offset. The first half of
+    # a head's dimensions are cosines, the second sines.
     bias = torch.zeros(3, attention.num_heads, 4 * pairs)
     for head in range(9):
         row, column = step * (head // 3 - 1), step * (head % 3 - 1)
         angles = torch.cat([frequencies * row, frequencies * column])
         bias[0, head] = amplitude * torch.cat([angles.cos(), angles.sin()])
         bias[1, head, : 2 * pairs] = amplitude
+
     attention.qkv.bias.data.copy_(bias.flatten())
 
 

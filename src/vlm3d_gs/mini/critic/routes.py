@@ -1,10 +1,10 @@
-"""Where three attention heads of the critic must look while it is trained.
+"""Supervision of three attention heads of the critic during training.
 
-What a small language model must do to answer a relation is known: a shape word gathers the colour before it, an image
-token gathers its view's name, and then the noun phrase looks at the image tokens of the object that it names, from
-where it can copy in which direction the other object lies. Left to find these routes from Yes and No alone, the model
-did not within 11,000 steps (docs/log/embedded-critic.md); told where to look, it takes a few hundred. All else stays
-free.
+The steps by which a small language model can answer a question about a relation are known: a shape word attends to the
+colour before it, an image token to its view's name, and then the noun phrase to the image tokens of the object that it
+names, from which it can copy the direction of the other object. From Yes and No alone the model did not learn these
+routes within 11,000 steps (docs/log/embedded-critic.md); with supervised attention it takes a few hundred. All other
+heads stay free.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vlm3d_gs.mini.critic.data import CriticBatch
 from vlm3d_gs.mini.critic.heads import PhraseLabels
 
 GATHER_LAYER, COLOR_HEAD, NAME_HEAD = 0, 0, 1
-"""Layer in which words and names are gathered, and its two heads."""
+"""Layer that gathers colours and view names, and its two heads."""
 POINT_LAYER, POINT_HEAD = 2, 0
-"""Layer and head with which a noun phrase points at its object."""
+"""Layer and head by which a noun phrase attends to its object."""
 ATTENTION_FLOOR = 1e-4
-"""Added to the attention before the logarithm: a head that looks elsewhere must still feel a slope."""
+"""Added to the attention before the logarithm, so that a head that attends elsewhere has a finite gradient."""
 
 
 def route_loss(
@@ -34,7 +34,7 @@ def route_loss(
     batch: CriticBatch,
     tokenizer: PreTrainedTokenizerFast,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the mean negative log attention along the three routes, and how much attention goes there.
+    """Return the mean negative log attention along the three routes, and the mean attention along each.
 
     Args:
         attentions: [S, heads, L, L] of each layer.
@@ -42,23 +42,31 @@ def route_loss(
         image_mask: [S, L] bool; the same in each row.
         phrases: the noun phrases of the questions.
         batch: scenes and the labels of their image tokens.
-        tokenizer: one token a word.
+        tokenizer: one token per word.
     """
     gather = attentions[GATHER_LAYER].float()
     row, place = phrases.row, phrases.place
+
+    # A shape word attends to the colour, which is the word before it.
     color = gather[row, COLOR_HEAD, place, place - 1]
+
+    # The image tokens of a view attend to the first word of its name.
     columns = image_mask[0].nonzero()[:, 0].reshape(batch.images.shape[1], -1)
     names = name_positions(input_ids[0], columns[:, 0], tokenizer)
     name = torch.stack(
         [gather[:, NAME_HEAD, view][:, :, at] for view, at in zip(columns, names, strict=True)]
     )
+
+    # A noun phrase attends to the image tokens of its object, in any view; objects out of sight have none.
     pointed = attentions[POINT_LAYER][:, POINT_HEAD].float()[row, place]
-    shown = visible_objects(batch).to(pointed.device)
-    own = (pointed[:, columns.flatten()] * shown[row, phrases.index]).sum(-1)
-    seen = (phrases.exists > 0) & shown[row, phrases.index].any(-1)
-    point = own[seen]
+    visible = visible_objects(batch).to(pointed.device)[row, phrases.index]
+    on_object = (pointed[:, columns.flatten()] * visible).sum(-1)
+    point = on_object[(phrases.exists > 0) & visible.any(-1)]
+
     losses = [
-        -(share + ATTENTION_FLOOR).log().mean() for share in (color, name, point) if share.numel()
+        -(attention + ATTENTION_FLOOR).log().mean()
+        for attention in (color, name, point)
+        if attention.numel()
     ]
     scalars = {
         "looks at color": float(color.detach().mean()),
@@ -71,7 +79,7 @@ def route_loss(
 def name_positions(
     input_ids: Tensor, starts: Tensor, tokenizer: PreTrainedTokenizerFast
 ) -> list[int]:
-    """Return where the first word of each view's name stands, before its image tokens begin."""
+    """Return the index of the first word of each view's name: the last such word before the view's image tokens."""
     first = {tokenizer(name, add_special_tokens=False).input_ids[0] for name in VIEW_NAMES}
     ids = input_ids.tolist()
     return [max(place for place in range(int(start)) if ids[place] in first) for start in starts]
@@ -80,12 +88,15 @@ def name_positions(
 def visible_objects(batch: CriticBatch) -> Tensor:
     """Return [S, 2, V * T] bool: which image tokens show the scene's first and second object."""
     labels, n_scenes = batch.labels, len(batch.scenes)
-    named = torch.full((2, n_scenes, 2), -1)
+
+    # Classes of the objects, as in the labels; -1, which no token has, for a second object that is not there.
+    classes = torch.full((2, n_scenes, 2), -1)
     for s, scene in enumerate(batch.scenes):
         for k, item in enumerate(scene.objects):
-            named[:, s, k] = torch.tensor(
-                [1 + COLORS.index(item.color), 1 + SHAPES.index(item.shape)]
-            )
-    colors, shapes = named.to(labels.color.device)[..., None]
+            classes[0, s, k] = 1 + COLORS.index(item.color)
+            classes[1, s, k] = 1 + SHAPES.index(item.shape)
+
+    colors, shapes = classes.to(labels.color.device)[..., None]
     color, shape = (label.reshape(n_scenes, 1, -1) for label in (labels.color, labels.shape))
+
     return (color == colors) & (shape == shapes)

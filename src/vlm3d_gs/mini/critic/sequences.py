@@ -1,4 +1,4 @@
-"""The token sequences of a training batch: all questions of a scene packed behind one look at its views."""
+"""The token sequences of a training batch: all questions of a scene packed into one sequence with its views."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ TOKENS_PER_VIEW = PATCHES_PER_SIDE**2
 
 @dataclass(frozen=True)
 class Sequences:
-    """Packed token sequences of a batch, one a scene, L tokens with padding."""
+    """Packed token sequences of a batch, one per scene, L tokens with padding."""
 
     input_ids: Tensor
     """[S, L] int64."""
     position_ids: Tensor
     """[3, S, L] int64."""
     mask: Tensor
-    """[S, L, L] bool: which tokens a token sees."""
+    """[S, L, L] bool: True where a row's token may attend to a column's."""
     targets: Tensor
-    """[S, L] int64 token predicted at each place, -1 for none."""
+    """[S, L] int64 token to predict at each position, -1 for none."""
     answers: Tensor
-    """[S, L] bool: where a Yes/No answer is predicted."""
+    """[S, L] bool: positions at which a Yes/No answer is predicted."""
     phrases: PhraseLabels
 
     def to(self, device: str) -> Sequences:
@@ -52,20 +52,21 @@ class Sequences:
 
 @dataclass(frozen=True)
 class _Row:
-    """One scene's sequence and what is predicted in it."""
+    """One scene's sequence and its targets."""
 
     packed: PackedQuestions
     targets: Tensor
-    """[L] int64 token predicted at each place, -1 for none."""
+    """[L] int64 token to predict at each position, -1 for none."""
     answers: Tensor
     """[L] bool."""
 
 
 def token_sequences(tokenizer: PreTrainedTokenizerFast, batch: CriticBatch) -> Sequences:
-    """Write down what the language model reads for each scene: views, caption request, questions."""
+    """Return what the language model reads for each scene: views, request for a caption, questions."""
     names = [VIEW_NAMES[index] for index in batch.view_indices]
     grids = torch.tensor([[1, PATCHES_PER_SIDE, PATCHES_PER_SIDE]]).repeat(len(names), 1)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
     rows, phrases = [], []
     for scene, examples in zip(batch.scenes, batch.examples, strict=True):
         prefix, questions = split_message(
@@ -76,29 +77,32 @@ def token_sequences(tokenizer: PreTrainedTokenizerFast, batch: CriticBatch) -> S
         )
         positions = mrope_positions(prefix, image_token, grids, LAYOUT.merge_size)
         caption = str(scene.composition) + "<|im_end|>"
-        said = tokenizer(caption, add_special_tokens=False).input_ids
-        asked = [questions[0] + said, *questions[1:]]
-        packed = pack(prefix, positions, asked)
-        rows.append(_row(tokenizer, packed, len(said), examples))
+        caption_ids = tokenizer(caption, add_special_tokens=False).input_ids
+
+        # The caption is part of the sequence after its request; the answers are single tokens and only predicted.
+        packed = pack(prefix, positions, [questions[0] + caption_ids, *questions[1:]])
+        rows.append(_row(tokenizer, packed, len(caption_ids), examples))
+
         ends = packed.answer_index[1:].tolist()
         phrases += [
             (len(rows) - 1, end - len(question) + 1 + phrase.place, phrase)
             for question, end in zip(questions[1:], ends, strict=True)
             for phrase in noun_phrases(tokenizer, question, scene)
         ]
+
     return _stack(rows, _phrase_labels(phrases))
 
 
 def _phrase_labels(phrases: list[tuple[int, int, NounPhrase]]) -> PhraseLabels:
-    """Stack phrases, each with its row of the batch and its place in the sequence."""
-    said = [phrase for _, _, phrase in phrases]
+    """Stack phrases, each with its row of the batch and its index in the sequence."""
+    labels = [phrase for _, _, phrase in phrases]
     return PhraseLabels(
         row=torch.tensor([row for row, _, _ in phrases], dtype=torch.long),
         place=torch.tensor([place for _, place, _ in phrases], dtype=torch.long),
-        exists=torch.tensor([float(phrase.exists) for phrase in said]),
-        center=torch.tensor([phrase.center for phrase in said]).reshape(-1, 3),
-        offset=torch.tensor([phrase.offset for phrase in said]).reshape(-1, 3),
-        index=torch.tensor([phrase.index for phrase in said], dtype=torch.long),
+        exists=torch.tensor([float(phrase.exists) for phrase in labels]),
+        center=torch.tensor([phrase.center for phrase in labels]).reshape(-1, 3),
+        offset=torch.tensor([phrase.offset for phrase in labels]).reshape(-1, 3),
+        index=torch.tensor([phrase.index for phrase in labels], dtype=torch.long),
     )
 
 
@@ -108,19 +112,24 @@ def _row(
     caption_tokens: int,
     examples: list[Example],
 ) -> _Row:
-    """Mark what is predicted where: the caption after its request, then one word after each question."""
+    """Set the targets: the caption after its request, then one word after each question."""
     targets = torch.full((len(packed.input_ids),), -1)
     answers = torch.zeros(len(packed.input_ids), dtype=torch.bool)
+
+    # Each position predicts the next token, so the caption's targets are shifted by one.
     end = int(packed.answer_index[0])
     targets[end - caption_tokens : end] = packed.input_ids[end - caption_tokens + 1 : end + 1]
+
     yes, no = (tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
     for place, example in zip(packed.answer_index[1:].tolist(), examples, strict=True):
         targets[place] = yes if example.answer else no
         answers[place] = True
+
     return _Row(packed, targets, answers)
 
 
 def _stack(rows: list[_Row], phrases: PhraseLabels) -> Sequences:
+    """Pad the rows to one length; padding attends to itself only, so that no row of the softmax is empty."""
     length = max(len(row.targets) for row in rows)
 
     def padded(values: Tensor, fill: int) -> Tensor:
@@ -132,6 +141,7 @@ def _stack(rows: list[_Row], phrases: PhraseLabels) -> Sequences:
         size = len(row.targets)
         mask[:size, :size] = row.packed.mask
         masks.append(mask)
+
     return Sequences(
         torch.stack([padded(row.packed.input_ids, 0) for row in rows]),
         torch.stack([padded(row.packed.position_ids, 0) for row in rows], 1),

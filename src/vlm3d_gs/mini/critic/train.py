@@ -1,9 +1,9 @@
-"""Training of the embedded critic: Yes/No questions and captions, with dense labels on the image tokens beside them.
+"""Training of the embedded critic: Yes/No questions and captions, and dense labels on the image tokens.
 
-One bit a question teaches slowly. So, in training only, linear heads (`critic_heads`) name what each image token and
-each noun phrase refers to, three attention heads are told where to look (`critic_routes`), and the language model also
-describes the scene in words. Ten questions share one look at the views. The vision tower learns first, alone; then it
-is kept as it is while the language model learns to read it; at last both learn together.
+One bit per question is a weak signal. So, in training only, linear heads (`heads`) predict what each image token and
+each noun phrase refers to, three attention heads are supervised (`routes`), and the language model also describes the
+scene in words. Ten questions share one pass over the views. The vision tower is trained first, alone; then it is frozen
+while the language model learns to read it; at last both are trained together.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from vlm3d_gs.mini.training import Scalars, TrainingPlan, fit, mixed_precision
 
 PLAN = TrainingPlan(steps=8_000, lr=6e-4, warmup_steps=200, decay_fraction=0.5, weight_decay=0.1)
 TOWER_ALONE = 0.25
-"""First share of the run, in which only the vision tower learns, from the dense labels: steps cost a third there."""
+"""First fraction of the run, with the vision tower alone, from the dense labels: a step costs a third there."""
 TOGETHER = 0.6
-"""Share after which both learn. Until then the tower is kept: a language model that knows nothing would spoil it."""
+"""Fraction after which both are trained. Until then the tower is frozen: an untrained language model would spoil it."""
 FRESH_READ_OUTS = 150
-"""Steps after a warm start in which the tower is kept: the read-outs are new and would spoil it."""
+"""Steps after a warm start with the tower frozen: the read-outs are new and would spoil it."""
 QUALITY_WEIGHT = 6.0
-"""Weight of an answer about geometric quality: one question in ten asks for that alone, and one for that and more."""
+"""Weight of an answer about geometric quality: of ten questions, one is about that alone, and one about content too."""
 QUESTIONS_PER_SCENE = 10
 NAMED_LAYER = 2
-"""Layers of the language model after which an image token should know its view's name."""
+"""Layers of the language model after which an image token should have read its view's name."""
 POINTED_LAYER = 3
-"""Layers after which a noun phrase should know in which direction the other object lies."""
+"""Layers after which a noun phrase should contain the direction of the other object."""
 GROUNDED_LAYER = 4
-"""Layers after which it should know whether and where its object is."""
-HIDDEN = -1e9
-"""Added to the attention of tokens that must not be seen."""
+"""Layers after which it should contain whether and where its object exists."""
+MASKED = -1e9
+"""Added to the attention logits of masked tokens."""
 
 
 @dataclass(frozen=True)
 class CriticStep:
-    """What one step learns from."""
+    """The batch of one step."""
 
     views: CriticBatch
     sequences: Sequences | None
-    """None where only the vision tower learns."""
+    """None while only the vision tower is trained."""
 
 
 @cache
@@ -69,7 +69,7 @@ class CriticDraw:
     seed: int
     n_scenes: int
     alone_until: int
-    """Steps in which the vision tower learns alone."""
+    """Steps in which only the vision tower is trained."""
 
     def __call__(self, step: int) -> CriticStep:
         """Draw scenes, pictures, labels and questions of a step."""
@@ -94,55 +94,67 @@ class CriticLoss(nn.Module):
         width = model.config.text_config.hidden_size
         self.heads = TokenHeads(model.config.vision_config.out_hidden_size)
         self.phrases, self.world = PhraseHeads(width), WorldHead(width)
-        # the routes are read from the attention itself, which only this implementation returns
+
+        # The routes need the attention weights, which only this implementation returns.
         model.model.language_model.config._attn_implementation = "eager"
 
     def forward(self, batch: CriticStep, step: int) -> tuple[Tensor, Scalars]:
-        """Return the loss of a batch and what it is made of."""
+        """Return the loss of a batch and its terms."""
         device = self.heads.shape.weight.device.type
         views = batch.views.to(device)
         with mixed_precision(device):
             if batch.sequences is None:
-                dense, seen = self.heads(encode_views(self.critic, views)[0], views)
-                return dense, {**seen}
+                dense, dense_scalars = self.heads(encode_views(self.critic, views)[0], views)
+                return dense, {**dense_scalars}
+
             sequences = batch.sequences.to(device)
             with torch.set_grad_enabled(step >= self.together_from):
                 tokens = encode_views(self.critic, views)[0]
-            read = read_sequences(self.critic, tokens, sequences)
-            total, scalars = self._language_losses(read, views)
-            dense, seen = self.heads(tokens, views)
-        return total + dense, {**scalars, **seen}
+            output = read_sequences(self.critic, tokens, sequences)
+            total, scalars = self._language_losses(output, views)
+            dense, dense_scalars = self.heads(tokens, views)
 
-    def _language_losses(self, read: LanguageOutput, views: CriticBatch) -> tuple[Tensor, Scalars]:
-        packed, hidden = read.sequences, read.hidden
-        named = hidden[NAMED_LAYER][read.image_mask].unflatten(0, read.tokens.shape[:2])
-        turned, apart = self.world(named, views)
-        grounding, grounded = self.phrases(
+        return total + dense, {**scalars, **dense_scalars}
+
+    def _language_losses(
+        self, output: LanguageOutput, views: CriticBatch
+    ) -> tuple[Tensor, Scalars]:
+        packed, hidden = output.sequences, output.hidden
+
+        # Dense supervision of intermediate layers.
+        image_states = hidden[NAMED_LAYER][output.image_mask].unflatten(0, output.tokens.shape[:2])
+        world, world_scalars = self.world(image_states, views)
+        grounding, phrase_scalars = self.phrases(
             hidden[GROUNDED_LAYER], hidden[POINTED_LAYER], packed.phrases
         )
-        routes, looks = route_loss(
-            read.attentions,
+        routes, route_scalars = route_loss(
+            output.attentions,
             packed.input_ids,
-            read.image_mask,
+            output.image_mask,
             packed.phrases,
             views,
             self.tokenizer,
         )
+
+        # The task itself: captions and answers are both next-token predictions.
         chosen = packed.targets >= 0
-        predicted, targets = read.logits.float()[chosen], packed.targets[chosen]
+        predicted, targets = output.logits.float()[chosen], packed.targets[chosen]
         losses = F.cross_entropy(predicted, targets, reduction="none")
         yes_no = packed.answers[chosen]
         weights = answer_weights(views).to(losses.device)
         answer = (losses[yes_no] * weights).sum() / weights.sum()
         caption = losses[~yes_no].mean()
+
         right = (predicted.detach()[yes_no].argmax(-1) == targets[yes_no]).float()
         scalars: Scalars = {"answer": answer.detach(), "caption": caption.detach()}
-        scalars |= {**apart, **grounded, **looks, **_accuracies(views, right)}
-        return 2.0 * answer + 0.3 * caption + grounding + 2.0 * turned + 0.5 * routes, scalars
+        scalars |= {**world_scalars, **phrase_scalars, **route_scalars}
+        scalars |= _accuracies(views, right)
+
+        return 2.0 * answer + 0.3 * caption + grounding + 2.0 * world + 0.5 * routes, scalars
 
 
 def answer_weights(views: CriticBatch) -> Tensor:
-    """Return how much each question's answer counts, in the order in which they are asked."""
+    """Return the weight of each question's answer, in the order of the batch."""
     return torch.tensor(
         [
             QUALITY_WEIGHT if example.kind in ("geometry", "joint") else 1.0
@@ -166,21 +178,24 @@ def train_critic(
         folder: checkpoints.
         device: where to train.
         seed: of weights and data.
-        log: takes lines of progress.
+        log: called with lines of progress.
         plan: length and rates.
-        warm_start: model folder whose weights to begin with, where there is no checkpoint yet.
+        warm_start: model folder with initial weights, used if there is no checkpoint yet.
     """
     model, tokenizer = new_critic(seed)
     if warm_start is not None:
         model.load_state_dict(
             Qwen2_5_VLForConditionalGeneration.from_pretrained(warm_start).state_dict()
         )
+
     alone, together = round(TOWER_ALONE * plan.steps), round(TOGETHER * plan.steps)
     if warm_start is not None:
         alone, together = 0, FRESH_READ_OUTS
+
     objective = CriticLoss(model, tokenizer, together).to(device)
     draw = CriticDraw(seed, plan.scenes_per_step, alone)
     fit(dict(objective.named_children()), draw, objective, plan, folder, log)
+
     return model, tokenizer
 
 
@@ -194,7 +209,7 @@ def _accuracies(batch: CriticBatch, right: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class LanguageOutput:
-    """What the language model made of a batch."""
+    """What the language model computes from a batch."""
 
     tokens: Tensor
     """[S * V, T, width] of the vision tower."""
@@ -221,12 +236,13 @@ def encode_views(
 def read_sequences(
     model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, packed: Sequences
 ) -> LanguageOutput:
-    """Read each scene's sequence once, with its image tokens in place, and answer all its questions."""
+    """Run the language model over each scene's sequence, with its image tokens in place."""
     embeddings = model.get_input_embeddings()(packed.input_ids)
-    places = packed.input_ids == model.config.image_token_id
-    embeddings = embeddings.masked_scatter(places[..., None], tokens.to(embeddings.dtype))
-    mask = torch.where(packed.mask[:, None], 0.0, HIDDEN).to(embeddings.dtype)
-    read = model.model.language_model(
+    image_mask = packed.input_ids == model.config.image_token_id
+    embeddings = embeddings.masked_scatter(image_mask[..., None], tokens.to(embeddings.dtype))
+    mask = torch.where(packed.mask[:, None], 0.0, MASKED).to(embeddings.dtype)
+
+    output = model.model.language_model(
         inputs_embeds=embeddings,
         position_ids=packed.position_ids,
         attention_mask={"full_attention": mask},
@@ -234,11 +250,12 @@ def read_sequences(
         output_hidden_states=True,
         output_attentions=True,
     )
+
     return LanguageOutput(
         tokens,
-        read.hidden_states,
-        read.attentions,
-        model.lm_head(read.last_hidden_state),
-        places,
+        output.hidden_states,
+        output.attentions,
+        model.lm_head(output.last_hidden_state),
+        image_mask,
         packed,
     )
