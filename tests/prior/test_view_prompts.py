@@ -18,10 +18,10 @@ from vlm3d_gs.prior.view_prompts import (
     OVERHEAD,
     SIDE,
     VIEWS,
+    drop_contradictions,
     mix_texts,
     view_texts,
     view_weights,
-    without_contradictions,
 )
 
 AZIMUTHS = st.floats(-720.0, 720.0)
@@ -179,7 +179,7 @@ def test_weights_for_another_number_of_texts_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_words_against_a_view_are_dropped(prompt: str, view: str, wanted: str) -> None:
-    assert without_contradictions(prompt, view) == wanted
+    assert drop_contradictions(prompt, view) == wanted
 
 
 def test_debiasing_is_off_unless_asked_for() -> None:
@@ -191,4 +191,4 @@ def test_debiasing_is_off_unless_asked_for() -> None:
 
 def test_an_unknown_view_is_refused() -> None:
     with pytest.raises(ConfigError, match="front, side, back, overhead"):
-        without_contradictions("a corgi", "left")
+        drop_contradictions("a corgi", "left")

@@ -16,7 +16,7 @@ from vlm3d_gs.core.errors import ShapeError
 class JointViewAttention:
     """Attention processor: self-attention joins the tokens of `n_views` adjacent batch rows, cross-attention does not.
 
-    Used through `UNet2DConditionModel.set_attn_processor`. Without it the network runs and gives wrong pictures.
+    Used through `UNet2DConditionModel.set_attn_processor`. Without it a multi-view network runs and gives wrong images.
     """
 
     def __init__(self, n_views: int) -> None:
@@ -45,6 +45,7 @@ class JointViewAttention:
                 )
             hidden_states = hidden_states.reshape(batch // self.n_views, self.n_views * length, -1)
             context = hidden_states
+
         heads: int = attn.heads  # type: ignore[assignment]
         query, key, value = (
             project(source).unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[operator]
@@ -54,17 +55,18 @@ class JointViewAttention:
                 (attn.to_v, context),
             )
         )
+
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         mixed = attn.to_out[0](mixed)  # type: ignore[index, operator]
         return mixed.reshape(batch, length, -1)
 
 
 def join_views(unet: nn.Module, n_views: int) -> None:
-    """Make every self-attention of a diffusers UNet run over groups of `n_views` adjacent rows; in place.
+    """Make every self-attention of a diffusers UNet run over groups of `n_views` adjacent rows, in place.
 
-    Nothing is touched where the first of them does already: the walk through all modules costs a millisecond a step.
+    Does nothing if the first of them already does: walking through all modules would cost a millisecond per step.
     """
     processors = (module.processor for module in unet.modules() if hasattr(module, "processor"))
-    present = next(processors, None)
-    if not (isinstance(present, JointViewAttention) and present.n_views == n_views):
+    first = next(processors, None)
+    if not (isinstance(first, JointViewAttention) and first.n_views == n_views):
         unet.set_attn_processor(JointViewAttention(n_views))  # type: ignore[operator]

@@ -1,7 +1,7 @@
-"""Perp-Neg: the texts of the other views as negatives, of which only what is new beside the positive counts.
+"""Perp-Neg: the texts of the other views as negatives, as far as they are perpendicular to the positive text.
 
-A plain negative prompt that shares its object with the positive takes the object away as well. Here a negative acts
-only in the direction perpendicular to what the positive asks for. Letters: B cameras, M negatives, K = 4 texts in the
+An ordinary negative prompt that shares its object with the positive one removes the object as well. Here a negative
+acts only in the direction perpendicular to that of the positive. Letters: B cameras, M negatives, K = 4 texts in the
 order of `view_prompts.VIEWS`.
 """
 
@@ -41,9 +41,9 @@ def perp_neg_weights(cameras: Cameras, *, overhead_deg: float = OVERHEAD_DEG) ->
     """Return the weight of each view's text as a negative, for each camera; zero or less.
 
     Between front and side, with r = 1 in front and 0 at the side, front gets -f_fs(r) and side -f_sf(1 - r): neither
-    is a negative of itself, each has its strongest weight at the other's place. Between side and back, with r = 1 at
-    the side and 0 behind, side gets -f_sb(r) and front -f_fsb(r). The functions meet at the side to within 1e-3. All
-    fade with the share of overhead. The positive text that belongs to these is the interpolated one,
+    is a negative of itself, each has its strongest weight at the position of the other. Between side and back, with
+    r = 1 at the side and 0 at the back, side gets -f_sb(r) and front -f_fsb(r). The functions meet at the side to
+    within 1e-3. All fade with the weight of overhead. The positive text that belongs to them is the interpolated one,
     `view_weights(cameras, interpolate=True)` with the same `overhead_deg`. Only front and side are ever negatives.
 
     Args:
@@ -57,25 +57,26 @@ def perp_neg_weights(cameras: Cameras, *, overhead_deg: float = OVERHEAD_DEG) ->
         ConfigError: `overhead_deg` outside its range.
 
     Source: Armandpour et al. 2023 (Perp-Neg, arXiv 2304.04968), the part on 2D to 3D; constants and the four functions
-    as in threestudio's prompt processors, with its clean switch at 60 degrees of elevation replaced by a ramp.
+    as in threestudio's prompt processors, with its switch at 60 degrees of elevation replaced by a ramp.
     """
-    share = view_weights(cameras, overhead_deg=overhead_deg)[:, OVERHEAD]
-    turn = degrees_from_front(cameras.azimuths_deg) / 90.0
-    ahead = turn < 1.0
-    r = torch.where(ahead, 1.0 - turn, 2.0 - turn)
-    front = torch.where(ahead, decay(FRONT_TO_SIDE, r), decay(FRONT_AS_BACK, r))
-    side = torch.where(ahead, decay(FRONT_TO_SIDE, 1.0 - r), decay(SIDE_AS_BACK, r))
-    weights = torch.zeros(len(cameras), len(VIEWS), device=turn.device)
+    quarter_turns = degrees_from_front(cameras.azimuths_deg) / 90.0
+    in_front = quarter_turns < 1.0
+    r = torch.where(in_front, 1.0 - quarter_turns, 2.0 - quarter_turns)
+    front = torch.where(in_front, decay(FRONT_TO_SIDE, r), decay(FRONT_AS_BACK, r))
+    side = torch.where(in_front, decay(FRONT_TO_SIDE, 1.0 - r), decay(SIDE_AS_BACK, r))
+
+    weights = torch.zeros(len(cameras), len(VIEWS), device=r.device)
     weights[:, FRONT], weights[:, SIDE] = -front, -side
-    return weights * (1.0 - share)[:, None]
+    overhead = view_weights(cameras, overhead_deg=overhead_deg)[:, OVERHEAD]
+    return weights * (1.0 - overhead)[:, None]
 
 
 def perpendicular(update: Tensor, direction: Tensor) -> Tensor:
-    """Return the part of `update` that is perpendicular to `direction`, sample by sample.
+    """Return the component of `update` that is perpendicular to `direction`, sample by sample.
 
     Args:
         update: [B, ...].
-        direction: [B, ...]; where it is zero, `update` is returned as it is.
+        direction: [B, ...]; where it is zero, `update` is returned unchanged.
 
     Returns:
         update - direction <update, direction> / <direction, direction>, float32 or better, with inner products over all
@@ -87,31 +88,30 @@ def perpendicular(update: Tensor, direction: Tensor) -> Tensor:
     Source: Armandpour et al. 2023 (Perp-Neg, arXiv 2304.04968), the perpendicular gradient.
     """
     expect_shape("direction", direction, tuple(update.shape))
-    given, along = _precise(update).flatten(1), _precise(direction).flatten(1)
+    flat, along = _at_least_float32(update).flatten(1), _at_least_float32(direction).flatten(1)
     squared = (along * along).sum(1, keepdim=True).clamp_min(torch.finfo(along.dtype).tiny)
-    share = (given * along).sum(1, keepdim=True) / squared
-    return (given - share * along).reshape(update.shape)
+    projection = (flat * along).sum(1, keepdim=True) / squared
+    return (flat - projection * along).reshape(update.shape)
 
 
 def perp_neg_guidance(
-    unconditional: Tensor,
-    positive: Tensor,
+    uncond: Tensor,
+    text: Tensor,
     negatives: Tensor,
     weights: Tensor,
     guidance_scale: float,
 ) -> Tensor:
-    """Guide by a positive text and by what is perpendicular to it in the negatives.
+    """Guide by a text and by the perpendicular components of negatives.
 
-    With d = positive - unconditional and d_i = negative_i - unconditional, the result is
-    unconditional + guidance_scale (d + sum_i w_i perp(d_i, d)). Without negatives, or with negatives parallel to the
-    positive, that is classifier-free guidance. Since outputs are linear in the predicted noise at a noise level, raw
-    outputs of any prediction type may be given.
+    With d = text - uncond and d_i = negative_i - uncond, the result is uncond + guidance_scale (d + sum_i w_i
+    perp(d_i, d)). Without negatives, or with negatives parallel to the text, that is classifier-free guidance. Since
+    outputs are linear in the predicted noise at a noise level, raw outputs of any prediction type will do.
 
     Args:
-        unconditional: [B, ...] output for the negative or empty prompt.
-        positive: [B, ...] output for the prompt.
+        uncond: [B, ...] output for the negative or empty prompt.
+        text: [B, ...] output for the prompt.
         negatives: [M, B, ...] outputs for other prompts.
-        weights: [B, M], zero or less to move away from them.
+        weights: [B, M]; negative ones move away from the negatives.
         guidance_scale: as in classifier-free guidance.
 
     Returns:
@@ -122,18 +122,19 @@ def perp_neg_guidance(
 
     Source: Armandpour et al. 2023 (Perp-Neg, arXiv 2304.04968), with several negatives; the paper's minus is in w_i.
     """
-    expect_shape("positive", positive, tuple(unconditional.shape))
-    expect_shape("negatives", negatives, (len(negatives), *unconditional.shape))
-    expect_shape("weights", weights, (len(unconditional), len(negatives)))
-    base = _precise(unconditional)
-    direction = _precise(positive) - base
+    expect_shape("text", text, tuple(uncond.shape))
+    expect_shape("negatives", negatives, (len(negatives), *uncond.shape))
+    expect_shape("weights", weights, (len(uncond), len(negatives)))
+
+    base = _at_least_float32(uncond)
+    direction = _at_least_float32(text) - base
     guided = direction
-    for negative, weight in zip(_precise(negatives), weights.unbind(1), strict=True):
+    for negative, weight in zip(_at_least_float32(negatives), weights.unbind(1), strict=True):
         column = weight.to(base).reshape(-1, *[1] * (base.ndim - 1))
         guided = guided + column * perpendicular(negative - base, direction)
     return base + guidance_scale * guided
 
 
-def _precise(tensor: Tensor) -> Tensor:
-    """Return at least float32: inner products over a latent overflow float16."""
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Convert to at least float32: inner products over a latent overflow float16."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

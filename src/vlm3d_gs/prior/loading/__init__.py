@@ -1,1 +1,1 @@
-"""Reading a diffusion pipeline's folder."""
+"""Loads the folder of a diffusion pipeline."""

@@ -1,7 +1,7 @@
-"""Reading a diffusion pipeline's folder: its list of parts, its networks, its noise schedule.
+"""Loads the folder of a diffusion pipeline: its list of components, its networks, its noise schedule.
 
-A folder in diffusers' layout, from this machine only: safetensors, no pickles, no code from the folder. The text
-encoders of the same folder are read by `text`.
+A local folder in diffusers' layout: safetensors, no pickles, no code from the folder. `text` loads the text encoders of
+the same folder.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BETA_SETTINGS = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
-"""What says how much noise a diffusion model was trained with; the same in every diffusers scheduler."""
+"""Settings that define the noise a diffusion model was trained with; the same in every diffusers scheduler."""
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -61,88 +61,92 @@ def load_denoiser(
     dtype: torch.dtype | None = None,
     plan: Plan = "full",
 ) -> Denoiser:
-    """Load what a run needs at every step of a pipeline folder in diffusers' layout.
+    """Load the components that a run needs at every step, from a pipeline folder in diffusers' layout.
 
-    Known are Stable Diffusion 1.5, 2.1 and XL, Stable Diffusion 3, their multi-view kin with a camera embedding
+    Supported are Stable Diffusion 1.5, 2.1 and XL, Stable Diffusion 3, and multi-view models with a camera embedding
     (MVDream's published bundle with its own tensor names, the embedded prior), with a full or a tiny VAE. A multi-view
-    network still attends within each view; `multiview.join_views` joins them.
+    network still attends within each view; `multiview.join_views` joins the views.
 
     Args:
         folder: holds `model_index.json`, `unet` or `transformer`, `vae` and `scheduler`.
         device: where the networks go.
-        dtype: of the network's weights and arithmetic. None: float32 on a CPU, with bfloat16 products where it has
-            them; half precision on CUDA (`half_dtype`).
-
-        plan: other than `full`, the network waits on the CPU and visits the device only to work.
+        dtype: of the network's weights and arithmetic. None: float32 on a CPU, with bfloat16 products where the CPU
+            has them; half precision on CUDA (`half_dtype`).
+        plan: other than `full`, the network stays on the CPU and moves to the device only to run.
 
     Returns:
-        The networks frozen and in evaluation mode; the VAE in the type that `vae_dtype` says.
+        The networks frozen and in evaluation mode; the VAE in the type of `vae_dtype`.
 
     Raises:
-        ConfigError: the folder is no pipeline, a part is missing or of an unknown class, or has only pickles.
-        InputFileError: a file of settings or weights cannot be read as such.
+        ConfigError: the folder is no pipeline, or a component is missing, of an unknown class, or only a pickle.
+        InputFileError: a file of settings or weights cannot be read.
     """
-    parts = read_parts(folder)
-    config = read_settings(folder / network_part(parts, folder) / "config.json")
-    chosen, autocast = dtype or torch.float32, None
+    components = read_components(folder)
+    network_folder = folder / network_component(components, folder)
+    config = read_settings(network_folder / "config.json")
+
+    autocast = None
     if dtype is None and device.type == "cuda":
-        chosen = half_dtype(str(config.get("_class_name")))
+        dtype = half_dtype(str(config.get("_class_name")))
     elif dtype is None:
-        autocast = fast_dtype(device)
+        dtype, autocast = torch.float32, fast_dtype(device)
+
     with quiet_loading():
-        network = _load_network(folder / network_part(parts, folder), config, chosen)
-        vae = _load_vae(folder / "vae", str(parts.get("_class_name")), device, chosen)
+        network = _load_network(network_folder, config, dtype)
+        vae = _load_vae(folder / "vae", str(components.get("_class_name")), device, dtype)
     noise_schedule = load_noise_schedule(folder / "scheduler").to(device)
-    for part, home in ((network, device if plan == "full" else "cpu"), (vae, device)):
-        part.requires_grad_(False).eval().to(home)
+
+    for module, place in ((network, device if plan == "full" else "cpu"), (vae, device)):
+        module.requires_grad_(False).eval().to(place)
     return Denoiser(network, vae, noise_schedule, autocast, plan)
 
 
 def half_dtype(class_name: str) -> torch.dtype:
     """Return the 16-bit type in which a network runs on CUDA.
 
-    UNets run in float16, as they are published: classifier-free guidance multiplies the rounding of two outputs by the
-    guidance scale, and bfloat16 rounds eight times more coarsely. SD3's transformer needs bfloat16's range.
+    UNets run in float16, as published: classifier-free guidance multiplies the rounding errors of two outputs by the
+    guidance scale, and bfloat16 rounds eight times more coarsely. SD3's transformer needs the range of bfloat16.
     """
     if class_name == "SD3Transformer2DModel" and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float16
 
 
-def read_parts(folder: Path) -> dict[str, Any]:
-    """Return `model_index.json`: part to (library, class), beside settings of the pipeline.
+def read_components(folder: Path) -> dict[str, Any]:
+    """Return `model_index.json`: component -> [library, class], and settings of the pipeline.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the file is missing.
         InputFileError: it is not JSON.
     """
     path = folder / "model_index.json"
     if not path.is_file():
         raise ConfigError(
             f"{folder} is not a diffusion pipeline: it has no model_index.json. Give a folder in diffusers' "
-            "layout, as `vlm3d-gs models pull` makes them."
+            "layout, such as `vlm3d-gs models pull` writes."
         )
     return read_settings(path)
 
 
-def network_part(parts: dict[str, Any], folder: Path) -> str:
+def network_component(components: dict[str, Any], folder: Path) -> str:
     """Return the name of the folder that holds the denoising network: `unet` or `transformer`.
 
     Raises:
         ConfigError: the pipeline has neither.
     """
     for name in ("unet", "transformer"):
-        if has_part(parts, name):
+        if has_component(components, name):
             return name
+    present = [name for name in components if has_component(components, name)]
     raise ConfigError(
         f"{folder} has no denoising network: model_index.json names neither unet nor transformer, but "
-        f"{', '.join(name for name in parts if has_part(parts, name)) or 'nothing'}. Give a text-to-image pipeline."
+        f"{', '.join(present) or 'nothing'}. Give a text-to-image pipeline."
     )
 
 
-def has_part(parts: dict[str, Any], name: str) -> bool:
-    """Tell whether a pipeline has a part; absent ones are written as a pair of nulls."""
-    value = parts.get(name)
+def has_component(components: dict[str, Any], name: str) -> bool:
+    """Return whether a pipeline has a component; absent ones are written as a pair of nulls."""
+    value = components.get(name)
     return isinstance(value, list) and len(value) == 2 and value[1] is not None
 
 
@@ -151,7 +155,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file is missing.
-        InputFileError: it is not a JSON object.
+        InputFileError: it does not hold a JSON object.
     """
     if not path.is_file():
         raise ConfigError(
@@ -167,14 +171,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def weights_variant(folder: Path, stem: str) -> str | None:
-    """Return which safetensors of a part to read: None for the plain ones, `fp16` where only those are there.
+    """Return which safetensors of a component to read: None for the plain ones, `fp16` if there are only those.
 
     Args:
-        folder: of the part.
+        folder: of the component.
         stem: `diffusion_pytorch_model`, or `model` for transformers.
 
     Raises:
-        ConfigError: no safetensors; the message says whether there are pickles instead.
+        ConfigError: there are no safetensors; the message names a pickle if there is one.
     """
     for variant in (None, "fp16"):
         infix = "" if variant is None else f".{variant}"
@@ -194,40 +198,42 @@ def weights_variant(folder: Path, stem: str) -> str | None:
 
 
 def load_noise_schedule(folder: Path) -> NoiseSchedule:
-    """Return the noise schedule that a scheduler's settings describe.
+    """Return the noise schedule that the settings of a scheduler describe.
 
     Args:
         folder: holds `scheduler_config.json`.
 
     Raises:
-        ConfigError: neither a schedule of betas nor a plain shifted flow.
+        ConfigError: it is neither a schedule of betas nor a flow with a fixed shift.
     """
     config = read_settings(folder / "scheduler_config.json")
     name = config.get("_class_name")
+
     steps = int(config.get("num_train_timesteps", 1000))
     if name in FLOW_SCHEDULERS and not config.get("use_dynamic_shifting"):
         return flow_schedule(steps, float(config.get("shift", 1.0)))
     if name in FLOW_SCHEDULERS or not {"beta_schedule", "trained_betas"} & set(config):
         raise ConfigError(
             f"The scheduler {name} in {folder} is not supported. Allowed are diffusion schedules with betas "
-            "(DDIM, PNDM, Euler and their like) and flow matching with a fixed shift. Choose such a pipeline."
+            "(DDIM, PNDM, Euler and the like) and flow matching with a fixed shift. Choose such a pipeline."
         )
+
     betas = {key: config[key] for key in BETA_SETTINGS if key in config}
     alphas = DDIMScheduler(**betas).alphas_cumprod
     return diffusion_schedule(alphas, str(config.get("prediction_type", "epsilon")))
 
 
 def unreadable(folder: Path, error: Exception) -> str:
-    """Return the message about weights that a library could not read."""
+    """Return an error message about weights that a library could not read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"The weights in {folder} cannot be read: {reason} Fetch the model's files again."
 
 
 def require_complete(folder: Path, missing: Collection[str]) -> None:
-    """Refuse a network some of whose tensors no file holds; the libraries would draw them at random.
+    """Refuse a network with tensors that no file holds; the libraries would initialise them at random.
 
     Raises:
-        InputFileError: there is at least one.
+        InputFileError: there is at least one such tensor.
     """
     if missing:
         raise InputFileError(
@@ -240,25 +246,25 @@ def require_complete(folder: Path, missing: Collection[str]) -> None:
 def quiet_loading() -> Iterator[None]:
     """Hide the progress bars of diffusers and transformers inside the block."""
     libraries = (diffusers_logging, transformers_logging)
-    shown = [library for library in libraries if library.is_progress_bar_enabled()]
-    for library in shown:
+    enabled = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in enabled:
         library.disable_progress_bar()
     try:
         yield
     finally:
-        for library in shown:
+        for library in enabled:
             library.enable_progress_bar()
 
 
 def load_tiny_vae(folder: Path, like: Denoiser) -> AutoencoderTiny:
-    """Load a tiny autoencoder (such as TAESD) that stands in for a pipeline's own.
+    """Load a tiny autoencoder (such as TAESD) in place of the VAE of a pipeline.
 
     Args:
         folder: holds its config.json and safetensors.
-        like: the pipeline; the latents must have as many channels and pixels a cell.
+        like: the pipeline; the latents must have as many channels, and cells of as many pixels.
 
     Raises:
-        ConfigError: no such autoencoder, or it does not fit.
+        ConfigError: the folder holds no tiny autoencoder, or one that does not fit.
         InputFileError: a file cannot be read.
     """
     config = read_settings(folder / "config.json")
@@ -266,12 +272,13 @@ def load_tiny_vae(folder: Path, like: Denoiser) -> AutoencoderTiny:
         folder, config, {"AutoencoderTiny": VAES["AutoencoderTiny"]}, torch.float32
     )
     vae.requires_grad_(False).eval().to(like.device)
+
     fitted = replace(like, vae=vae)
-    shapes = [(d.vae.config.latent_channels, d.latent_factor) for d in (like, fitted)]
-    if shapes[0] != shapes[1]:
+    expected, found = ((d.vae.config.latent_channels, d.latent_factor) for d in (like, fitted))
+    if found != expected:
         raise ConfigError(
-            f"The tiny autoencoder in {folder} makes latents of {shapes[1][0]} channels, {shapes[1][1]} px a cell; "
-            f"the pipeline wants {shapes[0][0]} and {shapes[0][1]}. Take the one made for this model."
+            f"The tiny autoencoder in {folder} makes latents of {found[0]} channels, {found[1]} px a cell; "
+            f"the pipeline needs {expected[0]} and {expected[1]}. Use the one made for this model."
         )
     return vae
 
@@ -294,11 +301,11 @@ def _load_vae(
 def vae_dtype(
     config: dict[str, Any], pipeline: str, device: torch.device, dtype: torch.dtype
 ) -> torch.dtype:
-    """Return the type in which a VAE runs: the network's on CUDA, where it does not overflow, else float32.
+    """Return the type in which a VAE runs: that of the network on CUDA unless it overflows there, else float32.
 
-    Only Stable Diffusion XL's overflows in half precision, unless its settings say that it was mended
-    (`force_upcast` false). Others may ask for float32 too, since that is diffusers' default where nothing was said, and
-    diffusers' own pipelines pay no heed to it either.
+    Only the VAE of Stable Diffusion XL overflows in half precision, unless its settings mark it as repaired
+    (`force_upcast` false). For the others that setting is ignored, as by their pipelines in diffusers: true is merely
+    its default.
 
     Args:
         config: settings of the VAE.
@@ -314,13 +321,14 @@ def vae_dtype(
 def _from_pretrained(
     folder: Path, config: dict[str, Any], classes: dict[str, Any], dtype: torch.dtype
 ) -> Any:
-    """Load one of `classes`, the one that the settings name."""
+    """Load the one of `classes` that the settings name."""
     name = config.get("_class_name")
     if name not in classes:
         raise ConfigError(
             f"The network {name!r} in {folder} is not supported. Allowed: {', '.join(classes)}, and MVDream's "
-            "published UNet. Choose a pipeline with such parts."
+            "published UNet. Choose a pipeline with such components."
         )
+
     variant = weights_variant(folder, "diffusion_pytorch_model")
     try:
         network, report = classes[name].from_pretrained(
@@ -333,16 +341,18 @@ def _from_pretrained(
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputFileError(unreadable(folder, error)) from error
+
     require_complete(folder, report["missing_keys"])
     return network
 
 
 def _load_mvdream(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> UNet2DConditionModel:
-    """Load weights with latent diffusion's names; the network is made without memory and takes them over."""
+    """Load weights with the tensor names of latent diffusion into a network that is built without memory."""
     variant = weights_variant(folder, "diffusion_pytorch_model")
     infix = "" if variant is None else f".{variant}"
     with torch.device("meta"):
         network = UNet2DConditionModel(**mvdream_unet_config(config))
+
     try:
         stored = load_file(folder / f"diffusion_pytorch_model{infix}.safetensors")
         names = mvdream_key_map(stored, network.state_dict(), config)

@@ -1,7 +1,12 @@
-"""Prompts to the embeddings that a pipeline's denoiser reads, once for each text, kept on disk if wished.
+"""From prompts to the embeddings that the denoiser of a pipeline reads, with an optional cache on disk.
 
-Each family joins the outputs of its text encoders in its own way; which, follows from the parts of the pipeline. The
-encoders are loaded one after another and freed, since they may be larger than the denoiser and are never needed again.
+Each family joins the outputs of its text encoders in its own way, which follows from the components of the pipeline.
+The encoders are loaded one after another and freed, since they may be larger than the denoiser and are not needed
+again.
+
+The tests compare with `encode_prompt` of diffusers' pipelines (0.42). It is not used here because it holds all encoders
+in memory at once (for SD3 on a GPU about 12.8 GB instead of the 9.5 of T5 alone) and, for SD3 without T5, the
+transformer as well. Its signature and results differ between families, so a new one would need code here in any case.
 """
 
 from __future__ import annotations
@@ -30,10 +35,10 @@ from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.prior.denoiser import TextEmbedding, fast_dtype
 from vlm3d_gs.prior.loading.pipeline import (
-    has_part,
-    network_part,
+    has_component,
+    network_component,
     quiet_loading,
-    read_parts,
+    read_components,
     read_settings,
     require_complete,
     unreadable,
@@ -48,19 +53,19 @@ ENCODERS = {
 T5_TOKENS = 256
 """Length to which SD3's third encoder pads its texts, as the published pipeline does by default."""
 CACHE_FORMAT = "1"
-"""Part of every cached name; another number leaves old files behind."""
+"""Part of every cached file name; a new number invalidates old files."""
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What one encoder makes of K texts, float32 on the CPU."""
+    """The outputs of one encoder for K texts, float32 on the CPU."""
 
     last: Tensor
-    """[K, L, W] output of the last layer, after its norm."""
+    """[K, L, W] output of the last layer, after its normalisation."""
     penultimate: Tensor
-    """[K, L, W] output of the layer before the last, without norm."""
+    """[K, L, W] output of the layer before the last, not normalised."""
     pooled: Tensor | None
-    """[K, P] projected output at the end of the text; None for encoders without a projection."""
+    """[K, P] projected output at the end token; None for encoders without a projection."""
 
 
 def embed_texts(
@@ -68,44 +73,46 @@ def embed_texts(
 ) -> TextEmbedding:
     """Embed texts with the text encoders of a pipeline folder.
 
-    SD 1.5, SD 2.1 and their multi-view kin take the last layer of one CLIP (SD 2.1's file leaves out the tower's last
-    layer, so this is the one that its authors call penultimate). SDXL joins the penultimate layers of two CLIPs along
-    the width and takes the second's pooled text; where the pipeline says so, an empty text is all zeros. SD3 joins two
-    CLIPs in the same way, pads them to the width of T5, appends T5's tokens (zeros without T5) and joins both pooled
-    texts.
+    SD 1.5, SD 2.1 and multi-view models derived from them use the last layer of one CLIP (the published file of SD 2.1
+    omits the last layer of the tower, so this is the one that its authors call penultimate). SDXL joins the penultimate
+    layers of two CLIPs along the width and uses the pooled text of the second; if the pipeline is configured so, an
+    empty text is all zeros. SD3 joins two CLIPs in the same way, pads them to the width of T5, appends the tokens of T5
+    (zeros without T5) and joins both pooled texts.
 
     Args:
         folder: pipeline in diffusers' layout.
-        texts: K sentences; what exceeds an encoder's length is cut, as in training.
+        texts: K sentences; each is truncated to the length of the encoder, as in training.
         device: where the encoders run and where the result goes.
-        cache: folder of embeddings that were made before; made if absent. A damaged file is made anew. None keeps
-            nothing.
+        cache: folder of earlier embeddings, created if absent; a damaged file is replaced. None disables the cache.
 
     Returns:
-        K embedded texts, float32, in the order given.
+        K embedded texts, float32, in the order of `texts`.
 
     Raises:
-        ConfigError: the folder is no pipeline, has no encoder that is known, or only pickles.
+        ConfigError: the folder is no pipeline, has no known encoder, or only pickles.
         InputFileError: a file cannot be read.
 
     Source: Rombach et al. 2022 (arXiv 2112.10752); Podell et al. 2023 (SDXL, arXiv 2307.01952), section 2.1; Esser et
     al. 2024 (SD3, arXiv 2403.03206), section 4. Checked against diffusers' `encode_prompt`.
     """
-    parts = read_parts(folder)
-    identity = _identity(folder, parts, device)
+    components = read_components(folder)
+    identity = _identity(folder, components, device)
     names = {text: _cache_name(identity, text) for text in dict.fromkeys(texts)}
+
     rows: dict[str, TextEmbedding] = {}
     if cache is not None:
-        kept = {text: _read_cached(cache / name) for text, name in names.items()}
-        rows = {text: row for text, row in kept.items() if row is not None}
-    todo = [text for text in names if text not in rows]
-    if todo:
-        made = _embed(folder, parts, todo, device)
-        rows |= {text: made.rows([index]) for index, text in enumerate(todo)}
+        cached = {text: _read_cached(cache / name) for text, name in names.items()}
+        rows = {text: row for text, row in cached.items() if row is not None}
+
+    missing = [text for text in names if text not in rows]
+    if missing:
+        embedded = _embed(folder, components, missing, device)
+        rows |= {text: embedded.rows([index]) for index, text in enumerate(missing)}
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
-        for text in todo:
+        for text in missing:
             _write_cached(cache / names[text], rows[text])
+
     pooled = [rows[text].pooled for text in texts]
     joined = TextEmbedding(
         torch.cat([rows[text].tokens for text in texts]),
@@ -116,51 +123,59 @@ def embed_texts(
 
 @torch.no_grad()
 def _embed(
-    folder: Path, parts: dict[str, Any], texts: list[str], device: torch.device
+    folder: Path, components: dict[str, Any], texts: list[str], device: torch.device
 ) -> TextEmbedding:
-    """Run the encoders; not in inference mode, since a LoRA's backward pass may keep the embeddings."""
-    if not has_part(parts, "text_encoder"):
+    """Run the encoders; not in inference mode, since the backward pass of a LoRA may save the embeddings."""
+    if not has_component(components, "text_encoder"):
         raise ConfigError(
             f"{folder} has no text_encoder in model_index.json. Give a text-to-image pipeline (for SDXL the base, "
             "not the refiner)."
         )
-    first = _encode(folder, parts, "", texts, device)
-    if not has_part(parts, "text_encoder_2"):
+    first = _encode(folder, components, "", texts, device)
+    if not has_component(components, "text_encoder_2"):
         return TextEmbedding(first.last)
-    second = _encode(folder, parts, "_2", texts, device)
+
+    second = _encode(folder, components, "_2", texts, device)
     tokens = torch.cat([first.penultimate, second.penultimate], dim=-1)
     if second.pooled is None:
         raise ConfigError(
             f"text_encoder_2 in {folder} must be a CLIPTextModelWithProjection, got "
-            f"{parts['text_encoder_2'][1]}. Choose a pipeline with such an encoder."
+            f"{components['text_encoder_2'][1]}. Choose a pipeline with such an encoder."
         )
-    if network_part(parts, folder) == "unet":
-        if parts.get("force_zeros_for_empty_prompt", True):
-            said = torch.tensor([text != "" for text in texts])
-            return TextEmbedding(tokens * said[:, None, None], second.pooled * said[:, None])
+    if network_component(components, folder) == "unet":
+        if components.get("force_zeros_for_empty_prompt", True):
+            nonempty = torch.tensor([text != "" for text in texts])
+            return TextEmbedding(
+                tokens * nonempty[:, None, None], second.pooled * nonempty[:, None]
+            )
         return TextEmbedding(tokens, second.pooled)
+
+    # SD3.
     if first.pooled is None:
         raise ConfigError(
             f"text_encoder in {folder} must be a CLIPTextModelWithProjection, got "
-            f"{parts['text_encoder'][1]}. Choose a pipeline with such an encoder."
+            f"{components['text_encoder'][1]}. Choose a pipeline with such an encoder."
         )
-    long = _encode_t5(folder, parts, texts, device)
-    padded = F.pad(tokens, (0, long.shape[-1] - tokens.shape[-1]))
+    t5_tokens = _encode_t5(folder, components, texts, device)
+    padded = F.pad(tokens, (0, t5_tokens.shape[-1] - tokens.shape[-1]))
     return TextEmbedding(
-        torch.cat([padded, long], dim=1), torch.cat([first.pooled, second.pooled], dim=-1)
+        torch.cat([padded, t5_tokens], dim=1), torch.cat([first.pooled, second.pooled], dim=-1)
     )
 
 
 def _encode(
-    folder: Path, parts: dict[str, Any], suffix: str, texts: list[str], device: torch.device
+    folder: Path, components: dict[str, Any], suffix: str, texts: list[str], device: torch.device
 ) -> _Encoded:
     """Run one CLIP, in float32."""
     tokenizer = _load_tokenizer(folder, f"tokenizer{suffix}")
-    encoder = _load_encoder(folder, parts, f"text_encoder{suffix}", torch.float32).to(device)
+    encoder = _load_encoder(folder, components, f"text_encoder{suffix}", torch.float32).to(device)
+
+    # One text at a time, so that an embedding does not depend on the texts beside it.
     outputs = []
     for text in texts:
         ids = _token_ids(tokenizer, text, tokenizer.model_max_length)
         outputs.append(encoder(ids.to(device), output_hidden_states=True))
+
     pooled = None
     if isinstance(encoder, CLIPTextModelWithProjection):
         pooled = torch.cat([output.text_embeds for output in outputs]).float().cpu()
@@ -172,18 +187,19 @@ def _encode(
 
 
 def _encode_t5(
-    folder: Path, parts: dict[str, Any], texts: list[str], device: torch.device
+    folder: Path, components: dict[str, Any], texts: list[str], device: torch.device
 ) -> Tensor:
-    """Return [K, 256, W] tokens of SD3's third encoder, zeros where the pipeline has none.
+    """Return the [K, 256, W] tokens of SD3's third encoder, zeros if the pipeline has none.
 
-    T5 has 4.7 billion parameters: on CUDA it runs in half precision.
+    T5 has 4.7 billion parameters, so on CUDA it runs in half precision.
     """
-    if not has_part(parts, "text_encoder_3"):
+    if not has_component(components, "text_encoder_3"):
         width = read_settings(folder / "transformer" / "config.json")["joint_attention_dim"]
         return torch.zeros(len(texts), T5_TOKENS, int(width))
+
     tokenizer = _load_tokenizer(folder, "tokenizer_3")
     dtype = (fast_dtype(device) if device.type == "cuda" else None) or torch.float32
-    encoder = _load_encoder(folder, parts, "text_encoder_3", dtype).to(device)
+    encoder = _load_encoder(folder, components, "text_encoder_3", dtype).to(device)
     rows = [
         encoder(_token_ids(tokenizer, text, T5_TOKENS).to(device)).last_hidden_state
         for text in texts
@@ -192,7 +208,7 @@ def _encode_t5(
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Tensor:
-    """Return [1, length] token ids, padded or cut."""
+    """Return [1, length] token ids, padded or truncated."""
     encoded = tokenizer(
         text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
@@ -208,14 +224,15 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         raise InputFileError(unreadable(folder / name, error)) from error
 
 
-def _load_encoder(folder: Path, parts: dict[str, Any], name: str, dtype: torch.dtype) -> Any:
-    class_name = parts[name][1]
+def _load_encoder(folder: Path, components: dict[str, Any], name: str, dtype: torch.dtype) -> Any:
+    class_name = components[name][1]
     if class_name not in ENCODERS:
         raise ConfigError(
             f"The text encoder {class_name!r} in {folder / name} is not supported. Allowed: "
             f"{', '.join(ENCODERS)}. Choose a pipeline with such encoders."
         )
-    read_settings(folder / name / "config.json")
+
+    read_settings(folder / name / "config.json")  # for its own message where the file is missing
     variant = weights_variant(folder / name, "model")
     try:
         with quiet_loading():
@@ -229,15 +246,16 @@ def _load_encoder(folder: Path, parts: dict[str, Any], name: str, dtype: torch.d
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputFileError(unreadable(folder / name, error)) from error
+
     require_complete(folder / name, report["missing_keys"])
     return encoder.requires_grad_(False).eval()
 
 
-def _identity(folder: Path, parts: dict[str, Any], device: torch.device) -> str:
-    """Return what tells these encoders from others: place, parts, and size and time of every file of theirs."""
+def _identity(folder: Path, components: dict[str, Any], device: torch.device) -> str:
+    """Return what identifies the encoders: path, components, and size and time of each of their files."""
     used = sorted(
         path
-        for name in parts
+        for name in components
         if name.startswith(("text_encoder", "tokenizer")) and (folder / name).is_dir()
         for path in (folder / name).rglob("*")
         if path.is_file()
@@ -246,17 +264,17 @@ def _identity(folder: Path, parts: dict[str, Any], device: torch.device) -> str:
         [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
         for path in used
     ]
-    return json.dumps([CACHE_FORMAT, str(folder.resolve()), parts, files, device.type])
+    return json.dumps([CACHE_FORMAT, str(folder.resolve()), components, files, device.type])
 
 
 def _cache_name(identity: str, text: str) -> str:
-    """Return the file name under which a text's embedding is kept."""
+    """Return the file name of the cached embedding of a text."""
     digest = hashlib.sha256(json.dumps([identity, text]).encode()).hexdigest()
     return f"{digest[:40]}.safetensors"
 
 
 def _read_cached(path: Path) -> TextEmbedding | None:
-    """Return one embedded text, or None where the file is absent or damaged."""
+    """Return one embedded text, or None if the file is absent or damaged."""
     try:
         stored = load_file(path)
         return TextEmbedding(stored["tokens"], stored.get("pooled"))
