@@ -25,7 +25,7 @@ from random_models import CRITICS, random_critic
 from released import released_log_odds
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vlm3d_gs.app.bench import matrix_rate, operation_counter
+from vlm3d_gs.app.floors import matrix_rate, operation_counter
 from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights

@@ -108,7 +108,7 @@ def measure_case(
         "watched_step_ms": round(report.whole_ms, 2),
         "timed_steps": report.steps,
         "seconds_of_this_row": round(time.perf_counter() - began, 1),
-        "parts_ms": {name: round(value, 2) for name, value in report.parts_ms.items()},
+        "parts_ms": {name: round(value, 2) for name, value in report.sections_ms.items()},
         "floor_ms": {name: round(value, 2) for name, value in report.floor_ms.items()},
     }
 

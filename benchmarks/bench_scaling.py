@@ -63,8 +63,8 @@ def steps_curves(name: str, steps: int, rounds: int) -> list[dict[str, Any]]:
                 runs[point].append(measure_run(config, floors=first))
 
         for point, reports in runs.items():
-            parts = {key for report in reports for key in report.parts_ms}
-            mean = {k: statistics.median(r.parts_ms.get(k, 0.0) for r in reports) for k in parts}
+            parts = {key for report in reports for key in report.sections_ms}
+            mean = {k: statistics.median(r.sections_ms.get(k, 0.0) for r in reports) for k in parts}
             networks = sum(v for k, v in mean.items() if k.startswith(("prior", "critic")))
             rendering = mean.get("render forward", 0.0) + mean.get("render backward", 0.0)
             whole = [report.whole_ms for report in reports]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from harness import wait_for_device
 
-from vlm3d_gs.app.bench import matrix_rate
+from vlm3d_gs.app.floors import matrix_rate
 from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.render.conventions import ALPHA_CAP, ALPHA_FLOOR, TRANSMITTANCE_STOP

@@ -1,4 +1,4 @@
-"""The bench: its parts add up, the networks' operations are counted, and bad numbers are refused."""
+"""The bench: its sections add up, and the networks' operations are counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from typer.testing import CliRunner
 
-from vlm3d_gs.app.bench import BenchReport, matrix_rate, measure_run, operation_counter
+from vlm3d_gs.app.bench import BenchReport, measure_run
+from vlm3d_gs.app.floors import matrix_rate, operation_counter
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
@@ -24,24 +25,24 @@ def report(steps: int = 6, **settings: object) -> BenchReport:
     return measure_run(apply_settings(preset("mini", "a red cube on top of a blue cone"), values))
 
 
-def test_parts_add_up_to_the_whole_and_cover_it() -> None:
-    told: list[tuple[int, int]] = []
+def test_sections_add_up_to_the_whole_and_cover_it() -> None:
+    calls: list[tuple[int, int]] = []
     config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 6})
-    result = measure_run(config, tell=lambda done, total: told.append((done, total)))
-    assert sum(result.parts_ms.values()) == pytest.approx(result.whole_ms)
+    result = measure_run(config, on_step=lambda done, total: calls.append((done, total)))
+    assert sum(result.sections_ms.values()) == pytest.approx(result.whole_ms)
     named = {"render forward", "render backward", "prior denoise", "prior encode", "optimizer"}
-    assert named <= set(result.parts_ms)
-    assert result.parts_ms["other"] >= 0.0
-    assert told[-1] == (12, 12)
+    assert named <= set(result.sections_ms)
+    assert result.sections_ms["other"] >= 0.0
+    assert calls[-1] == (12, 12)
     assert result.peak_mib > 100
 
 
-def test_the_critic_has_its_parts_and_operations() -> None:
-    asked = report(steps=8)
-    assert {"critic forward", "critic backward"} <= set(asked.parts_ms)
-    assert asked.floor_ms["critic forward"] > 0.0
+def test_the_critic_has_its_sections_and_operations() -> None:
+    with_critic = report(steps=8)
+    assert {"critic forward", "critic backward"} <= set(with_critic.sections_ms)
+    assert with_critic.floor_ms["critic forward"] > 0.0
     alone = report(steps=5, **{"critic.enabled": False})
-    assert not any(name.startswith("critic") for name in alone.parts_ms)
+    assert not any(name.startswith("critic") for name in alone.sections_ms)
 
 
 def test_two_branches_cost_twice_the_operations_of_one() -> None:
@@ -69,9 +70,9 @@ def test_the_rate_of_matrix_products_is_plausible() -> None:
     assert 1e9 < matrix_rate(torch.device("cpu")) < 1e15
 
 
-def test_what_pulls_can_be_changed_and_is_what_is_timed() -> None:
-    """A guidance in place of the config's: it is asked at each step of both passes, and in each to warm up."""
-    asked: list[float] = []
+def test_other_guidances_can_be_timed() -> None:
+    """A guidance in place of the config's: it is called at each step of both passes, and to warm up for each."""
+    fractions: list[float] = []
 
     class Still:
         name = "still"
@@ -83,7 +84,7 @@ def test_what_pulls_can_be_changed_and_is_what_is_timed() -> None:
             return None
 
         def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
-            asked.append(progress.fraction)
+            fractions.append(progress.fraction)
             return GuidanceOutput(torch.ones_like(views.color), {})
 
         def state_tensors(self) -> dict[str, torch.Tensor]:
@@ -94,13 +95,13 @@ def test_what_pulls_can_be_changed_and_is_what_is_timed() -> None:
 
     config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 4})
     result = measure_run(config, guidances=lambda objective: [Still()])
-    assert asked == [0.0, 0.25, 0.5, 0.0, 0.25, 0.5, 0.75] * 2
-    assert not any(name.startswith(("prior denoise", "critic")) for name in result.parts_ms)
+    assert fractions == [0.0, 0.25, 0.5, 0.0, 0.25, 0.5, 0.75] * 2
+    assert not any(name.startswith(("prior denoise", "critic")) for name in result.sections_ms)
     assert result.floor_ms == {}
     assert result.unwatched_ms == result.whole_ms
 
 
-def test_the_command_shows_a_table_and_writes_what_it_is_told(tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         app,
         ["bench", "a red cube", "--steps", "5", "--no-critic", "--json", str(tmp_path / "b.json")]
@@ -117,4 +118,4 @@ def test_the_command_shows_a_table_and_writes_what_it_is_told(tmp_path: Path) ->
 def test_a_wrong_preset_is_one_line_and_exit_code_2() -> None:
     result = CliRunner().invoke(app, ["bench", "--preset", "huge"])
     assert result.exit_code == 2
-    assert "Unknown preset 'huge'" in result.output
+    assert "'huge' is not one of 'mini'" in result.output

@@ -30,15 +30,15 @@ def test_the_report_says_what_to_type() -> None:
     text = report([OK, ABSENT, MISSING])
     assert "MISSING numba" in text
     assert "-> pip install numba" in text
-    assert text.endswith("cannot run yet.")
-    assert report([OK]).endswith("can run.")
+    assert text.endswith("cannot start yet.")
+    assert report([OK]).endswith("can start.")
 
 
-def test_everything_that_the_project_requires_is_looked_at(repo_root: Path) -> None:
+def test_everything_that_the_project_requires_is_checked(repo_root: Path) -> None:
     import tomllib
 
-    wanted = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert {line.partition(">=")[0] for line in wanted} == set(doctor.REQUIRED)
+    required = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {line.partition(">=")[0] for line in required} == set(doctor.REQUIRED)
 
 
 def test_this_machine_is_described() -> None:

@@ -1,7 +1,7 @@
-"""What this machine has for a run, what is missing, and what to type for each missing thing.
+"""What this machine has for a run, what is missing, and the command that installs each missing thing.
 
-Looks and reports, changes nothing. gsplat is never imported where torch sees no CUDA device, since
-newer versions start compiling when imported.
+Changes nothing. gsplat is never imported where torch sees no CUDA device, since newer versions start compiling on
+import.
 """
 
 from __future__ import annotations
@@ -54,39 +54,42 @@ class Finding:
     """One line of the report."""
 
     name: str
-    """What was looked at."""
+    """What was checked."""
     state: State
-    """`missing` stops the main job; `absent` is optional."""
+    """`missing` prevents a run; what is `absent` is optional."""
     detail: str
     """What was found."""
     cure: str = ""
-    """What to type or do; empty when all is well."""
+    """What to type or do; empty if all is well."""
 
 
 def inspect() -> list[Finding]:
-    """Look at everything a run needs or can use, most basic first."""
+    """Check everything that a run needs or can use, the most basic first."""
     findings = [Finding("python", "ok", platform.python_version())]
     findings += [_package(name) for name in REQUIRED]
     if find_spec("torch") is not None:
         findings += [_threads(), *_gpu()]
+
     return [*findings, _numba_cache(), _ffmpeg(), _weights("prior"), _weights("critic")]
 
 
 def healthy(findings: list[Finding]) -> bool:
-    """Say whether the main job can run: nothing required is missing."""
+    """Return whether a run can start: nothing required is missing."""
     return all(finding.state != "missing" for finding in findings)
 
 
 def report(findings: list[Finding]) -> str:
-    """Return the findings as text, one a line, with the cure under each that needs one."""
+    """Return the findings as text, one per line, with the cure under each that needs one."""
     marks = {"ok": "ok", "missing": "MISSING", "absent": "-"}
     width = max(len(finding.name) for finding in findings)
+
     lines = [f"vlm3d-gs {__version__} on {platform.platform()}"]
     for finding in findings:
         lines.append(f"  {marks[finding.state]:<8}{finding.name:<{width}}  {finding.detail}")
         if finding.cure:
             lines.append(f"  {'':<8}{'':<{width}}  -> {finding.cure}")
-    verdict = "The main job can run." if healthy(findings) else "The main job cannot run yet."
+
+    verdict = "A run can start." if healthy(findings) else "A run cannot start yet."
     return "\n".join([*lines, verdict])
 
 
@@ -118,6 +121,7 @@ def _gpu() -> list[Finding]:
             Finding("cuda", "absent", detail, cure),
             Finding("gsplat", "absent", "only used with CUDA"),
         ]
+
     card = torch.cuda.get_device_properties(0)
     cuda = Finding(
         "cuda", "ok", f"{card.name}, {card.total_memory // 2**20} MiB, CUDA {torch.version.cuda}"
@@ -130,18 +134,20 @@ def _gpu() -> list[Finding]:
 
 
 def _numba_cache() -> Finding:
-    """Numba caches compiled code beside the source, or in the user's cache where it cannot."""
+    """Find the folder in which Numba caches compiled code: beside the source, or else in the user's cache."""
     beside = Path(__file__).parents[1] / "render" / "cpu"
     user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numba"
-    asked = os.environ.get("NUMBA_CACHE_DIR")
-    for folder in [Path(asked)] if asked else [beside, user]:
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+
+    for folder in [Path(chosen)] if chosen else [beside, user]:
         if _writable(folder):
             return Finding("numba cache", "ok", f"writable: {folder}")
+
     return Finding(
         "numba cache",
         "absent",
-        "not writable: the renderer is compiled anew at each start (about a minute)",
-        "export NUMBA_CACHE_DIR=<a folder that you can write>",
+        "not writable: the renderer is compiled again at each start (about a minute)",
+        "export NUMBA_CACHE_DIR=<a folder that you can write to>",
     )
 
 

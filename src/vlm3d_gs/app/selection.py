@@ -1,10 +1,9 @@
-"""Several beginnings, one end: seeds are run for a while, the critic compares them, the best goes on."""
+"""The best of several seeds: all run for a while, the critic compares them, and one is finished."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 from vlm3d_gs.assembly.device import choose_device
 from vlm3d_gs.assembly.start import read_prompt
@@ -14,7 +13,7 @@ from vlm3d_gs.pipeline import GenerateResult, generate
 from vlm3d_gs.runs.log import prepare_run_folder, write_config, write_json
 
 CANDIDATES = "candidates"
-"""Folder of the beginnings, in the run folder."""
+"""Folder of the unfinished seeds, in the run folder."""
 MOST_SEEDS = 64
 
 
@@ -28,52 +27,42 @@ def generate_best(
     resume: bool = False,
     quiet: bool = False,
 ) -> GenerateResult:
-    """Begin several seeds, finish the one that the critic likes best.
+    """Start several seeds and finish the one that the critic likes best.
 
-    The held-out questions decide, so that a beginning which pleases the critic by accident does not win. The seeds are
-    `train.seed`, `train.seed + 1`, ...; every beginning stays in the folder `candidates`, with its picture.
+    Held-out questions decide, so that a seed which pleases the critic by accident does not win. The seeds are
+    `train.seed`, `train.seed + 1`, ...; all of them stay in the folder `candidates`, each with a picture.
 
     Args:
         config: the run; `train.seed` is the first seed.
         n_seeds: 2 or more.
         pick: only "best".
-        pick_at: fraction of the run after which they are compared.
+        pick_at: fraction of the run after which the seeds are compared, 0.05 to 0.95.
         overwrite: replace an earlier run in the folder.
         resume: not allowed here.
-        quiet: show nothing.
+        quiet: print nothing.
 
     Raises:
-        ConfigError: no critic, a wrong number, or what `generate` refuses.
+        ConfigError: no critic, a number out of range, or as in `generate`.
     """
-    if pick != "best":
-        raise ConfigError(f"--pick must be best, got {pick!r}.")
-    if not 2 <= n_seeds <= MOST_SEEDS:
-        raise ConfigError(f"--seeds must be 2 to {MOST_SEEDS}, got {n_seeds}.")
-    if not 0.05 <= pick_at <= 0.95:
-        raise ConfigError(f"--pick-at must be in [0.05, 0.95], got {pick_at:g}.")
-    if resume:
-        raise ConfigError("--seeds begins anew; to go on with one seed, use --resume without it.")
-    if not config.critic.enabled or config.critic.family == "server":
-        raise ConfigError("--seeds needs a critic with weights here to compare them. Enable it.")
-    until = max(1, round(pick_at * config.train.steps))
-    first = config.train.seed
-    scores: dict[int, float] = {}
+    _check(config, n_seeds, pick, pick_at, resume)
 
-    # Refused before a folder is touched.
+    # Refused before the folder is touched.
     read_prompt(config.prompt, config.priors, config.critic)
     choose_device(config.device)
     prepare_run_folder(config.out, overwrite=overwrite)
     shutil.rmtree(config.out / CANDIDATES, ignore_errors=True)
-    write_config(
-        config.out, config
-    )  # interrupted now, it is still a run's folder, to be overwritten
-    for seed in range(first, first + n_seeds):
-        begun = _candidate(config, seed)
-        made = generate(begun, quiet=quiet, until=until)
-        if made.steps < until:
-            return made  # stopped by the user
-        assert made.held_out is not None
-        scores[seed] = made.held_out
+    # If interrupted from here on, the folder is still known as a run's, which --overwrite may replace.
+    write_config(config.out, config)
+
+    until = max(1, round(pick_at * config.train.steps))
+    scores: dict[int, float] = {}
+    for seed in range(config.train.seed, config.train.seed + n_seeds):
+        result = generate(_candidate(config, seed), quiet=quiet, until=until)
+        if result.steps < until:
+            return result  # stopped by the user
+        assert result.held_out is not None
+        scores[seed] = result.held_out
+
     best = max(scores, key=scores.__getitem__)
     shutil.copytree(_candidate(config, best).out, config.out, dirs_exist_ok=True)
     write_json(
@@ -83,12 +72,28 @@ def generate_best(
     return generate(replace_path(config, "train.seed", best), resume=True, quiet=quiet)
 
 
+def _check(config: Config, n_seeds: int, pick: str, pick_at: float, resume: bool) -> None:
+    if pick != "best":
+        raise ConfigError(f"--pick must be best, got {pick!r}.")
+    if not 2 <= n_seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds must be 2 to {MOST_SEEDS}, got {n_seeds}.")
+    if not 0.05 <= pick_at <= 0.95:
+        raise ConfigError(f"--pick-at must be in [0.05, 0.95], got {pick_at:g}.")
+    if resume:
+        raise ConfigError(
+            "--seeds always starts anew. To continue one seed, use --resume without it."
+        )
+    if not config.critic.enabled or config.critic.family == "server":
+        raise ConfigError(
+            "--seeds compares scores of a critic with weights here, and there is none. Enable one."
+        )
+
+
 def _candidate(config: Config, seed: int) -> Config:
-    """Return the config of one beginning: its own folder, a picture instead of films."""
-    out: Path = config.out / CANDIDATES / f"seed-{seed}"
+    """Return the config of one unfinished seed: in its own folder, with a picture instead of films."""
     watched = replace_path(config, "critic.watch.enabled", True)
     return replace(
         replace_path(watched, "train.seed", seed),
-        out=out,
+        out=config.out / CANDIDATES / f"seed-{seed}",
         export=replace(config.export, formats=("ply", "sheet")),
     )

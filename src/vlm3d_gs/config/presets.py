@@ -1,7 +1,7 @@
 """Presets: functions that return a complete config.
 
-Every number that differs from a field's default stands here with its reason or its experiment in
-docs/log/.
+The defaults of the dataclasses are the preset `mini`. A preset names only what differs from them, with the reason or
+the experiment in docs/log/.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PresetName = Literal[
 ]
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
-"""Our own words for what distilled scenes suffer from; not tuned."""
+"""Typical flaws of distilled scenes in our own words; not tuned."""
 
 
 def preset(name: str, prompt: str) -> Config:
@@ -58,13 +58,15 @@ def preset(name: str, prompt: str) -> Config:
     """
     if name not in PRESETS:
         raise ConfigError(f"Unknown preset {name!r}. Available: {', '.join(PRESETS)}.")
-    family, _, kind = name.partition("-")
-    recipes = {"mini": mini, "mvdream": mvdream, "sd": single_image, "sdxl": single_image}
-    config = replace(recipes[family](prompt), preset=name)
+    family, _, variant = name.partition("-")
+
+    families = {"mini": mini, "mvdream": mvdream, "sd": single_image, "sdxl": single_image}
+    config = replace(families[family](prompt), preset=name)
     if family == "sdxl":
         config = replace(config, prior=replace(config.prior, family="sdxl"))
-    changes = {"draft": draft, "quality": quality, "single": single_views}
-    return changes[kind](config) if kind else config
+
+    variants = {"draft": draft, "quality": quality, "single": single_views}
+    return variants[variant](config) if variant else config
 
 
 def draft(config: Config) -> Config:
@@ -77,7 +79,7 @@ def draft(config: Config) -> Config:
 
 
 def quality(config: Config) -> Config:
-    """Return a config for a result to keep: three times the steps, twice the Gaussians; our own choice, not tuned."""
+    """Return a config for a final result: three times the steps, twice the Gaussians; our own choice, not tuned."""
     scene = config.scene
     return replace(
         config,
@@ -89,22 +91,22 @@ def quality(config: Config) -> Config:
 def mini(prompt: str) -> Config:
     """Return the default: the embedded models, any machine, well under a minute on two cores.
 
-    Cameras are those that the embedded prior was trained with (mini.world). The other numbers are from the experiments
-    in docs/log/distillation.md. The guidance scale is 1, since the prior follows the prompt by itself; more hollows the
-    sides of cubes and costs twice the time. Backgrounds stay grey while the noise hides them, else grey Gaussians
-    imitate them; coverage, entropy and pruning take away what is left of the haze. The critic is asked at every
-    second step of the first half, while the layout is decided: at every fourth it did not always mirror a wrong pair,
-    and later its answers change little.
+    Its values are the defaults of the dataclasses. Cameras are those that the embedded prior was trained with
+    (mini/world). The other numbers are from the experiments in docs/log/distillation.md. The guidance scale is 1, since
+    the prior follows the prompt by itself; more hollows the sides of cubes and doubles the time. Backgrounds stay grey
+    while noise hides them, or grey Gaussians imitate them; coverage, entropy and pruning remove the remaining haze. The
+    critic is asked at every second step of the first half, while the layout is settled: at every fourth it did not
+    always mirror a wrong pair, and later its answers change little.
     """
     return Config(prompt=prompt)
 
 
 def single_views(config: Config) -> Config:
-    """Return the config of `mini` with a prior that draws one picture at a time and is told no camera.
+    """Return the config of `mini` with a prior that draws one picture at a time and is given no camera.
 
-    Such a prior knows no space, as Stable Diffusion does not: what the sentence says about it is the critic's to hold,
-    to the end of the run, or the prior takes the second of two objects away again. Numbers from experiments on prompts
-    that are in no table (docs/log/critic.md).
+    Such a prior knows no space, and neither does Stable Diffusion: relations in the prompt are left to the critic until
+    the end of the run, or the prior removes the second of two objects again. The numbers are from experiments on
+    prompts that are in no table (docs/log/critic.md).
     """
     prior = replace(config.prior, use_cameras=False, guidance_scale=constant(2.0), rescale=0.5)
     critic = replace(config.critic, select_until=0.6, weight=linear(0.5, 0.3))
@@ -112,16 +114,17 @@ def single_views(config: Config) -> Config:
 
 
 def mvdream(prompt: str) -> Config:
-    """Return the recipe for MVDream: no several-faced objects, 256 px, 3.6 GB of GPU memory as measured on an H100.
+    """Return the preset for MVDream: no faces on every side, 256 px, 3.6 GB of GPU memory as measured on an H100.
 
-    From threestudio's MVDream configuration (x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
-    to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px) and DreamGaussian's learning rates for a ball of
-    Gaussians. Users found MVDream on Gaussians poor with a few thousand points, so it starts with 20,000. The
-    critic is off until one is named (`--critic qwen2.5-vl-7b`), and asked as in `mini`, whose prior draws the views
-    together, too. Run on a GPU with random weights only (docs/log/large-models.md).
+    From threestudio's MVDream configuration: x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
+    to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px. Users found MVDream poor with a few thousand
+    Gaussians, so it starts with 20,000. The critic is off until one is named (`--critic qwen2.5-vl-7b`), and is then
+    asked as in `mini`, whose prior also draws the views together. Run on a GPU with random weights only
+    (docs/log/large-models.md).
     """
-    return Config(
-        prompt=prompt,
+    large = large_models(prompt)
+    return replace(
+        large,
         scene=SceneConfig(n_init=20_000, max_gaussians=100_000),
         camera=CameraConfig(
             distance=(3.0, 3.2),
@@ -139,27 +142,21 @@ def mvdream(prompt: str) -> Config:
             negative_prompt=NEGATIVE_PROMPT,
             size_px=256,
         ),
-        critic=replace(large_critic(), n_noises=3, weight=FIRST_HALF),
-        densify=DensifyConfig(grow_share=0.1, prune_opacity=0.02),
-        optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
-        regularizer=RegularizerConfig(
-            alpha_entropy=linear(0.0, 100.0, 0.5, 1.0), coverage=constant(0.0)
-        ),
+        critic=replace(large.critic, n_noises=3, weight=FIRST_HALF),
         train=TrainConfig(steps=1500),
-        export=ExportConfig(turntable_px=512),
     )
 
 
 def single_image(prompt: str) -> Config:
-    """Return the recipe for Stable Diffusion, one picture at a time: detail, and a risk of several faces.
+    """Return the preset for Stable Diffusion, which draws one picture at a time: detail, at the risk of several faces.
 
     From LucidDreamer's configuration (ISM, guidance 7.5, noise levels up to 0.5 after a wide start, intervals of about
-    a twentieth of the timesteps, weight sqrt((1 - a) / a)) and DreamGaussian's growing resolution. View prompts with
+    a twentieth of the timesteps, weight sqrt((1 - a) / a)) and DreamGaussian's growing resolution. View prompts and
     Perp-Neg work against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures
     of 1024 px would fill most cards. Run on a GPU with random weights only (docs/log/large-models.md).
     """
-    return Config(
-        prompt=prompt,
+    return replace(
+        large_models(prompt),
         scene=SceneConfig(n_init=20_000, max_gaussians=150_000),
         camera=CameraConfig(
             distance=(3.0, 3.2),
@@ -182,22 +179,29 @@ def single_image(prompt: str) -> Config:
             perp_neg=True,
             size_px=512,
         ),
+        train=TrainConfig(steps=2000),
+    )
+
+
+def large_models(prompt: str) -> Config:
+    """Return what the presets of large models share: learning rates (DreamGaussian's), clean-up, the critic."""
+    return Config(
+        prompt=prompt,
         critic=large_critic(),
         densify=DensifyConfig(grow_share=0.1, prune_opacity=0.02),
         optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
         regularizer=RegularizerConfig(
             alpha_entropy=linear(0.0, 100.0, 0.5, 1.0), coverage=constant(0.0)
         ),
-        train=TrainConfig(steps=2000),
         export=ExportConfig(turntable_px=512),
     )
 
 
 def large_critic() -> CriticConfig:
-    """Return the settings for `--critic qwen2.5-vl-7b` and its like; off until one is asked for, since it is large.
+    """Return the settings for `--critic qwen2.5-vl-7b` and similar models; off until one is named, since it is large.
 
-    252 px are 81 tokens a view, as in the released VLM3D. Augmentation is on, since a large critic is the easier to
-    please by patterns. Run on a GPU with random weights only (docs/log/large-models.md).
+    252 px are 81 tokens per view, as in the released VLM3D. Augmentation is on, since a large critic is more easily
+    pleased by patterns. Run on a GPU with random weights only (docs/log/large-models.md).
     """
     return CriticConfig(
         enabled=False,

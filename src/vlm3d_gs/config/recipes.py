@@ -1,4 +1,4 @@
-"""Recipes: changes of a preset that reproduce somebody's procedure."""
+"""Recipes: changes to a preset that reproduce a published procedure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vlm3d_gs.core.errors import ConfigError
 RecipeName = Literal["vlm3d-paper"]
 RECIPES: tuple[RecipeName, ...] = get_args(RecipeName)
 PAPER_LATENT_VALUES = 4 * 32 * 32
-"""Of one picture in the paper's prior; its weight of the reward stands against a loss that is summed over these."""
+"""Latent values of one picture in the paper's prior, over which its distillation loss is summed."""
 LATENT_VALUES = {"mini": 12 * 16 * 16}
-"""The same of priors with other latents."""
+"""The same of priors with latents of another size."""
 
 
 def apply_recipe(config: Config, name: str | None) -> Config:
-    """Return the config as a recipe wants it; None changes nothing.
+    """Return the config changed by a recipe; None changes nothing.
 
     Raises:
         ConfigError: unknown name.
@@ -33,9 +33,9 @@ def apply_recipe(config: Config, name: str | None) -> Config:
 def vlm3d_paper(config: Config) -> Config:
     """Return the config with the critic of the released VLM3D code.
 
-    One question for content and geometry together, only the words "Yes" and "No", the raw difference of their logits,
-    weight 300 falling to 1 over the first half of the run and nothing after, asked at every step. The weight is scaled
-    by the size of the prior's latents, over which the distillation loss is summed.
+    A single question about content and geometry at every step; the raw difference of the logits of the words "Yes" and
+    "No"; a weight that falls from 300 to 1 over the first half of the run and is zero afterwards. The weight is scaled
+    by the size of the prior's latents, since the distillation loss is summed over them.
 
     Source: Bai et al. 2025 (VLM3D, arXiv 2509.15772) and the configuration released with it.
     """
@@ -43,6 +43,7 @@ def vlm3d_paper(config: Config) -> Config:
     weight = Schedule(
         "linear", ((0.0, 300.0 * scale), (0.5, 1.0 * scale), (0.5001, 0.0), (1.0, 0.0))
     )
+
     critic = replace(
         config.critic,
         enabled=True,

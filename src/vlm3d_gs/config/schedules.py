@@ -1,12 +1,10 @@
-"""Schedules: from the fraction of the run that is done to a number.
+"""Schedules: numbers that change over a run.
 
-Owns the one notion of "changes over the run" in this package. A schedule never sees a step number:
-it is asked with a fraction in [0, 1], so a run with twice the steps takes twice as long over the
-same recipe. Pure Python, no torch.
+A schedule maps the fraction of the run that is done, in [0, 1], to a value. It never sees a step number, so a run with
+twice the steps takes twice as long over the same schedule. Pure Python, no torch.
 
-Text form, for JSON and the command line: `0.01` is constant; `linear:0.98@0,0.5@1` is 0.98 at
-fraction 0 and 0.5 at fraction 1; without the `@` parts the values are spread evenly over the run,
-so `linear:0.98,0.5` means the same.
+Text form, for JSON and the command line: `0.01` is constant; `linear:0.98@0,0.5@1` is 0.98 at fraction 0 and 0.5 at
+fraction 1; without fractions the values are spread evenly over the run, so `linear:0.98,0.5` means the same.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Values at fractions of the run, and how to get from one to the next.
+    """Values at fractions of the run, and how to interpolate between them.
 
     Before the first point the first value holds, after the last point the last one.
 
@@ -35,26 +33,28 @@ class Schedule:
     """
 
     kind: Kind
-    """`linear`, `cosine` (half a cosine wave, flat at both ends) or `exponential` (a straight line
-    in the logarithm) between points; `piecewise` holds each value until the next point; `constant`
-    has one point."""
+    """Between points: `linear`, `cosine` (half a wave, flat at both ends) or `exponential` (linear in the logarithm);
+    `piecewise` holds each value until the next point; `constant` has one point."""
     points: tuple[tuple[float, float], ...]
     """(fraction of the run in [0, 1], value) with increasing fractions."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"Unknown schedule {self.kind!r}. Available: {', '.join(KINDS)}.")
+
         if not self.points or (self.kind == "constant" and len(self.points) != 1):
             raise ConfigError(
                 f"A {self.kind} schedule cannot have {len(self.points)} points; give 1 to a "
                 f"constant, 2 or more to the others, e.g. 'linear:1.0@0,0.1@0.5'."
             )
+
         fractions = [fraction for fraction, _ in self.points]
         if not all(0.0 <= f <= 1.0 for f in fractions) or sorted(set(fractions)) != fractions:
             raise ConfigError(
                 f"Schedule fractions must increase within [0, 1], got {fractions}. "
-                f"They are parts of the run, not step numbers."
+                f"They are fractions of the run, not step numbers."
             )
+
         for _, value in self.points:
             if not math.isfinite(value):
                 raise ConfigError(f"Schedule values must be finite, got {value}.")
@@ -71,11 +71,14 @@ class Schedule:
             0.75
         """
         done = min(max(fraction, 0.0), 1.0)
+
+        # The first point that lies after `done`.
         after = bisect_right(self.points, (done, math.inf))
         if after == 0:
             return self.points[0][1]
         if after == len(self.points) or self.kind == "piecewise":
             return self.points[after - 1][1]
+
         (f0, v0), (f1, v1) = self.points[after - 1], self.points[after]
         u = (done - f0) / (f1 - f0)
         if self.kind == "exponential":
@@ -85,7 +88,7 @@ class Schedule:
         return (1.0 - u) * v0 + u * v1
 
     def __str__(self) -> str:
-        """Return the text form, which `parse` reads back exactly."""
+        """Return the text form; `parse` restores the same schedule from it."""
         if self.kind == "constant":
             return repr(self.points[0][1])
         return f"{self.kind}:" + ",".join(
@@ -129,7 +132,7 @@ def piecewise(*points: tuple[float, float]) -> Schedule:
 
 
 def parse(value: Schedule | float | str) -> Schedule:
-    """Return the schedule that a number or a text form stands for.
+    """Return the schedule that a number or a text means.
 
     Args:
         value: a schedule (returned as it is), a number, or text such as `0.01`, `cosine:1,0.1` or
@@ -146,10 +149,12 @@ def parse(value: Schedule | float | str) -> Schedule:
         return value
     if isinstance(value, int | float):
         return constant(value)
+
     kind, colon, body = value.strip().partition(":")
     try:
         if not colon:
             return constant(float(kind))
+
         pieces = [piece.partition("@") for piece in body.split(",")]
         last = max(len(pieces) - 1, 1)
         points = tuple(
