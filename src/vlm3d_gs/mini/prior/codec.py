@@ -1,8 +1,8 @@
 """The embedded codec: a linear patch encoder with a small convolutional decoder, as a stock `AutoencoderTiny`.
 
-The encoder is the principal components of 4x4 patches, written into the network's convolutions. Being linear with
-orthogonal rows, it passes a latent gradient back to the picture without the noise of a deep encoder's Jacobian. The
-decoder is trained (`python -m vlm3d_gs.mini.train --what vae`).
+The encoder computes the principal components of 4x4 patches, with weights written into the convolutions of the network.
+Being linear with orthogonal rows, it passes a gradient on the latents back to the image without the noise of a deep
+encoder's Jacobian. The decoder is trained (`python -m vlm3d_gs.mini.train --what vae`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ PATCH_PX = 4
 LATENT_CHANNELS = 12
 WIDTH = 48
 WHITENING = 0.5
-"""Power of the standard deviation by which each component is divided: 0 keeps the spectrum, 1 makes it flat."""
+"""Power of the standard deviation by which each component is divided: 0 keeps the spectrum, 1 flattens it."""
 SCALING_FACTOR = 2.5
-"""Diffusion latents are encoder outputs times this: mean square 1, while the decoder's soft clamp at 3 wants less."""
+"""Diffusion latents are encoder outputs times this: their mean square is 1, that of the encoder outputs less, since
+the decoder clamps softly at 3."""
 
 
 def new_codec() -> AutoencoderTiny:
@@ -32,18 +33,18 @@ def new_codec() -> AutoencoderTiny:
     )
 
 
-def set_patch_components(codec: AutoencoderTiny, pictures: Tensor) -> float:
+def set_patch_components(codec: AutoencoderTiny, images: Tensor) -> float:
     """Write the principal components of 4x4 patches into the encoder and freeze it.
 
     Args:
         codec: changed in place.
-        pictures: [B, 3, H, W], 0 to 1, a sample of what will be encoded.
+        images: [B, 3, H, W], 0 to 1, a sample of what will be encoded.
 
     Returns:
-        PSNR in dB of projecting `pictures` on the kept components, the best that a linear decoder could reach.
+        PSNR in dB of projecting `images` onto the kept components, the best that a linear decoder could reach.
     """
     patches = (
-        torch.nn.functional.unfold(pictures.double(), PATCH_PX, stride=PATCH_PX)
+        torch.nn.functional.unfold(images.double(), PATCH_PX, stride=PATCH_PX)
         .transpose(1, 2)
         .reshape(-1, 48)
     )
@@ -51,32 +52,44 @@ def set_patch_components(codec: AutoencoderTiny, pictures: Tensor) -> float:
     eigenvalues, vectors = torch.linalg.eigh((patches - mean).T.cov())
     order = eigenvalues.argsort(descending=True)[:LATENT_CHANNELS]
     components, deviations = vectors[:, order].T, eigenvalues[order].sqrt()
+
     kept = (patches - mean) @ components.T @ components + mean
     psnr_db = float(-10.0 * torch.log10((kept - patches).square().mean()))
+
+    # Partly whitened, and scaled so that diffusion latents have a mean square of 1.
     scales = deviations.pow(-WHITENING)
     scales = scales / (scales * deviations).square().mean().sqrt() / SCALING_FACTOR
-    matrix = components * scales[:, None]
+    _write_projection(codec, components * scales[:, None], mean)
+    codec.encoder.requires_grad_(False)
+    return psnr_db
+
+
+def _write_projection(codec: AutoencoderTiny, projection: Tensor, mean: Tensor) -> None:
+    """Write a projection [C, 48] of centred patches into the convolutions of the encoder.
+
+    The first layer copies the colours, two strided layers gather 2x2 neighbours each, the last applies the projection.
+    """
     first, second, third, last = codec.encoder.layers
     for layer in (first, second, third, last):
         layer.weight.data.zero_()
         if layer.bias is not None:
             layer.bias.data.zero_()
+
     for channel in range(3):
         first.weight.data[channel, channel, 1, 1] = 1.0
-    for layer, depth in (
-        (second, 3),
-        (third, 12),
-    ):  # gather 2x2 neighbours: offsets 0 and 1 are taps 1 and 2
+
+    # Neighbours at offsets 0 and 1 are the taps 1 and 2 of a 3x3 kernel.
+    for layer, depth in ((second, 3), (third, 12)):
         for tap in range(4):
             for channel in range(depth):
                 layer.weight.data[tap * depth + channel, channel, 1 + tap // 2, 1 + tap % 2] = 1.0
+
+    # From the order of gathering to that of `unfold`: channel, row, column.
     for outer in range(4):
         for inner in range(4):
+            row, column = 2 * (outer // 2) + inner // 2, 2 * (outer % 2) + inner % 2
             for channel in range(3):
-                row, column = 2 * (outer // 2) + inner // 2, 2 * (outer % 2) + inner % 2
-                last.weight.data[:, outer * 12 + inner * 3 + channel, 1, 1] = matrix[
-                    :, channel * 16 + row * 4 + column
-                ]
-    last.bias.data.copy_(-(matrix @ mean))
-    codec.encoder.requires_grad_(False)
-    return psnr_db
+                source = channel * 16 + row * 4 + column
+                gathered = outer * 12 + inner * 3 + channel
+                last.weight.data[:, gathered, 1, 1] = projection[:, source]
+    last.bias.data.copy_(-(projection @ mean))

@@ -1,4 +1,4 @@
-"""Training batches of the mini world: what a step sees follows from the seed and the step alone."""
+"""Training batches of the mini world: a batch is a function of the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Batch:
     prompts: list[str]
     """S prompts in varied phrasings."""
     color: Tensor
-    """[S, V, H, W, 3] float32, 0 to 1, over one random flat background a scene."""
+    """[S, V, H, W, 3] float32, 0 to 1, on one random flat background per scene."""
     alpha: Tensor
     """[S, V, H, W, 1] float32 coverage."""
     ids: Tensor
@@ -72,23 +72,26 @@ def sample_batch(
     Args:
         rng: source of all randomness.
         n_scenes: S.
-        azimuth_jitter_deg: views stand at k * 360 / V plus one shared offset within +- this.
+        azimuth_jitter_deg: views are at k * 360 / V plus one shared offset within +- this.
         held_out: as in `world.sample_composition`.
         n_views: V.
-        size_px: picture size.
+        size_px: side of the images.
     """
     scenes = [sample_scene(rng, held_out=held_out) for _ in range(n_scenes)]
     prompts = [phrase_prompt(scene.composition, rng) for scene in scenes]
+
+    # One offset, elevation and distance per scene.
     offsets = rng.uniform(-azimuth_jitter_deg, azimuth_jitter_deg, (n_scenes, 1))
     azimuths = offsets + np.arange(n_views) * 360.0 / n_views
     shared = [
         np.repeat(rng.uniform(low, high, (n_scenes, 1)), n_views, 1)
         for low, high in (ELEVATION_DEG, DISTANCE)
     ]
-    flat = [torch.from_numpy(values).flatten() for values in (azimuths, *shared)]
-    views = orbit(flat[0], flat[1], flat[2], FOV_DEG, size_px, size_px)
-    rgba, ids = render_rgba(scenes, views)
-    pictures = torch.from_numpy(rgba)
+    angles = [torch.from_numpy(values).flatten() for values in (azimuths, *shared)]
+    cameras = orbit(angles[0], angles[1], angles[2], FOV_DEG, size_px, size_px)
+
+    rgba, ids = render_rgba(scenes, cameras)
+    images = torch.from_numpy(rgba)
     backgrounds = torch.from_numpy(np.stack([sample_background(rng) for _ in scenes])).float()
-    color = pictures[..., :3] + (1.0 - pictures[..., 3:]) * backgrounds[:, None, None, None]
-    return Batch(scenes, prompts, color, pictures[..., 3:], torch.from_numpy(ids), views)
+    color = images[..., :3] + (1.0 - images[..., 3:]) * backgrounds[:, None, None, None]
+    return Batch(scenes, prompts, color, images[..., 3:], torch.from_numpy(ids), cameras)

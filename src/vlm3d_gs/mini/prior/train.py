@@ -1,4 +1,4 @@
-"""Training of the embedded multi-view diffusion prior, as MVDream is trained, at toy size."""
+"""Training of the embedded multi-view diffusion prior: as MVDream, at toy size."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ TEXT_WIDTH = 192
 NOISE_SHIFT = 4.0
 """Factor on the ratio of noise to signal at every timestep (Hoogeboom et al. 2023, simple diffusion, section 2.1)."""
 CAMERA_SHARPNESS = 20.0
-"""How sharply the camera embedding's hidden units turn on around their direction of view."""
+"""How sharply the hidden units of the camera embedding respond to their direction of view."""
 DROP_TEXT = 0.1
-"""Share of scenes trained without their prompt, for classifier-free guidance."""
+"""Fraction of scenes trained without their prompt, for classifier-free guidance."""
 CAMERALESS_EVERY = 6
-"""Each so-many-th step trains single views without cameras, as MVDream's two-dimensional batches."""
+"""Every k-th step trains single views without cameras, like MVDream's two-dimensional batches."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """The trained parts of the diffusion pipeline."""
+    """The trained components of the diffusion pipeline."""
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
@@ -47,6 +47,7 @@ def new_prior(seed: int) -> Prior:
     """Return the untrained prior; 9.5 M parameters."""
     torch.manual_seed(seed)
     tokenizer = prior_tokenizer()
+
     unet = UNet2DConditionModel(
         sample_size=IMAGE_PX // 4,
         in_channels=LATENT_CHANNELS,
@@ -75,39 +76,40 @@ def new_prior(seed: int) -> Prior:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
+
     nn.init.zeros_(unet.conv_out.weight)
     spread_camera_features(unet)
     return Prior(unet, text_encoder, tokenizer, new_scheduler())
 
 
 def spread_camera_features(unet: UNet2DConditionModel) -> None:
-    """Start the camera embedding with hidden units that each wake near one direction of view.
+    """Initialise the camera embedding with hidden units that each respond near one direction of view.
 
     A cube looks the same every 90 degrees, so its outline is a fourth harmonic of the azimuth. With torch's default
-    weights the hidden units are nearly linear in the camera matrix: they hold no harmonic above the second, and 6,400
-    steps of training did not add one (docs/log/embedded-prior.md). Units that are silent except
-    around a direction hold many.
+    weights the hidden units are nearly linear in the camera matrix: they have no harmonic above the second, and 6,400
+    steps of training did not add one (docs/log/embedded-prior.md). Units that respond only around one direction have
+    many.
     """
     first = unet.class_embedding.linear_1
-    azimuth = 2.0 * torch.pi * torch.rand(first.out_features)
-    height = torch.empty(first.out_features).uniform_(
-        0.0, 0.5
-    )  # sine of elevations from 0 to 30 degrees
-    level = (1.0 - height.square()).sqrt()
-    toward = torch.stack([level * azimuth.cos(), level * azimuth.sin(), height], dim=-1)
+
+    # Random unit vectors; heights are the sines of elevations from 0 to 30 degrees.
+    azimuths = 2.0 * torch.pi * torch.rand(first.out_features)
+    heights = torch.empty(first.out_features).uniform_(0.0, 0.5)
+    radii = (1.0 - heights.square()).sqrt()
+    directions = torch.stack([radii * azimuths.cos(), radii * azimuths.sin(), heights], dim=-1)
+
     with torch.no_grad():
         first.weight.zero_()
-        first.weight[:, [3, 7, 11]] = (
-            CAMERA_SHARPNESS * toward
-        )  # the camera's place in its 4x4 matrix
+        # The position in a flattened 4x4 camera matrix.
+        first.weight[:, [3, 7, 11]] = CAMERA_SHARPNESS * directions
         first.bias.uniform_(-0.95 * CAMERA_SHARPNESS, -0.65 * CAMERA_SHARPNESS)
 
 
 def new_scheduler() -> DDIMScheduler:
     """Return the noise schedule: Stable Diffusion's betas, noisier by `NOISE_SHIFT`, and v-prediction.
 
-    Colours and layout of four 16x16 latents can be read off their mean at noise that hides every detail. With the
-    published betas they would be decided in the last few timesteps, which training hardly visits.
+    The mean of four 16x16 latents shows colours and layout even at noise that hides every detail. With the published
+    betas they would be decided in the last few timesteps, which training hardly visits.
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     signal = (1.0 - betas).cumprod(0)
@@ -123,21 +125,21 @@ def new_scheduler() -> DDIMScheduler:
 
 def centre_weights(side: int) -> Tensor:
     """Return [side, side] loss weights of mean 1: more where the objects are, less on the flat background."""
-    place = (torch.arange(side) + 0.5) / side * 2.0 - 1.0
-    bump = torch.exp(-place.square() / (2.0 * 0.5**2))
+    positions = (torch.arange(side) + 0.5) / side * 2.0 - 1.0
+    bump = torch.exp(-positions.square() / (2.0 * 0.5**2))
     weights = 0.25 + bump[:, None] * bump[None, :]
     return weights / weights.mean()
 
 
 @dataclass(frozen=True)
 class PriorBatch:
-    """S scenes from four views each, and how they are noised."""
+    """S scenes from four views each, and the noise of a step."""
 
-    pictures: Tensor
+    images: Tensor
     """[4 * S, 3, H, W], -1 to 1."""
     tokens: Tensor
     """[S, L] int64; some prompts are empty."""
-    cameras: Tensor
+    camera_matrices: Tensor
     """[4 * S, 16]; zeros where single views are trained."""
     timesteps: Tensor
     """[4 * S] int64, shared by the views that are denoised together."""
@@ -146,7 +148,7 @@ class PriorBatch:
     noise_seed: int
 
     def generator(self, device: str) -> torch.Generator:
-        """Return the source of the noise; other devices draw other numbers from a seed."""
+        """Return the source of the noise; each kind of device draws its own numbers from a seed."""
         return torch.Generator(device).manual_seed(self.noise_seed)
 
 
@@ -157,7 +159,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class PriorDraw:
-    """Makes the batch of a step from a seed."""
+    """Draws the batch of a step from a seed."""
 
     seed: int
     n_scenes: int
@@ -166,16 +168,18 @@ class PriorDraw:
         """Draw scenes, prompts, cameras and timesteps of a step."""
         rng = step_rng(self.seed, step)
         batch = sample_batch(rng, self.n_scenes)
+
         n_views = 1 if step % CAMERALESS_EVERY == 0 else N_VIEWS
         prompts = ["" if rng.random() < DROP_TEXT else prompt for prompt in batch.prompts]
         tokens = _tokenizer()(
             prompts, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
+
         fractions = torch.from_numpy(rng.random(self.n_scenes * N_VIEWS // n_views))
         return PriorBatch(
-            pictures=channels_first(batch.color),
+            images=channels_first(batch.color),
             tokens=tokens,
-            cameras=batch.camera_matrices * (n_views == N_VIEWS),
+            camera_matrices=batch.camera_matrices * (n_views == N_VIEWS),
             timesteps=(fractions * 1000).long().clamp_max(999).repeat_interleave(n_views),
             n_views=n_views,
             noise_seed=int(rng.integers(2**31)),
@@ -197,10 +201,10 @@ def train_prior(
         folder: checkpoints.
         device: where to train.
         seed: of weights and data.
-        log: takes lines of progress.
+        log: receives lines of progress.
         codec: encoder of the latents.
         plan: length and rates.
-        warm_start: pipeline folder whose weights to begin with, where there is no checkpoint yet.
+        warm_start: pipeline folder with the initial weights, if there is no checkpoint yet.
     """
     prior = new_prior(seed)
     if warm_start is not None:
@@ -210,36 +214,36 @@ def train_prior(
         prior.text_encoder.load_state_dict(
             CLIPTextModel.from_pretrained(warm_start / "text_encoder").state_dict()
         )
-    unet, text_encoder, codec = (
-        prior.unet.to(device),
-        prior.text_encoder.to(device),
-        codec.to(device).eval(),
-    )
+    unet, text_encoder = prior.unet.to(device), prior.text_encoder.to(device)
+    codec = codec.to(device).eval()
     noise_schedule = diffusion_schedule(
         prior.scheduler.alphas_cumprod, prior.scheduler.config.prediction_type
     ).to(torch.device(device))
-    centre = centre_weights(IMAGE_PX // 4).to(device)
+    weights = centre_weights(IMAGE_PX // 4).to(device)
 
     def loss(batch: PriorBatch, step: int) -> tuple[Tensor, Scalars]:
         timesteps = batch.timesteps.to(device)
         with torch.no_grad():
-            latents = codec.encode(batch.pictures.to(device)).latents * codec.config.scaling_factor
+            latents = codec.encode(batch.images.to(device)).latents * codec.config.scaling_factor
+
         noise = torch.randn(latents.shape, generator=batch.generator(device), device=device)
         noisy = add_noise(noise_schedule, latents, noise, timesteps)
         target = training_target(noise_schedule, latents, noise, timesteps)
+
         join_views(unet, batch.n_views)
         with mixed_precision(device):
             embeddings = text_encoder(batch.tokens.to(device)).last_hidden_state
-            predicted = unet(
+            model_output = unet(
                 noisy,
                 timesteps,
                 embeddings.repeat_interleave(N_VIEWS, 0),
-                class_labels=batch.cameras.to(device),
+                class_labels=batch.camera_matrices.to(device),
             ).sample
-        errors = ((predicted.float() - target).square() * centre).mean((1, 2, 3))
+
+        errors = ((model_output.float() - target).square() * weights).mean((1, 2, 3))
         high = (timesteps > 700).float()
-        of_high = (errors.detach() * high).sum() / high.sum().clamp_min(1.0)
-        return errors.mean(), {"loss_high_noise": of_high}
+        loss_high_noise = (errors.detach() * high).sum() / high.sum().clamp_min(1.0)
+        return errors.mean(), {"loss_high_noise": loss_high_noise}
 
     draw = PriorDraw(seed, plan.scenes_per_step)
     fit({"unet": unet, "text_encoder": text_encoder}, draw, loss, plan, folder, log)
