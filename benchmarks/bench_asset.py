@@ -42,7 +42,7 @@ class SceneReader:
         self.readings: list[tuple[float, int, Gaussians]] = []
 
     def __call__(
-        self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
+        self, state: TrainState, scalars: Mapping[str, float], stop_requested: Callable[[], bool]
     ) -> bool:
         """Take a copy if it is time; never end the run."""
         if state.step % self.every == 0:

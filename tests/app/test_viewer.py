@@ -327,8 +327,8 @@ def test_a_browser_sees_the_run_and_its_buttons_work(tmp_path: Path) -> None:
 def test_an_observer_may_end_a_run_early_and_is_shown_each_step(tmp_path: Path) -> None:
     state, seen = a_state(), []
 
-    def observe(state, scalars, stop_asked) -> bool:
-        assert not stop_asked()
+    def observe(state, scalars, stop_requested) -> bool:
+        assert not stop_requested()
         seen.append((state.step, scalars["prior/loss"], state.cameras.width))
         return state.step == 4
 

@@ -8,7 +8,7 @@ from vlm3d_gs.config import DensifyConfig
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball
-from vlm3d_gs.optimize.densify import SPLIT_SHRINK, ScreenGradients, densify, is_round, kept
+from vlm3d_gs.optimize.densify import SPLIT_SHRINK, ScreenGradients, densify, is_round, keep_mask
 from vlm3d_gs.render import render
 
 CONFIG = DensifyConfig(grow_share=0.2, split_scale=0.05, prune_opacity=0.02)
@@ -45,7 +45,7 @@ def test_faint_large_and_far_gaussians_go(generator: torch.Generator) -> None:
     start.opacity_logits[0] = -8.0
     start.log_scales[1] = 1.0
     start.means[2] = torch.tensor([3.0, 0.0, 0.0])
-    assert kept(start, CONFIG).nonzero()[:, 0].tolist() == list(range(3, 20))
+    assert keep_mask(start, CONFIG).nonzero()[:, 0].tolist() == list(range(3, 20))
     result = densify(
         start, gradients(torch.zeros(20)), DensifyConfig(grow_share=0.0), 100, generator
     )

@@ -13,8 +13,8 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball
 from vlm3d_gs.kernels.mcmc import MAX_COPIES
-from vlm3d_gs.optimize.densify import kept
-from vlm3d_gs.optimize.mcmc import draw, perturb, relocate
+from vlm3d_gs.optimize.densify import keep_mask
+from vlm3d_gs.optimize.mcmc import draw_indices, perturb, relocate
 from vlm3d_gs.render import render
 
 CONFIG = DensifyConfig(method="mcmc", grow_share=0.25, prune_opacity=0.05)
@@ -39,7 +39,7 @@ def test_the_dead_go_where_opaque_ones_stand_and_new_ones_too(generator: torch.G
     assert (places >= 10).all()
     assert result.source[:30].tolist() == list(range(10, 40))
     torch.testing.assert_close(result.gaussians.means, start.means[result.source])
-    assert kept(result.gaussians, CONFIG).all()
+    assert keep_mask(result.gaussians, CONFIG).all()
 
 
 def test_what_shares_a_place_is_fainter_alike_and_begins_anew(generator: torch.Generator) -> None:
@@ -96,7 +96,7 @@ def test_what_is_made_is_not_dead_at_once(generator: torch.Generator, prune_opac
     start.opacity_logits[:] = torch.tensor(1.2 * prune_opacity).logit()  # halved, it would be
     result = relocate(start, config, 1000, generator)
     assert result.fresh.any()
-    assert kept(result.gaussians, config).all()
+    assert keep_mask(result.gaussians, config).all()
 
 
 def test_a_scene_of_air_goes_on(generator: torch.Generator) -> None:
@@ -105,7 +105,7 @@ def test_a_scene_of_air_goes_on(generator: torch.Generator) -> None:
     result = relocate(start, replace(CONFIG, grow_share=0.0), 1000, generator)
     assert len(set(result.source.tolist())) == 1
     assert len(result.source) == 40
-    assert kept(result.gaussians, CONFIG).all()
+    assert keep_mask(result.gaussians, CONFIG).all()
 
 
 def test_one_place_takes_no_crowd(generator: torch.Generator) -> None:
@@ -122,7 +122,7 @@ def test_many_places_are_drawn_by_their_share(generator: torch.Generator) -> Non
     opacities[::2] = (
         0.021  # torch.multinomial, summing in float32, draws half as many again of these
     )
-    places = draw(opacities, 200_000, generator)
+    places = draw_indices(opacities, 200_000, generator)
     share = float((places % 2 == 0).double().mean())
     assert share == pytest.approx(0.021 / 0.991, rel=0.05)
 

@@ -109,8 +109,8 @@ def show(
             view.show_record(record)
         announce(f"showing {path} at {view.address} (Ctrl-C ends)")
 
-        with stop_requests() as stop_asked:
-            while not stop_asked():
+        with stop_requests() as stop_requested:
+            while not stop_requested():
                 time.sleep(POLL_S)
 
 
@@ -174,7 +174,7 @@ class LiveView:
             self._server.stop()
 
     def observe(
-        self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
+        self, state: TrainState, scalars: Mapping[str, float], stop_requested: Callable[[], bool]
     ) -> bool:
         """Show the run from time to time, hold it while paused, and return whether to stop it.
 
@@ -188,7 +188,7 @@ class LiveView:
         if self._paused.is_set() or (now >= self._due_s and self._server.get_clients()):
             self._refresh(state, now)
 
-        while self._paused.is_set() and not (self._stopped.is_set() or stop_asked()):
+        while self._paused.is_set() and not (self._stopped.is_set() or stop_requested()):
             time.sleep(POLL_S)
 
         if self._stopped.is_set() or state.step == self._steps:

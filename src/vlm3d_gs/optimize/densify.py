@@ -1,8 +1,8 @@
-"""When Gaussians are added and removed: clone and split where the screen gradient is large, prune what does not help.
+"""Densification by gradients: clone and split Gaussians with a large screen gradient, prune those that do not help.
 
-After Kerbl et al. 2023 (3D Gaussian Splatting, section 5.2), with one change: not a fixed gradient
-threshold, which would depend on prior, guidance scale and resolution, but a share of the Gaussians,
-those with the largest mean gradient.
+After Kerbl et al. 2023 (3D Gaussian Splatting, section 5.2), with one change: a fixed gradient threshold would depend
+on prior, guidance scale and resolution, so a fixed fraction of the Gaussians grows, those with the largest mean
+gradient.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.render.result import Rendering
 
 SPLIT_SHRINK = 1.6
-"""The two halves of a split Gaussian are this much smaller (Kerbl et al., section 5.2)."""
+"""Factor by which the two halves of a split Gaussian are smaller (Kerbl et al., section 5.2)."""
 
 
 @dataclass
 class ScreenGradients:
-    """Running mean of each Gaussian's screen-space gradient since the last round."""
+    """Mean screen-space gradient of each Gaussian since the last round."""
 
     total: Tensor
-    """[N] sum of the gradient's length over views and steps."""
+    """[N] sum of the gradient norms over views and steps."""
     count: Tensor
-    """[N] number of views in which the Gaussian was seen."""
+    """[N] number of views in which the Gaussian was visible."""
 
     @classmethod
     def empty(cls, n: int, device: torch.device) -> ScreenGradients:
-        """Start at nothing for n Gaussians."""
+        """Return zeros for n Gaussians."""
         return cls(torch.zeros(n, device=device), torch.zeros(n, device=device))
 
     def add(self, rendering: Rendering) -> None:
-        """Take in one step's renders, after the backward pass."""
+        """Add the gradients of one step's renders, after the backward pass."""
         gradient = rendering.means2d.grad
         if gradient is None:
             return
-        seen = rendering.radii > 0
-        self.total += (gradient.norm(dim=-1) * seen).sum(0)
-        self.count += seen.sum(0)
+        visible = rendering.radii > 0
+        self.total += (gradient.norm(dim=-1) * visible).sum(0)
+        self.count += visible.sum(0)
 
     def pending(self, rendering: Rendering) -> kernels.ScreenStats | None:
-        """Return the work of `add`, for a kernel that does it on the way."""
+        """Return the inputs of `add`, for a kernel that does the same beside its own work."""
         gradient = rendering.means2d.grad
         if gradient is None:
             return None
@@ -53,34 +53,35 @@ class ScreenGradients:
 
     @property
     def mean(self) -> Tensor:
-        """[N] mean length, 0 for a Gaussian that was never seen."""
+        """[N] mean norm, 0 for a Gaussian that was never visible."""
         return self.total / self.count.clamp_min(1.0)
 
 
 @dataclass(frozen=True)
 class Densified:
-    """A scene after a round, and where its Gaussians come from."""
+    """A scene after a round, and the origin of its Gaussians."""
 
     gaussians: Gaussians
     """M Gaussians."""
     source: Tensor
     """[M] int64 index of the earlier Gaussian."""
     fresh: Tensor
-    """[M] bool, True for those that were added or changed: they begin without moments."""
+    """[M] bool, True for those that were added or changed: their moments start at zero."""
 
 
 def is_round(step: int, steps: int, config: DensifyConfig) -> bool:
-    """Tell whether a round follows step `step` of `steps`: each `every` of the run from `start` to `stop`."""
+    """Return whether a round follows step `step` of `steps`: every `every` of the run from `start` to `stop`."""
     if not config.enabled:
         return False
+
     before, after = step / steps, (step + 1) / steps
 
-    def rounds(fraction: float) -> int:
+    def rounds_until(fraction: float) -> int:
+        # 1e-9 absorbs the rounding of fractions that fall on a round.
         return int((min(fraction, config.stop) - config.start) / config.every + 1.0 + 1e-9)
 
-    return after >= config.start and rounds(after) > (
-        rounds(before) if before >= config.start else 0
-    )
+    done = rounds_until(before) if before >= config.start else 0
+    return after >= config.start and rounds_until(after) > done
 
 
 def densify(
@@ -90,41 +91,48 @@ def densify(
     max_gaussians: int,
     generator: torch.Generator,
 ) -> Densified:
-    """Prune, then clone small and split large Gaussians with the largest screen gradients.
+    """Prune, then clone the small and split the large ones of the Gaussians with the largest screen gradients.
 
     Args:
         gaussians: N Gaussians.
         gradients: their statistics since the last round.
-        config: shares and limits.
+        config: fractions and limits.
         max_gaussians: nothing is added beyond this count.
         generator: source of the split positions, on the CPU.
 
-    Not differentiable. At least one Gaussian is kept.
+    Not differentiable. At least one Gaussian remains.
     """
     scene = gaussians.detach()
-    keep = kept(scene, config)
+    keep = keep_mask(scene, config)
+    n_kept = int(keep.sum())
+
+    # The largest gradients among those that stay, as many as fit.
     order = torch.where(keep, gradients.mean, -1.0).argsort(descending=True, stable=True)
-    room = max(0, min(int(config.grow_share * int(keep.sum())), max_gaussians - int(keep.sum())))
+    n_grown = max(0, min(int(config.grow_share * n_kept), max_gaussians - n_kept))
     grown = torch.zeros_like(keep)
-    grown[order[:room]] = True
+    grown[order[:n_grown]] = True
     grown &= keep
+
     large = scene.scales.amax(-1) > config.split_scale
     cloned, split = (grown & ~large).nonzero()[:, 0], (grown & large).nonzero()[:, 0]
-    stay = (keep & ~(grown & large)).nonzero()[:, 0]
-    source = torch.cat([stay, cloned, split, split])
+    unchanged = (keep & ~(grown & large)).nonzero()[:, 0]
+    source = torch.cat([unchanged, cloned, split, split])
     result = scene.select(source)
-    halves = slice(len(stay) + len(cloned), None)
+
+    # The halves of a split one are drawn from its own distribution.
     if len(split):
+        halves = slice(len(unchanged) + len(cloned), None)
         offsets = torch.randn(2 * len(split), 3, generator=generator).to(result.means)
-        spread = (result.rotations[halves] @ (result.scales[halves] * offsets)[..., None])[..., 0]
-        result.means[halves] += spread
+        shift = (result.rotations[halves] @ (result.scales[halves] * offsets)[..., None])[..., 0]
+        result.means[halves] += shift
         result.log_scales[halves] -= torch.log(torch.tensor(SPLIT_SHRINK)).item()
-    fresh = torch.arange(len(source), device=source.device) >= len(stay)
+
+    fresh = torch.arange(len(source), device=source.device) >= len(unchanged)
     return Densified(result, source, fresh)
 
 
-def kept(scene: Gaussians, config: DensifyConfig) -> Tensor:
-    """Return [N] bool: opaque enough, not too large, not too far out; the most opaque one always."""
+def keep_mask(scene: Gaussians, config: DensifyConfig) -> Tensor:
+    """Return [N] bool, False for what is pruned: too faint, too large or too far out; one always stays."""
     keep = (
         (scene.opacities >= config.prune_opacity)
         & (scene.scales.amax(-1) <= config.prune_scale)

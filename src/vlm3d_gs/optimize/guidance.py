@@ -1,4 +1,4 @@
-"""What the trainer asks of everything that says how the scene should look: one protocol, three dataclasses."""
+"""The interface between the trainer and whatever guides the scene: one protocol, three dataclasses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlm3d_gs.core.profiling import section
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is."""
+    """How far a run has come."""
 
     step: int
     """Steps done."""
@@ -40,19 +40,19 @@ class Views:
     n_views: int
     """V."""
     alpha: Tensor | None = None
-    """[G * V, H, W, 1] opacity of the renders; None where it is not known."""
+    """[G * V, H, W, 1] opacity of the renders; None if unknown."""
     background: Tensor | None = None
-    """[G * V, 3] colours behind `color`; None where they are not known."""
+    """[G * V, 3] background colours of `color`; None if unknown."""
 
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """What one guidance says about the views: the gradient of its loss, smaller being better."""
+    """The gradient of the loss of one guidance on the views; a smaller loss is better."""
 
     color_gradient: Tensor
     """[G * V, H, W, 3] gradient on `Views.color`."""
     scalars: Mapping[str, float | Tensor]
-    """For the log; a scalar without graph may stay on its device, where the trainer fetches all at once."""
+    """For the log; scalars without graph may stay on their device, from where the trainer fetches them all at once."""
     alpha_gradient: Tensor | None = None
     """[G * V, H, W, 1] gradient on `Views.alpha`; None is zero."""
     relative_strength: float | Tensor | None = None
@@ -60,27 +60,27 @@ class GuidanceOutput:
     trainer scales it to this multiple of the norm that the other guidances' gradients have on the renders, so that it
     means the same beside every prior."""
     reused: bool = False
-    """True: what this does to the Gaussians is done again at each step until the guidance is asked again."""
+    """True: its gradient on the Gaussians is applied again at each step until the next call of the guidance."""
 
 
 class Guidance(Protocol):
-    """Anything that pulls the renders somewhere. The trainer knows no more than this."""
+    """Anything that has a gradient for the renders. The trainer knows no more than this."""
 
     @property
     def name(self) -> str:
         """Prefix of its scalars in the log."""
 
     def is_due(self, progress: Progress) -> bool:
-        """Tell whether it wants to see the views of the coming step."""
+        """Return whether it is to be called with the views of the coming step."""
 
     def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
         """Return the range of azimuth offsets of a view group that it can judge at that step; None for any."""
 
     def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
-        """Judge the views of a step."""
+        """Return the gradient on the views of a step."""
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return what changes during a run and must be in a checkpoint; empty for most."""
+        """Return the state that a checkpoint must hold; empty for most."""
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` returned."""
@@ -101,12 +101,12 @@ def color_gradient(loss: Tensor, color: Tensor, name: str) -> Tensor:
 
 
 def common_azimuths(
-    wanted: tuple[float, float], judged: tuple[float, float] | None
+    configured: tuple[float, float], judged: tuple[float, float] | None
 ) -> tuple[float, float]:
     """Return the azimuth offsets, in degrees, that lie in both ranges; whole turns do not matter.
 
     Args:
-        wanted: from low to high; a full turn takes whatever the other one is.
+        configured: from low to high; a full turn gives way to `judged`.
         judged: the same of a guidance; None is any.
 
     Raises:
@@ -119,16 +119,16 @@ def common_azimuths(
         (-10.0, 10.0)
     """
     if judged is None or judged[1] - judged[0] >= 360.0:
-        return wanted
-    if wanted[1] - wanted[0] >= 360.0:
+        return configured
+    if configured[1] - configured[0] >= 360.0:
         return judged
 
     for turn in (0.0, -360.0, 360.0, -720.0, 720.0):
-        low, high = max(wanted[0] + turn, judged[0]), min(wanted[1] + turn, judged[1])
+        low, high = max(configured[0] + turn, judged[0]), min(configured[1] + turn, judged[1])
         if low <= high:
             return low, high
 
     raise ConfigError(
-        f"Views at azimuth offsets {wanted[0]:g} to {wanted[1]:g} degrees are asked for, but a guidance can judge "
+        f"camera.azimuth_offset_deg is {configured[0]:g} to {configured[1]:g} degrees, but a guidance can judge "
         f"{judged[0]:g} to {judged[1]:g} only. Choose a camera.azimuth_offset_deg that overlaps."
     )

@@ -1,4 +1,4 @@
-"""Terms that keep a scene solid and clean: pure functions to a scalar, smaller is better."""
+"""Terms that keep a scene solid and clean: pure functions that return a scalar; smaller is better."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COLOR_EDGE = 10.0
 
 
 def binary_entropy(values: Tensor) -> Tensor:
-    """Return the mean entropy of values in 0..1, in bits: 0 where all are 0 or 1, 1 where all are a half."""
-    inside = values.clamp(1e-5, 1.0 - 1e-5)
-    return -(inside * inside.log2() + (1.0 - inside) * (1.0 - inside).log2()).mean()
+    """Return the mean entropy of values in 0..1, in bits: 0 if all are 0 or 1, 1 if all are 0.5."""
+    p = values.clamp(1e-5, 1.0 - 1e-5)  # no infinite gradient at 0 and 1
+    return -(p * p.log2() + (1.0 - p) * (1.0 - p).log2()).mean()
 
 
 def opacity_entropy(gaussians: Gaussians) -> Tensor:
@@ -33,17 +33,17 @@ def opacity_entropy(gaussians: Gaussians) -> Tensor:
 
 
 def alpha_entropy(alpha: Tensor) -> Tensor:
-    """Push every pixel's coverage to 0 or 1: no haze, solid objects. alpha [C, H, W, 1]."""
+    """Push the coverage of every pixel to 0 or 1: no haze, solid objects. alpha [C, H, W, 1]."""
     return binary_entropy(alpha)
 
 
 def coverage(alpha: Tensor) -> Tensor:
-    """Mean coverage: opacity that the guidance does not hold on to fades. alpha [C, H, W, 1]."""
+    """Mean coverage: opacity that no guidance supports fades. alpha [C, H, W, 1]."""
     return alpha.mean()
 
 
 def opacity(gaussians: Gaussians) -> Tensor:
-    """Mean opacity: Gaussians that the guidance does not hold on to fade, seen or not (Kheradmand et al. 2024)."""
+    """Mean opacity: Gaussians that no guidance supports fade, visible or not (Kheradmand et al. 2024)."""
     return gaussians.opacities.mean()
 
 
@@ -59,7 +59,7 @@ def flatness(gaussians: Gaussians, limit: float = 4.0) -> Tensor:
 
 
 def floater(gaussians: Gaussians) -> Tensor:
-    """Opacity far from the scene's weight: mean of opacity times squared distance from the centre of mass."""
+    """Opacity far from the rest: mean of opacity times squared distance from the centre of mass."""
     opacities = gaussians.opacities
     center = (opacities[:, None] * gaussians.means).sum(0) / opacities.sum().clamp_min(1e-6)
     return (opacities * (gaussians.means - center.detach()).square().sum(-1)).mean()
@@ -108,7 +108,7 @@ def regularize(
     Args:
         gaussians: the scene, on the graph.
         rendering: this step's renders, on the graph.
-        config: weights as schedules.
+        config: weights, as schedules.
         fraction: of the run that is done.
         target: [C, H, W, 3] pictures whose colour edges allow edges of depth; None takes the renders.
     """
@@ -132,4 +132,5 @@ def regularize(
             value = term()
             total = total + weight * value
             values[name] = value.detach()
+
     return total, values

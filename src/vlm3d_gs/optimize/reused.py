@@ -1,4 +1,4 @@
-"""The last gradient of a guidance that is asked seldom, kept on the Gaussians until it is asked again."""
+"""The last gradient of a guidance that is called seldom, applied at each step until its next call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class ReusedGradients:
-    """Gradients of the scene's trained tensors, which follow their Gaussians through densification."""
+    """Gradients of the trained tensors of a scene, which follow their Gaussians through densification."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
 
     def keep(self, names: tuple[str, ...], gradients: tuple[Tensor | None, ...]) -> None:
-        """Take new gradients; None is a tensor that the guidance does not touch."""
+        """Replace the gradients by new ones; None is a tensor that the guidance does not affect."""
         self.tensors = {
             name: gradient.detach().clone()
             for name, gradient in zip(names, gradients, strict=True)
@@ -21,25 +21,25 @@ class ReusedGradients:
         }
 
     def add_to(self, leaves: dict[str, Tensor]) -> None:
-        """Add what is kept to the leaves' gradients."""
+        """Add the stored gradients to those of the leaves."""
         for name, gradient in self.tensors.items():
             leaf = leaves[name]
             leaf.grad = gradient.clone() if leaf.grad is None else leaf.grad + gradient
 
     def follow(self, source: Tensor, fresh: Tensor) -> None:
-        """Follow a densification round: new Gaussians begin without.
+        """Follow a densification round: new Gaussians start without a gradient.
 
         Args:
-            source: [M] int64, the earlier Gaussian that each one comes from.
+            source: [M] int64, index of the Gaussian that each one comes from.
             fresh: [M] bool.
         """
         for name, gradient in self.tensors.items():
-            moved = gradient[source]
-            moved[fresh] = 0.0
-            self.tensors[name] = moved
+            values = gradient[source]
+            values[fresh] = 0.0
+            self.tensors[name] = values
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold."""
+        """Return the gradients by name, for a checkpoint."""
         return dict(self.tensors)
 
     def load_state_tensors(self, tensors: dict[str, Tensor], device: torch.device) -> None:

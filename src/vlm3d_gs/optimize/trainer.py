@@ -14,7 +14,7 @@ import torch
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.profiling import counting
-from vlm3d_gs.optimize.densify import kept
+from vlm3d_gs.optimize.densify import keep_mask
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.optimize.reconstruct import Reconstruction, reconstruct_step
@@ -24,20 +24,19 @@ from vlm3d_gs.runs.log import RunLog
 
 
 class Observer(Protocol):
-    """Watches a run from outside, and may hold or end it."""
+    """Follows a run from outside, and may pause or end it."""
 
     def __call__(
-        self, state: TrainState, scalars: Mapping[str, float], stop_asked: Callable[[], bool]
+        self, state: TrainState, scalars: Mapping[str, float], stop_requested: Callable[[], bool]
     ) -> bool:
         """Look at the run after a step.
 
-        May block for as long as the run is to pause, but not longer than until `stop_asked` says
-        yes (Ctrl-C).
+        May block to pause the run, but only until `stop_requested` returns True (Ctrl-C).
 
         Args:
-            state: to look at only.
-            scalars: what the step logged.
-            stop_asked: tells whether the run is to end anyhow.
+            state: read-only.
+            scalars: logged by the step.
+            stop_requested: returns whether the run is to end in any case.
 
         Returns:
             True to end the run here, as Ctrl-C does.
@@ -63,10 +62,10 @@ def train(
     Args:
         state: where to start; changed in place.
         config: the run.
-        guidances: what pulls on the renders, asked in order.
-        log: takes scalars and progress.
+        guidances: called in order at each step.
+        log: receives scalars and progress.
         reconstruction: what the scene is fitted to before `reconstruct.until`; None distils from the start.
-        checkpoint: file to write now and then; None for none.
+        checkpoint: file that is written at `train.checkpoint_every`; None writes none.
         show: called now and then with the scene and the number of steps done.
         watch: called at every `critic.watch.every` of the run with the same; what it returns is logged.
         until: pause after this step; None is the end of the run.
@@ -79,8 +78,8 @@ def train(
     last = steps if until is None else min(until, steps)
     identity = {"prompt": config.prompt, "seed": config.train.seed, "steps": steps}
 
-    with counting(state.counts), stop_requests() as stop_asked:
-        while state.step < last and not (stopped or stop_asked()):
+    with counting(state.counts), stop_requests() as stop_requested:
+        while state.step < last and not (stopped or stop_requested()):
             if reconstruction is not None and state.step < config.reconstruct.until * steps:
                 scalars = reconstruct_step(state, config, reconstruction)
             else:
@@ -90,11 +89,11 @@ def train(
                 scalars |= watch(state.optimizer.gaussians.detach(), state.step)
             log.scalars(state.step, scalars)
             log.progress(state.step, steps, scalars)
-            stopped = observe is not None and observe(state, scalars, stop_asked)
+            stopped = observe is not None and observe(state, scalars, stop_requested)
 
             due = (
                 stopped
-                or stop_asked()
+                or stop_requested()
                 or state.step == last < steps
                 or _is_mark(state.step, steps, config.train.checkpoint_every)
             )
@@ -116,14 +115,14 @@ def train(
 def prune(state: TrainState, config: Config) -> None:
     """Remove what densification would not keep; nothing is added."""
     scene = state.optimizer.gaussians.detach()
-    source = kept(scene, config.densify).nonzero()[:, 0]
+    source = keep_mask(scene, config.densify).nonzero()[:, 0]
     state.optimizer.replace(
         scene.select(source), source, torch.zeros_like(source, dtype=torch.bool)
     )
 
 
 def _is_mark(step: int, steps: int, every: float) -> bool:
-    """Tell whether a multiple of `every` of the run was just passed, before its end."""
+    """Return whether a multiple of `every` of the run was just passed, before its end."""
     if every <= 0.0 or step >= steps:
         return False
     return int(step / (every * steps) + 1e-9) > int((step - 1) / (every * steps) + 1e-9)
