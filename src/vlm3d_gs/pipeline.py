@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,10 @@ def generate(
 
     state, objective, notes = new_run(config, prompt, device, progress=not quiet)
     everything = [*objective.guidances, *guidances]
+    reconstruction = objective.reconstruction
+    if reconstruction is not None:
+        beside = [*reconstruction.guidances, *guidances]
+        reconstruction = replace(reconstruction, guidances=beside)
     watch = build_watch(objective, config)
     prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
     if checkpoint is not None:
@@ -111,7 +115,7 @@ def generate(
             config,
             everything,
             log,
-            reconstruction=objective.reconstruction,
+            reconstruction=reconstruction,
             checkpoint=config.out / CHECKPOINT,
             show=partial(_write_preview, config.out / "previews", config.render.backend),
             watch=watch,

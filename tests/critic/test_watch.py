@@ -88,3 +88,31 @@ def test_the_kept_scene_does_not_change_with_the_run() -> None:
     scene.means.add_(1.0)
     watch(scene, 100)
     assert torch.equal(watch.choose(scene)[0].means, before)
+
+
+def test_a_resumed_watch_still_exports_the_best_scene_of_before() -> None:
+    """Reward and held-out score diverge, and the run is interrupted between the best reading and the last."""
+    before = watched([0.0, 1.0, 2.0], [9.0, 1.0, 4.0])
+    settings = WatchConfig(margin=1.0)
+    resumed = RewardWatch(Script([3.0], 1), Script([1.0], 2), CAMERA, settings, steps=100)
+    resumed.load_state_tensors(before.state_tensors())
+    assert resumed.readings == before.readings
+    assert before.best is not None
+
+    resumed(FINAL, 100)
+    scene, step, message = resumed.choose(FINAL)
+    assert resumed.diverged()
+    assert message is not None
+    assert step == before.best[1]
+    assert torch.equal(scene.means, before.best[2].means)
+
+    forgetful = RewardWatch(Script([3.0], 1), Script([1.0], 2), CAMERA, settings, steps=100)
+    forgetful(FINAL, 100)
+    assert torch.equal(forgetful.choose(FINAL)[0].means, FINAL.means)
+
+
+def test_a_watch_without_readings_restores_to_one_without() -> None:
+    resumed = watched([], [])
+    resumed.load_state_tensors(watched([], []).state_tensors())
+    assert resumed.readings == []
+    assert resumed.best is None

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import torch
 import viser
 from torch import Tensor
 
@@ -25,11 +26,13 @@ from vlm3d_gs.config import Config
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.images import to_uint8
+from vlm3d_gs.core.images import tile_grid, to_uint8
 from vlm3d_gs.core.rotations import rotmat_to_quat
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.optimize.targets import Target
 from vlm3d_gs.pipeline import GenerateResult, generate
+from vlm3d_gs.render import render
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.record import RunRecord, charts, find_splat
 from vlm3d_gs.show.framing import BACKGROUND, DISTANCE, FOV_DEG, bounds
@@ -139,6 +142,7 @@ class LiveView:
         self._steps, self._rows = steps, list[dict[str, Any]]()
         self._paused, self._stopped = threading.Event(), threading.Event()
         self._frusta: list[Any] = []
+        self._target: Any = None
         self._plots: dict[str, Any] = {}
         self._due_s = 0.0
 
@@ -253,6 +257,18 @@ class LiveView:
             extra.remove()
         del self._frusta[len(some) :]
 
+    def show_target(self, target: Target, scene: Gaussians) -> None:
+        """Show the newest target of a run, and the scene as it is seen from the same cameras below."""
+        seen = render(scene, target.cameras, background=target.background).color
+        rows = torch.cat([target.color, seen]).cpu()
+        picture = to_uint8(tile_grid(rows, columns=len(target.color)))
+
+        if self._target is None:
+            label = "Target, and the scene from there"
+            self._target = self._server.gui.add_image(picture, label=label)
+        else:
+            self._target.image = picture
+
     def show_record(self, record: RunRecord) -> None:
         """Plot the curves of a run and list the last value of each."""
         last = []
@@ -287,6 +303,8 @@ class LiveView:
             self.show_scene(state.optimizer.gaussians)
             if state.cameras is not None:
                 self.show_cameras(state.cameras)
+            if state.pool.targets:
+                self.show_target(state.pool.targets[-1], state.optimizer.gaussians.detach())
         self.show_record(RunRecord("", self._steps, {}, {}, tuple(self._rows)))
 
         word = "paused" if self._paused.is_set() else "running"

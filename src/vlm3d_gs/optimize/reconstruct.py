@@ -43,6 +43,7 @@ def reconstruct_step(
     scalars: dict[str, float | Tensor] = {}
     if state.pool.is_round_over:
         scalars |= begin_round(state, config, reconstruction)
+    scalars["round"] = float(state.pool.rounds)
 
     # The newest target's views are those that guidances can judge.
     target = state.pool.take(state.streams["targets"])

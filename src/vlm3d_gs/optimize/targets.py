@@ -62,6 +62,8 @@ class TargetPool:
 
     targets: list[Target] = field(default_factory=list)
     """Newest last."""
+    rounds: int = 0
+    """Begun so far."""
     fits: int = 0
     """Of the present round."""
     fits_done: int = 0
@@ -75,6 +77,7 @@ class TargetPool:
     def begin_round(self, target: Target, fits: int, size: int) -> None:
         """Add a target, forget those beyond `size`, and plan its fits."""
         self.targets = [*self.targets, target][-size:]
+        self.rounds += 1
         self.fits, self.fits_done = fits, 0
 
     def take(self, generator: torch.Generator) -> Target:
@@ -91,7 +94,7 @@ class TargetPool:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold."""
-        tensors = {"fits": torch.tensor([self.fits, self.fits_done])}
+        tensors = {"fits": torch.tensor([self.rounds, self.fits, self.fits_done])}
         for place, target in enumerate(self.targets):
             tensors[f"{place}.color"] = target.color
             tensors[f"{place}.background"] = target.background
@@ -102,7 +105,7 @@ class TargetPool:
         """Restore what `state_tensors` returned."""
         if "fits" not in tensors:
             return
-        self.fits, self.fits_done = tensors["fits"].tolist()
+        self.rounds, self.fits, self.fits_done = tensors["fits"].tolist()
 
         self.targets = []
         while f"{len(self.targets)}.color" in tensors:
