@@ -1,4 +1,4 @@
-"""Questions with known answers about mini-world scenes, hard negatives in balance."""
+"""Questions with known answers about mini-world scenes, with balanced hard negatives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Example:
     """One question about one scene."""
 
     kind: str
-    """What is tested: content, color, shape, swapped colors, swapped objects, relation, ..., geometry."""
+    """Form of the question, or what is wrong in it: content, color, shape, swapped colors, relation, geometry, ..."""
     text: str
     """The question."""
     answer: bool
@@ -30,12 +30,12 @@ class Example:
 
 
 def geometry_example(clean: bool) -> Example:
-    """Ask for geometric quality."""
+    """Return the question about geometric quality."""
     return Example("geometry", GEOMETRY_QUESTION, clean)
 
 
 def joint_example(composition: Composition, rng: np.random.Generator, clean: bool) -> Example:
-    """Ask for content and quality at once; the content is right in 3 of 4."""
+    """Return the question about content and quality at once; the content is right in 3 of 4 cases."""
     stated, right = composition, bool(rng.random() < 0.75)
     if not right:
         _, stated = _false_statement(composition, rng)
@@ -45,7 +45,7 @@ def joint_example(composition: Composition, rng: np.random.Generator, clean: boo
 def sample_examples(
     composition: Composition, rng: np.random.Generator, count: int
 ) -> list[Example]:
-    """Draw `count` questions about what a scene shows, half of them with the answer Yes."""
+    """Draw `count` questions about the content of a scene, half of them with the answer Yes."""
     makers = (
         [_content, _object]
         if composition.relation is None
@@ -60,7 +60,7 @@ def _other(rng: np.random.Generator, choices: tuple[str, ...], *taken: str) -> s
 
 
 def recolored(composition: Composition, rng: np.random.Generator, index: int) -> Composition:
-    """Change one object's colour to one that the scene does not have."""
+    """Change one object's colour to one that the scene does not contain."""
     taken = [item.color for item in composition.objects]
     return _replaced(
         composition,
@@ -82,7 +82,7 @@ def _replaced(composition: Composition, index: int, item: ObjectPhrase) -> Compo
 
 
 def swapped_colors(composition: Composition) -> Composition:
-    """Exchange the two colours: false unless the shapes are alike, and then the same as swapped objects."""
+    """Exchange the two colours; for equal shapes this is the same as `swapped_objects`."""
     first, second = composition.objects
     return Composition(
         (ObjectPhrase(second.color, first.shape), ObjectPhrase(first.color, second.shape)),
@@ -114,6 +114,7 @@ def _false_statement(composition: Composition, rng: np.random.Generator) -> tupl
     if composition.relation is not None:
         kinds += ["swapped colors", "swapped objects", "relation"]
     kind = str(rng.choice(kinds))
+
     if kind == "color":
         return kind, recolored(composition, rng, index)
     if kind == "shape":
@@ -135,10 +136,13 @@ def _relation(composition: Composition, rng: np.random.Generator, answer: bool) 
             kind, stated = "swapped objects", swapped_objects(composition)
         else:
             kind, stated = "swapped colors", swapped_colors(composition)
-    if rng.random() < 0.5:  # the same statement the other way round
+
+    # Half of the statements are made from the other object, with the opposite relation.
+    if rng.random() < 0.5:
         assert stated.relation is not None
         stated = Composition(stated.objects[::-1], OPPOSITE[stated.relation])
     assert stated.relation is not None
+
     return Example(
         kind, relation_question(stated.objects[0], stated.relation, stated.objects[1]), answer
     )
@@ -148,6 +152,7 @@ def _object(composition: Composition, rng: np.random.Generator, answer: bool) ->
     index = int(rng.integers(len(composition.objects)))
     if answer:
         return Example("object", object_question(composition.objects[index]), True)
+
     kinds = ["color", "shape"]
     if (
         composition.relation is not None
@@ -155,6 +160,8 @@ def _object(composition: Composition, rng: np.random.Generator, answer: bool) ->
     ):
         kinds += ["swapped colors", "swapped colors"]
     kind = str(rng.choice(kinds))
+
+    # A changed object may be the scene's other one: draw again, or the answer No would be wrong.
     present = set(composition.objects)
     while True:
         if kind == "color":
@@ -163,5 +170,6 @@ def _object(composition: Composition, rng: np.random.Generator, answer: bool) ->
             item = reshaped(composition, rng, index).objects[index]
         else:
             item = swapped_colors(composition).objects[index]
+
         if item not in present:
             return Example(kind, object_question(item), False)

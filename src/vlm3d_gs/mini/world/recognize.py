@@ -1,7 +1,7 @@
-"""Reading mini-world pictures without a network: which scene explains these views best.
+"""Recognition of mini-world images without a network: the scene that explains the views best.
 
-Every statement of the language is ray-cast in its mean layout from the same cameras and compared with the views; the
-nearest few are fitted again with jittered layouts, and the best one wins.
+Every composition is ray-cast in its mean layout from the same cameras and compared with the views; the nearest few are
+compared again with jittered layouts, and the best one is returned.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from vlm3d_gs.core.prompts import COLORS, SHAPES, Composition, ObjectPhrase
 from vlm3d_gs.mini.world.scenes import AXIS, SceneSpec, build_scene, render_rgba
 
 COARSE_PX = 32
+"""Resolution of the first comparison."""
 CANDIDATES = 10
+"""Compositions in the second comparison."""
 DRAWS = 24
+"""Jittered layouts of each candidate."""
 
 
 def all_compositions(n_objects: int) -> list[Composition]:
-    """Return every statement about one object, or every canonical one about two."""
+    """Return every composition of one object, or every canonical one of two."""
     phrases = [ObjectPhrase(color, shape) for color, shape in product(COLORS, SHAPES)]
     if n_objects == 1:
         return [Composition((phrase,)) for phrase in phrases]
@@ -35,14 +38,14 @@ def all_compositions(n_objects: int) -> list[Composition]:
 
 
 class Recognizer:
-    """Names the scene that a set of views shows, for one set of cameras."""
+    """Finds the composition in a set of views, for one set of cameras."""
 
     def __init__(self, cameras: Cameras, n_objects: int) -> None:
-        """Ray-cast all statements once.
+        """Ray-cast all compositions once.
 
         Args:
             cameras: V square cameras.
-            n_objects: objects in the scenes to be told apart.
+            n_objects: number of objects in the scenes, 1 or 2.
         """
         self.cameras, self.compositions = cameras, all_compositions(n_objects)
         coarse = cameras.resized(COARSE_PX, COARSE_PX)
@@ -55,27 +58,31 @@ class Recognizer:
         return torch.from_numpy(rgba)
 
     def __call__(self, views: Tensor) -> Composition:
-        """Return the statement whose pictures are nearest to the views [V, H, W, 3]."""
+        """Return the composition whose images are nearest to the views [V, H, W, 3]."""
+        # The background of a sample is not known: it is the median colour along the border of each view.
         border = torch.cat([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1)
         background = border.median(1).values[:, None, None]
+
         small = torch.nn.functional.interpolate(
             views.movedim(-1, 1), (COARSE_PX, COARSE_PX), mode="area"
         ).movedim(1, -1)
         nearest = _errors(self.templates, small, background).argsort()[:CANDIDATES].tolist()
+
         rng = np.random.default_rng(0)
-        best, winner = float("inf"), self.compositions[nearest[0]]
+        lowest, best = float("inf"), self.compositions[nearest[0]]
         for index in nearest:
             scenes = [build_scene(self.compositions[index], rng) for _ in range(DRAWS)]
             error = float(_errors(self._cast(scenes, self.cameras, 1), views, background).min())
-            if error < best:
-                best, winner = error, self.compositions[index]
-        return winner
+            if error < lowest:
+                lowest, best = error, self.compositions[index]
+
+        return best
 
 
 def _errors(rgba: Tensor, views: Tensor, background: Tensor) -> Tensor:
     """Return the mean squared error of each scene [S, V, H, W, 4] over the views' own backgrounds."""
     chunks = [
-        (part[..., :3] + (1.0 - part[..., 3:]) * background - views).square().mean((1, 2, 3, 4))
-        for part in rgba.split(256)
+        (chunk[..., :3] + (1.0 - chunk[..., 3:]) * background - views).square().mean((1, 2, 3, 4))
+        for chunk in rgba.split(256)  # bounds the memory
     ]
     return torch.cat(chunks)

@@ -1,6 +1,6 @@
-"""The mini world: scenes of one or two coloured primitives in a relation, with exact pictures and ground truth.
+"""The mini world: scenes of one or two coloured primitives in a relation, with exact images and ground truth.
 
-Everything that the embedded models know comes from here. Frame, cameras and relations are those of
+The embedded models are trained on nothing else. Frame, cameras and relations are those of
 docs/CONVENTIONS.md: the front camera stands on +x, its right is +y, z is up.
 """
 
@@ -78,7 +78,7 @@ class ObjectSpec:
     center: tuple[float, float, float]
     """World units."""
     size: float
-    """World units; what it means for each shape is said in `raycast`."""
+    """World units; its meaning for each shape is defined in `raycast`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class SceneSpec:
 
     @property
     def composition(self) -> Composition:
-        """What a prompt for this scene says."""
+        """Return what a prompt for this scene describes."""
         return Composition(
             tuple(ObjectPhrase(item.color, item.shape) for item in self.objects), self.relation
         )
@@ -100,7 +100,7 @@ class SceneSpec:
 
 @dataclass(frozen=True)
 class SceneImages:
-    """Pictures of one scene."""
+    """Images of one scene."""
 
     color: Tensor
     """[V, H, W, 3] float32, 0 to 1, composited over the background."""
@@ -111,21 +111,23 @@ class SceneImages:
 
 
 def canonical(composition: Composition) -> Composition:
-    """Return the same statement with relation "on top of", "to the left of" or "in front of"."""
+    """Return an equivalent composition with the relation "on top of", "to the left of" or "in front of"."""
     if composition.relation is None or composition.relation in AXIS:
         return composition
     return Composition(composition.objects[::-1], OPPOSITE[composition.relation])
 
 
 def is_held_out(composition: Composition) -> bool:
-    """Tell whether training never sees this two-object combination (one in eight of them, either way round).
+    """Return whether this two-object combination, one of eight, is excluded from training.
 
-    A statement and its opposite ("A on top of B", "B under A") are the same combination. One-object scenes are
-    never held out.
+    A composition and its opposite ("A on top of B", "B under A") are the same combination. One-object scenes are never
+    held out.
     """
     stated = canonical(composition)
     if stated.relation is None:
         return False
+
+    # A hash of colours, shapes and relation.
     first, second = stated.objects
     code = (
         COLORS.index(first.color)
@@ -150,6 +152,7 @@ def sample_composition(
     count = n_objects or (1 if rng.random() < 0.3 else 2)
     if count == 1:
         return Composition((ObjectPhrase(str(rng.choice(COLORS)), str(rng.choice(SHAPES))),))
+
     while True:
         colors = rng.choice(len(COLORS), 2, replace=False)
         phrases = tuple(ObjectPhrase(COLORS[color], str(rng.choice(SHAPES))) for color in colors)
@@ -159,7 +162,7 @@ def sample_composition(
 
 
 def build_scene(composition: Composition, rng: np.random.Generator | None = None) -> SceneSpec:
-    """Place the objects of a composition: touching or nearly, the pair centred, sizes and places jittered.
+    """Place the objects of a composition: touching or nearly so, centred as a pair, sizes and positions jittered.
 
     Args:
         composition: one or two objects.
@@ -173,6 +176,8 @@ def build_scene(composition: Composition, rng: np.random.Generator | None = None
         phrase = composition.objects[0]
         center = (jitter(0.04), jitter(0.04), jitter(0.04))
         return SceneSpec((ObjectSpec(phrase.shape, phrase.color, center, 0.62 + jitter(0.05)),))
+
+    # Only three relations are laid out; the opposite ones exchange the objects.
     stated = canonical(composition)
     assert stated.relation is not None
     axis, sign = AXIS[stated.relation], SIGN[stated.relation]
@@ -181,14 +186,17 @@ def build_scene(composition: Composition, rng: np.random.Generator | None = None
     halves = [
         size * extents[phrase.shape] for size, phrase in zip(sizes, stated.objects, strict=True)
     ]
+
+    # Along the relation's axis the pair is centred, with a gap between objects that stand side by side.
     gap = 0.0 if axis == 2 else 0.08 + jitter(0.05)
     length = 2.0 * halves[0] + 2.0 * halves[1] + gap
     places = [np.zeros(3), np.zeros(3)]
     places[0][axis] = sign * (length / 2.0 - halves[0])
     places[1][axis] = -sign * (length / 2.0 - halves[1])
-    if axis != 2:  # both stand on one floor
+    if axis != 2:  # both stand on the same floor
         for place, size, phrase in zip(places, sizes, stated.objects, strict=True):
             place[2] = size * HALF_HEIGHT[phrase.shape] - 0.38
+
     shift = np.array([jitter(0.03), jitter(0.03), jitter(0.03)])
     objects = tuple(
         ObjectSpec(phrase.shape, phrase.color, _point(place + shift), size)
@@ -196,6 +204,7 @@ def build_scene(composition: Composition, rng: np.random.Generator | None = None
     )
     if stated is not composition:
         objects = objects[::-1]
+
     return SceneSpec(objects, composition.relation)
 
 
@@ -211,34 +220,36 @@ def sample_scene(
 
 
 def phrase_prompt(composition: Composition, rng: np.random.Generator | None = None) -> str:
-    """Put a composition into words: canonical without `rng`, else with random synonyms, articles and turns."""
+    """Return a prompt for a composition: canonical without `rng`, else with random synonyms, articles and order."""
     if rng is None:
         return str(composition)
     if composition.relation is not None and rng.random() < 0.3:
         composition = Composition(composition.objects[::-1], OPPOSITE[composition.relation])
+
     names = []
     for item in composition.objects:
-        same = [word for word, shape in SHAPE_WORDS.items() if shape == item.shape]
-        shape = item.shape if rng.random() < 0.6 else str(rng.choice(same))
-        lead = (
-            f"{article(item.color)} "
-            if rng.random() < 0.8
-            else ("the " if rng.random() < 0.5 else "")
-        )
-        names.append(f"{lead}{item.color} {shape}")
+        synonyms = [word for word, shape in SHAPE_WORDS.items() if shape == item.shape]
+        shape = item.shape if rng.random() < 0.6 else str(rng.choice(synonyms))
+        if rng.random() < 0.8:
+            leading = f"{article(item.color)} "
+        else:
+            leading = "the " if rng.random() < 0.5 else ""
+        names.append(f"{leading}{item.color} {shape}")
     if composition.relation is None:
         return names[0]
-    same = [
+
+    synonyms = [
         phrase for phrase, relation in RELATION_PHRASES.items() if relation == composition.relation
     ]
-    relation = composition.relation if rng.random() < 0.6 else str(rng.choice(same))
+    relation = composition.relation if rng.random() < 0.6 else str(rng.choice(synonyms))
+
     return f"{names[0]} {relation} {names[1]}"
 
 
 def render_rgba(
     scenes: list[SceneSpec], cameras: Cameras, supersample: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ray-cast scenes, each from its own equal share of the cameras.
+    """Ray-cast scenes, each from its own V cameras.
 
     Args:
         scenes: S scenes.
@@ -250,6 +261,7 @@ def render_rgba(
     """
     n_scenes, n_views, size = len(scenes), len(cameras) // len(scenes), cameras.width
     n_objects = max(len(scene.objects) for scene in scenes)
+
     shapes = np.full((n_scenes, n_objects), -1, np.int64)
     centers = np.zeros((n_scenes, n_objects, 3))
     sizes = np.ones((n_scenes, n_objects))
@@ -258,16 +270,17 @@ def render_rgba(
         for k, item in enumerate(scene.objects):
             shapes[s, k] = SHAPES.index(item.shape)
             centers[s, k], sizes[s, k], colors[s, k] = item.center, item.size, PALETTE[item.color]
+
     viewmats = cameras.viewmats.detach().cpu().double().numpy().reshape(n_scenes, n_views, 4, 4)
     rotations = np.ascontiguousarray(viewmats[..., :3, :3])
     positions = -np.einsum("svji,svj->svi", rotations, viewmats[..., :3, 3])
     focal = cameras.Ks[:, 1, 1].detach().cpu().double().numpy().reshape(n_scenes, n_views)
+    tan = size / (2.0 * focal)
+
     rgba = np.empty((n_scenes, n_views, size, size, 4), np.float32)
     ids = np.empty((n_scenes, n_views, size, size), np.int8)
-    tan = size / (2.0 * focal)
-    rc.raycast(
-        shapes, centers, sizes, colors, positions, rotations, tan, size, supersample, rgba, ids
-    )
+    rc.raycast(shapes, centers, sizes, colors, positions, rotations, tan, supersample, rgba, ids)
+
     return rgba, ids
 
 
@@ -279,6 +292,7 @@ def render_scene(
 ) -> SceneImages:
     """Ray-cast one scene from all cameras over a flat background."""
     rgba, ids = render_rgba([scene], cameras, supersample)
-    pictures = torch.from_numpy(rgba[0])
-    color = pictures[..., :3] + (1.0 - pictures[..., 3:]) * torch.tensor(background)
-    return SceneImages(color, pictures[..., 3:], torch.from_numpy(ids[0]))
+    images = torch.from_numpy(rgba[0])
+    color = images[..., :3] + (1.0 - images[..., 3:]) * torch.tensor(background)
+
+    return SceneImages(color, images[..., 3:], torch.from_numpy(ids[0]))

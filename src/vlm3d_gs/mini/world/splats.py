@@ -1,7 +1,7 @@
-"""Scenes of the mini world as Gaussians, and what goes wrong with Gaussians, on purpose.
+"""Scenes of the mini world as Gaussians, clean or damaged on purpose.
 
-Perfect splats test the composition checker; damaged ones test it too, and teach the embedded critic
-what floaters, holes, noise, blur, haze and inconsistent sides look like in our own renderer.
+Clean splats test the composition checker; damaged ones test it too, and are training data from which the embedded
+critic learns what floaters, holes, noise, blur, haze and inconsistent sides look like in our own renderer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DAMAGES = ("floaters", "holes", "noise", "blur", "haze", "inconsistent")
 COVER = 0.6
 """Standard deviation along the surface, in units of the mean distance between samples."""
 INSET = 1.2
-"""How far samples are drawn in, in standard deviations: a splat reaches beyond its centre."""
+"""Shift of the samples into the object, in standard deviations: a splat extends beyond its centre."""
 THICKNESS = 0.3
-"""Standard deviation across the surface over that along it."""
+"""Ratio of the standard deviation across the surface to that along it."""
 GREY = 0.5
-"""Colour of haze: that of the plain background which it imitates in failed runs."""
+"""Colour of haze: in failed runs it imitates the plain background."""
 
 
 def scene_to_gaussians(
@@ -36,7 +36,7 @@ def scene_to_gaussians(
 
     Args:
         scene: one or two objects.
-        n: number of Gaussians in all, shared by area.
+        n: total number of Gaussians, distributed by area.
         generator: random start of the even sampling, on the CPU.
         opacity: of each Gaussian, in (0, 1).
 
@@ -51,35 +51,39 @@ def scene_to_gaussians(
             f"scene_to_gaussians needs n >= {len(scene.objects)} and opacity in (0, 1), "
             f"got {n} and {opacity}."
         )
+
     areas = [surface_area(item.shape) * item.size**2 for item in scene.objects]
     spacing = math.sqrt(sum(areas) / n)
-    parts = []
+
+    objects = []
     for item, area in zip(scene.objects, areas, strict=True):
         count = max(1, round(n * area / sum(areas)))
         points, normals = sample_surface(item.shape, count, generator)
-        # Smooth surfaces are drawn in along their normals, those with edges towards the middle.
+
+        # Smooth surfaces are shifted along their normals, those with edges towards the centre.
         inward = normals if item.shape in ("sphere", "torus") else points
         means = points * item.size - inward * (INSET * COVER * spacing)
         means += torch.tensor(item.center, dtype=torch.float64)
+
         shade = rc.AMBIENT + rc.DIFFUSE * (normals @ torch.from_numpy(rc.LIGHT))
         colors = shade[:, None] * torch.tensor(PALETTE[item.color], dtype=torch.float64)
         scales = means.new_tensor([1.0, 1.0, THICKNESS]).expand(count, 3) * (COVER * spacing)
-        parts.append(_gaussians(means, scales, _facing(normals), colors, opacity))
-    return concatenate(parts)
+        objects.append(_gaussians(means, scales, _facing(normals), colors, opacity))
+
+    return concatenate(objects)
 
 
 def damage(
     gaussians: Gaussians, kind: str, strength: float, generator: torch.Generator
 ) -> Gaussians:
-    """Spoil a scene in one way.
+    """Damage a scene in one way.
 
     Args:
         gaussians: a scene inside the unit ball.
-        kind: one of `DAMAGES`: `floaters` (specks in the air), `holes` (bites out of the surface),
-            `noise` (colours and positions jittered), `blur` (Gaussians inflated and thinned),
-            `haze` (many faint grey Gaussians), `inconsistent` (another colour on one side, or one
-            side drawn twice).
-        strength: 0 (as it was) to 1 (plain to see at a glance).
+        kind: one of `DAMAGES`: `floaters` (small blobs in empty space), `holes` (balls cut out of the surface),
+            `noise` (colours and positions jittered), `blur` (Gaussians inflated and made more transparent),
+            `haze` (many faint grey Gaussians), `inconsistent` (another colour on one side, or one side drawn twice).
+        strength: 0 (unchanged) to 1 (obvious).
         generator: on the CPU.
 
     Returns:
@@ -94,6 +98,7 @@ def damage(
         raise ConfigError(f"Unknown damage {kind!r}. Known: {', '.join(DAMAGES)}.")
     if strength == 0.0:
         return gaussians
+
     if kind == "floaters":
         return _add_floaters(gaussians, strength, generator)
     if kind == "holes":
@@ -108,30 +113,34 @@ def damage(
 
 
 def _add_floaters(gaussians: Gaussians, strength: float, generator: torch.Generator) -> Gaussians:
-    """Put small blobs of a few Gaussians each into empty space, in any colour."""
-    blobs = 2 + round(18 * strength)
-    spots = _empty_spots(gaussians, blobs, generator)
-    each = 6
-    offsets = 0.03 * torch.randn(blobs, each, 3, generator=generator, dtype=torch.float64)
-    means = (spots[:, None] + offsets).reshape(-1, 3)
-    scales = torch.empty(blobs * each, 3, dtype=torch.float64).uniform_(
+    """Add small blobs of a few Gaussians each in empty space, in any colour."""
+    n_blobs, blob_size = 2 + round(18 * strength), 6
+    centers = _empty_spots(gaussians, n_blobs, generator)
+    offsets = 0.03 * torch.randn(n_blobs, blob_size, 3, generator=generator, dtype=torch.float64)
+    means = (centers[:, None] + offsets).reshape(-1, 3)
+
+    scales = torch.empty(n_blobs * blob_size, 3, dtype=torch.float64).uniform_(
         0.015, 0.045, generator=generator
     )
-    colors = torch.rand(blobs, 1, 3, generator=generator, dtype=torch.float64)
-    colors = colors.expand(blobs, each, 3).reshape(-1, 3)
+    colors = torch.rand(n_blobs, 1, 3, generator=generator, dtype=torch.float64)
+    colors = colors.expand(n_blobs, blob_size, 3).reshape(-1, 3)
+
     return concatenate([gaussians, _like(gaussians, means, scales, colors, 0.85)])
 
 
 def _cut_holes(gaussians: Gaussians, strength: float, generator: torch.Generator) -> Gaussians:
-    """Remove everything within a few balls that are centred on the surface."""
+    """Remove all Gaussians inside a few balls centred on the surface."""
     keep = torch.ones(len(gaussians), dtype=torch.bool)
     means = gaussians.means.detach().cpu()
     for _ in range(1 + round(3 * strength)):
-        middle = means[torch.randint(len(means), (1,), generator=generator)]
+        center = means[torch.randint(len(means), (1,), generator=generator)]
         radius = 0.10 + 0.18 * strength * float(torch.rand(1, generator=generator) + 0.5)
-        keep &= (means - middle).norm(dim=-1) > radius
+        keep &= (means - center).norm(dim=-1) > radius
+
+    # A scene needs at least one Gaussian.
     if not bool(keep.any()):
         keep[0] = True
+
     return gaussians.select(keep.to(gaussians.device))
 
 
@@ -147,14 +156,15 @@ def _add_noise(gaussians: Gaussians, strength: float, generator: torch.Generator
 
 
 def _blur(gaussians: Gaussians, strength: float) -> Gaussians:
-    """Inflate every Gaussian up to five times, in all directions, and thin it."""
+    """Inflate every Gaussian, up to several times, in all directions, and make it more transparent."""
     scales = gaussians.scales
     round_scale = scales.amax(dim=-1, keepdim=True).expand_as(scales)
-    grown = (1.0 - strength) * scales + strength * (2.0 * round_scale + 0.06)
-    thinner = gaussians.opacity_logits - 2.5 * strength
+    inflated = (1.0 - strength) * scales + strength * (2.0 * round_scale + 0.06)
+    opacity_logits = gaussians.opacity_logits - 2.5 * strength
     parameters = gaussians.parameters()
+
     return Gaussians.from_parameters(
-        {**parameters, "log_scales": grown.log(), "opacity_logits": thinner}
+        {**parameters, "log_scales": inflated.log(), "opacity_logits": opacity_logits}
     )
 
 
@@ -171,38 +181,43 @@ def _add_haze(gaussians: Gaussians, strength: float, generator: torch.Generator)
 def _split_sides(gaussians: Gaussians, strength: float, generator: torch.Generator) -> Gaussians:
     """Recolour one side of the scene, or draw it a second time beside itself.
 
-    The cut goes through the surface around some Gaussian, never between two objects: one of two objects in another
-    colour would be a whole scene.
+    The cut goes through the surface around a random Gaussian, never between two objects: one of two objects in another
+    colour would be a clean scene.
     """
     angle = 2.0 * math.pi * float(torch.rand(1, generator=generator))
     direction = gaussians.means.new_tensor([math.cos(angle), math.sin(angle), 0.0])
     along = gaussians.means @ direction
-    middle = gaussians.means[int(torch.randint(len(gaussians), (1,), generator=generator))]
-    distance = (gaussians.means - middle).norm(dim=-1)
+
+    # The cut lies among the quarter of the Gaussians that are nearest to a random one.
+    center = gaussians.means[int(torch.randint(len(gaussians), (1,), generator=generator))]
+    distance = (gaussians.means - center).norm(dim=-1)
     around = distance <= distance.kthvalue(max(1, len(gaussians) // 4)).values
     side = along > torch.quantile(along[around], 1.0 - 0.5 * strength)
     if not bool(side.any()):
         side = along >= along.max()
+
     if float(torch.rand(1, generator=generator)) < 0.5:
         sh = gaussians.sh.clone()
         sh[side, 0] = _other_color(sh[side, 0].mean(0), generator)
         return Gaussians.from_parameters({**gaussians.parameters(), "sh": sh})
-    copy = gaussians.select(side)
+
+    half = gaussians.select(side)
     across = gaussians.means.new_tensor([-math.sin(angle), math.cos(angle), 0.6])
-    moved = copy.means + (0.2 + 0.25 * strength) * across
-    twin = Gaussians.from_parameters({**copy.parameters(), "means": moved})
-    return concatenate([gaussians, twin])
+    moved = half.means + (0.2 + 0.25 * strength) * across
+    second = Gaussians.from_parameters({**half.parameters(), "means": moved})
+
+    return concatenate([gaussians, second])
 
 
 def _other_color(mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the degree-0 harmonic [3] of a palette colour that is not near `mean`."""
+    """Return the degree-0 harmonic [3] of a palette colour far from `mean`."""
     palette = (0.8 * mean.new_tensor(list(PALETTE.values())) - 0.5) / SH_C0
     far = (palette - mean).norm(dim=-1).argsort()[len(palette) // 2 :]
     return palette[far[int(torch.randint(len(far), (1,), generator=generator))]]
 
 
 def _empty_spots(gaussians: Gaussians, count: int, generator: torch.Generator) -> Tensor:
-    """Return the `count` of many random places in the ball that lie farthest from any Gaussian."""
+    """Return [count, 3] places in the ball that are far from any Gaussian, of many random ones."""
     candidates = _in_ball(count * 8, 0.95, generator)
     distance = torch.cdist(candidates, gaussians.means.detach().cpu().double()).amin(dim=1)
     clear = distance + 0.3 * torch.rand(len(distance), generator=generator, dtype=torch.float64)
@@ -217,9 +232,10 @@ def _in_ball(count: int, radius: float, generator: torch.Generator) -> Tensor:
 
 
 def _facing(normals: Tensor) -> Tensor:
-    """Return wxyz quaternions that turn z onto the normals."""
+    """Return unit quaternions wxyz that rotate z onto the normals."""
     x, y, z = normals.unbind(-1)
     quats = torch.stack([1.0 + z, -y, x, torch.zeros_like(z)], dim=-1)
+    # The half-way formula is undefined for the opposite direction: half a turn about x.
     quats[z < -0.999999] = normals.new_tensor([0.0, 1.0, 0.0, 0.0])
     return quats / quats.norm(dim=-1, keepdim=True)
 
@@ -227,7 +243,7 @@ def _facing(normals: Tensor) -> Tensor:
 def _like(
     model: Gaussians, means: Tensor, scales: Tensor, colors: Tensor, opacity: float
 ) -> Gaussians:
-    """Make round-framed Gaussians with the harmonics' degree, dtype and device of `model`."""
+    """Return axis-aligned Gaussians with the harmonics' degree, dtype and device of `model`."""
     quats = means.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(len(means), 4)
     made = _gaussians(means, scales, quats, colors, opacity)
     sh = torch.nn.functional.pad(made.sh, (0, 0, 0, model.sh.shape[1] - 1))
