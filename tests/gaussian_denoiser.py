@@ -49,10 +49,10 @@ class GaussianModel:
     unconditional: Tensor
     conditional: Tensor
     guidance_scale: float = 1.0
-    asked: list[list[int]] = field(default_factory=list)
+    calls: list[list[int]] = field(default_factory=list)
 
     def __call__(self, noisy: Tensor, timesteps: Tensor) -> Prediction:
-        self.asked.append(timesteps.tolist())
+        self.calls.append(timesteps.tolist())
         outputs = [self.output(noisy, timesteps, mean) for mean in self.means]
         return as_prediction(self.noise_schedule, noisy, timesteps, *outputs)
 

@@ -106,7 +106,7 @@ class Batch:
             torch.randn(4, POOLED, generator=generator),
         )
         views = orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, 64, 64)
-        self.cameras = mvdream_camera_matrices(views).flatten(1).float()
+        self.camera_matrices = mvdream_camera_matrices(views).flatten(1).float()
 
     def text_for(self, denoiser: Denoiser) -> TextEmbedding:
         pooled = (
@@ -116,20 +116,24 @@ class Batch:
         return self.text if pooled else TextEmbedding(self.text.tokens)
 
     def base(self, denoiser: Denoiser) -> torch.Tensor:
-        cameras = self.cameras if denoiser.is_multiview else None
+        camera_matrices = self.camera_matrices if denoiser.is_multiview else None
         with torch.no_grad():
             return run_network(
-                denoiser, self.noisy, self.timesteps, self.text_for(denoiser), cameras
+                denoiser, self.noisy, self.timesteps, self.text_for(denoiser), camera_matrices
             ).clone()
 
     def adapted(
-        self, adapter: ScoreAdapter, cameras: torch.Tensor | None = None
+        self, adapter: ScoreAdapter, camera_matrices: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shown = self.cameras if cameras is None else cameras
+        if camera_matrices is None:
+            camera_matrices = self.camera_matrices
         text = self.text_for(adapter.denoiser)
-        return adapter.predict_noise(self.noisy, self.timesteps, text, shown)
+        return adapter.predict_noise(self.noisy, self.timesteps, text, camera_matrices)
 
     def train(self, adapter: ScoreAdapter, steps: int, seed: int = 5) -> list[float]:
         generator = torch.Generator().manual_seed(seed)
         text = self.text_for(adapter.denoiser)
-        return [adapter.train_step(self.clean, text, self.cameras, generator) for _ in range(steps)]
+        return [
+            adapter.train_step(self.clean, text, self.camera_matrices, generator)
+            for _ in range(steps)
+        ]

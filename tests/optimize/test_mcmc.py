@@ -136,8 +136,8 @@ def test_what_is_too_large_or_too_far_moves_too_and_all_of_a_gaussian_follows(
     result = relocate(start, replace(CONFIG, grow_share=0.0), 1000, generator)
     assert not set(result.source.tolist()) & {0, 1}
     for name in ("means", "quats", "sh"):
-        wanted = getattr(start, name)[result.source]
-        assert torch.equal(getattr(result.gaussians, name), wanted), name
+        expected = getattr(start, name)[result.source]
+        assert torch.equal(getattr(result.gaussians, name), expected), name
 
 
 def test_the_operators_do_what_their_references_do_in_a_round(generator: torch.Generator) -> None:

@@ -166,13 +166,13 @@ def test_after_its_share_the_run_distils(tmp_path: Path) -> None:
 
 def test_the_pixel_fit_has_the_gradient_of_its_loss(generator: torch.Generator) -> None:
     color = torch.rand(2, 5, 5, 3, generator=generator, dtype=torch.float64).requires_grad_()
-    wanted = torch.rand(2, 5, 5, 3, generator=generator, dtype=torch.float64)
+    expected = torch.rand(2, 5, 5, 3, generator=generator, dtype=torch.float64)
     cameras = orbit([0.0, 90.0], 15.0, 3.0, 40.0, 5, 5)
     fit = PixelFit(
-        Target(cameras, wanted, torch.zeros(2, 3)), ReconstructConfig(squared=2.0, absolute=0.3)
+        Target(cameras, expected, torch.zeros(2, 3)), ReconstructConfig(squared=2.0, absolute=0.3)
     )
     output = fit(Views(color.detach(), cameras, 2), Progress(0, 1))
-    loss = ((color - wanted).square() + 0.3 * (color - wanted).abs()).sum() / 2
+    loss = ((color - expected).square() + 0.3 * (color - expected).abs()).sum() / 2
     (gradient,) = torch.autograd.grad(loss, color)
     torch.testing.assert_close(output.color_gradient, gradient)
     assert float(output.scalars["loss"]) == pytest.approx(float(loss.detach()))

@@ -63,8 +63,10 @@ class Picture:
         if self.seen == self.stop_at:
             signal.raise_signal(signal.SIGINT)
         self.cameras.append(views.cameras)
-        wanted = render(self.target, views.cameras, background=(0.0, 0.0, 0.0), backend="cpu").color
-        difference = views.color - wanted.detach()
+        expected = render(
+            self.target, views.cameras, background=(0.0, 0.0, 0.0), backend="cpu"
+        ).color
+        difference = views.color - expected.detach()
         loss = float(difference.square().sum())
         return GuidanceOutput(2.0 * difference, {"loss": loss})
 

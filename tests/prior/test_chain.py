@@ -21,7 +21,7 @@ def test_first_order_steps_are_those_of_ddim(kind: str, generator: torch.Generat
     noise_schedule, noisy = NOISE_SCHEDULES[kind], start_of(generator)
     model = model_of(noise_schedule, generator, scale=3.0)
     prediction = denoise(model, noise_schedule, noisy, 900, 3)
-    assert [timesteps[0] for timesteps in model.asked] == [900, 600, 300]
+    assert [timesteps[0] for timesteps in model.calls] == [900, 600, 300]
 
     last = carried(noise_schedule, noisy, [900, 600, 300], model.guided_mean)
     expected = model(last, torch.full((len(last),), 300)).clean_pred

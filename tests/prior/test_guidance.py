@@ -1,4 +1,4 @@
-"""A prior as a guidance: every loss, what it is asked, and what a checkpoint keeps of it."""
+"""A prior as a guidance: every loss, the branches it runs, and what a checkpoint keeps of it."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def prior_of(denoiser: Denoiser, texts: TextEmbedding, config: PriorConfig) -> D
     )
 
 
-def pull(prior: DiffusionPrior, color: torch.Tensor) -> torch.Tensor:
+def gradient_of(prior: DiffusionPrior, color: torch.Tensor) -> torch.Tensor:
     return prior(Views(color, CAMERAS, 4), Progress(0, 1)).color_gradient
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_pulls_on_every_view_and_repeats_itself(
+def test_every_loss_moves_every_view_and_repeats_itself(
     denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor, loss: str
 ) -> None:
     gradients = []
     for _ in range(2):
         prior = prior_of(denoiser, texts, settings(loss=loss))
-        gradients.append(pull(prior, color))
+        gradients.append(gradient_of(prior, color))
         if prior.adapter is not None:
             prior.adapter.remove()
     assert torch.isfinite(gradients[0]).all()
@@ -76,7 +76,7 @@ def test_every_loss_pulls_on_every_view_and_repeats_itself(
 
 
 def test_the_order_of_channels_in_memory_changes_rounding_alone(color: torch.Tensor) -> None:
-    pulls = []
+    gradients = []
     for channels_last in (False, True):
         prior = build_prior(
             "prior",
@@ -88,32 +88,32 @@ def test_the_order_of_channels_in_memory_changes_rounding_alone(color: torch.Ten
         )
         weight = prior.denoiser.network.conv_in.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
-        pulls.append(pull(prior, color))
-    cosine = torch.cosine_similarity(pulls[0].flatten(), pulls[1].flatten(), 0)
+        gradients.append(gradient_of(prior, color))
+    cosine = torch.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), 0)
     assert 0.999 < float(cosine)
-    assert float((pulls[0] - pulls[1]).norm()) < 0.05 * float(pulls[0].norm())
+    assert float((gradients[0] - gradients[1]).norm()) < 0.05 * float(gradients[0].norm())
 
 
-def test_a_compiled_network_is_compiled_once_and_pulls_the_same_way(
+def test_a_compiled_network_is_compiled_once_and_has_the_same_gradient(
     texts: TextEmbedding, color: torch.Tensor
 ) -> None:
     denoiser, frames = untrained_mini(), CompileCounter()
-    plain = pull(prior_of(denoiser, texts, settings()), color)
+    plain = gradient_of(prior_of(denoiser, texts, settings()), color)
     denoiser.network.compile(backend=frames)
     prior = prior_of(denoiser, texts, settings())
-    torch.testing.assert_close(pull(prior, color), plain)
+    torch.testing.assert_close(gradient_of(prior, color), plain)
     at_first = frames.frame_count
     for _ in range(2):
-        pull(prior, color)
+        gradient_of(prior, color)
     assert frames.frame_count == at_first > 0
 
 
 @pytest.mark.parametrize("plan", ["offload", "sequential"])
-def test_a_frugal_memory_plan_pulls_the_same_way(
+def test_a_frugal_memory_plan_has_the_same_gradient(
     denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor, plan: Plan
 ) -> None:
-    plain = pull(prior_of(denoiser, texts, settings()), color)
-    frugal = pull(prior_of(replace(denoiser, plan=plan), texts, settings()), color)
+    plain = gradient_of(prior_of(denoiser, texts, settings()), color)
+    frugal = gradient_of(prior_of(replace(denoiser, plan=plan), texts, settings()), color)
     assert (
         frugal - plain
     ).norm() < 1e-4 * plain.norm()  # one branch or two in a batch: sums in another order
@@ -122,39 +122,39 @@ def test_a_frugal_memory_plan_pulls_the_same_way(
 def test_the_weight_schedule_scales_the_pull(
     denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor
 ) -> None:
-    plain = pull(prior_of(denoiser, texts, settings()), color)
-    halved = pull(prior_of(denoiser, texts, settings(weight=constant(0.5))), color)
+    plain = gradient_of(prior_of(denoiser, texts, settings()), color)
+    halved = gradient_of(prior_of(denoiser, texts, settings(weight=constant(0.5))), color)
     torch.testing.assert_close(halved, 0.5 * plain)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_at_scale_1_the_prompt_is_asked_alone_and_pulls_the_same_way(
+def test_at_scale_1_the_prompt_runs_alone_and_has_the_same_gradient(
     denoiser: Denoiser,
     texts: TextEmbedding,
     color: torch.Tensor,
     loss: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[int] = []
+    branches: list[int] = []
 
     def counted(*arguments: object) -> torch.Tensor:
-        asked.append(len(arguments[3]))  # type: ignore[arg-type]
+        branches.append(len(arguments[3]))  # type: ignore[arg-type]
         return run_branches(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("vlm3d_gs.prior.guidance.run_branches", counted)
-    pulls = []
+    gradients = []
     for scale in (1.0, 1.0 + 1e-6):
         prior = prior_of(denoiser, texts, settings(loss=loss, guidance_scale=constant(scale)))
-        asked.clear()
-        pulls.append(pull(prior, color))
+        branches.clear()
+        gradients.append(gradient_of(prior, color))
         if prior.adapter is not None:
             prior.adapter.remove()
         spared = scale == 1.0 and loss in ("recon", "sds", "vsd")
-        assert max(asked) == (1 if spared else 2)
+        assert max(branches) == (1 if spared else 2)
     if (
         loss != "vsd"
-    ):  # an untrained LoRA differs from the model by rounding alone, and so would the pulls
-        assert (pulls[0] - pulls[1]).norm() < 2e-3 * pulls[1].norm()
+    ):  # an untrained LoRA differs from the model by rounding alone, and so would the gradients
+        assert (gradients[0] - gradients[1]).norm() < 2e-3 * gradients[1].norm()
 
 
 def test_view_prompts_change_only_the_cameras_they_name(
@@ -196,9 +196,9 @@ def test_without_cameras_each_view_is_asked_alone_with_zeros(
     prior = prior_of(denoiser, texts, settings(use_cameras=False, guidance_scale=constant(1.0)))
     changed = color.detach().clone()
     changed[1] = 0.0
-    first, second = pull(prior, color), None
+    first, second = gradient_of(prior, color), None
     prior = prior_of(denoiser, texts, settings(use_cameras=False, guidance_scale=constant(1.0)))
-    second = pull(prior, changed.requires_grad_())
+    second = gradient_of(prior, changed.requires_grad_())
     assert torch.equal(first[[0, 2, 3]], second[[0, 2, 3]])
     noisy = torch.randn(4, 12, 16, 16, generator=torch.Generator().manual_seed(0))
     timesteps = torch.full((4,), 300)
@@ -212,12 +212,12 @@ def test_sdi_finds_its_noise_instead_of_drawing_it(
     denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor
 ) -> None:
     config = settings(loss="sdi", t_max=constant(0.5), t_min=constant(0.5))
-    pulls = []
+    gradients = []
     for seed in (1, 2):
         prior = prior_of(denoiser, texts, config)
         prior.generator.manual_seed(seed)
-        pulls.append(pull(prior, color))
-    assert torch.equal(pulls[0], pulls[1])
+        gradients.append(gradient_of(prior, color))
+    assert torch.equal(gradients[0], gradients[1])
 
 
 def test_timesteps_walk_down_when_asked_to(denoiser: Denoiser, texts: TextEmbedding) -> None:
@@ -233,15 +233,15 @@ def test_a_lora_survives_its_checkpoint(
 ) -> None:
     prior = prior_of(denoiser, texts, settings(loss="vsd"))
     for _ in range(2):
-        pull(prior, color)
+        gradient_of(prior, color)
     kept, stream = prior.state_tensors(), prior.generator.get_state()
-    expected = pull(prior, color)
+    expected = gradient_of(prior, color)
     assert prior.adapter is not None
     prior.adapter.remove()
     again = prior_of(denoiser, texts, settings(loss="vsd"))
     again.load_state_tensors(kept)
     again.generator.set_state(stream)
-    assert torch.equal(pull(again, color), expected)
+    assert torch.equal(gradient_of(again, color), expected)
     assert again.adapter is not None
     again.adapter.remove()
 

@@ -73,12 +73,12 @@ def test_many_small_steps_follow_the_probability_flow(
     apart = (start - levels(noise_schedule, 0)[0] * model.unconditional) / spread_at(
         noise_schedule, 0
     )
-    wanted = (
+    expected = (
         levels(noise_schedule, 800)[0] * model.unconditional
         + spread_at(noise_schedule, 800) * apart
     )
-    torch.testing.assert_close(out, wanted, rtol=0.0, atol=0.01)
-    assert (wanted - start).abs().max() > 0.3
+    torch.testing.assert_close(out, expected, rtol=0.0, atol=0.01)
+    assert (expected - start).abs().max() > 0.3
 
 
 def test_each_row_stops_at_its_own_timestep(generator: torch.Generator) -> None:
@@ -124,15 +124,15 @@ def test_ism_equals_its_equation(
     start = signal * latents.detach() + sigma * noise
     lower = carried(noise_schedule, start, stops, model.unconditional)
     upper = carried(noise_schedule, lower, [550, 600], model.unconditional)
-    wanted = noise_by_hand(noise_schedule, upper, 600, model.guided_mean) - noise_by_hand(
+    expected = noise_by_hand(noise_schedule, upper, 600, model.guided_mean) - noise_by_hand(
         noise_schedule, lower, 550, model.unconditional
     )
     assert not residual.requires_grad
-    torch.testing.assert_close(residual, wanted)
+    torch.testing.assert_close(residual, expected)
     weight = timestep_weight("ism", noise_schedule, at(600, 600, 600))
     residual_loss(latents, weight * residual).backward()
     ratio = levels(noise_schedule, 600)[1] / levels(noise_schedule, 600)[0]
-    torch.testing.assert_close(latents.grad, ratio * wanted / 3)
+    torch.testing.assert_close(latents.grad, ratio * expected / 3)
 
 
 def test_ism_asks_the_network_no_more_than_it_must(generator: torch.Generator) -> None:
@@ -144,11 +144,11 @@ def test_ism_asks_the_network_no_more_than_it_must(generator: torch.Generator) -
     latents, noise = draws(generator, 2)
     timesteps = at(600, 30, 600)
     ism_residual(noise_schedule, model, latents, noise, timesteps, stride=None, inverter=inverter)
-    assert inverter.asked == [[550, 0, 550]]
-    assert model.asked == [[600, 30, 600]]
-    inverter.asked.clear()
+    assert inverter.calls == [[550, 0, 550]]
+    assert model.calls == [[600, 30, 600]]
+    inverter.calls.clear()
     ism_residual(noise_schedule, model, latents, noise, timesteps, stride=1000, inverter=inverter)
-    assert inverter.asked == [[0, 0, 0], [550, 0, 550]]
+    assert inverter.calls == [[0, 0, 0], [550, 0, 550]]
 
 
 @pytest.mark.parametrize("start_noise", [0.0, 1.0])
@@ -170,7 +170,7 @@ def test_sdi_equals_its_equation(
         [0, 200, 400, 450],
         model.mean_at(-6.5),
     )
-    assert model.asked == [[0] * 3, [200] * 3, [400] * 3, [450] * 3]
+    assert model.calls == [[0] * 3, [200] * 3, [400] * 3, [450] * 3]
     signal, sigma = levels(noise_schedule, 450)
     gain = signal * SPREAD**2 / spread_at(noise_schedule, 450) ** 2
     clean = model.guided_mean + gain * (noisy - signal * model.guided_mean)
@@ -207,7 +207,7 @@ def test_sdi_is_sds_with_the_inferred_noise(
 def test_schedules_of_equal_signal_to_noise_ratio_give_equal_residuals(
     kind: PredictionType, generator: torch.Generator
 ) -> None:
-    """The same model behind another scale of z_t and another output of its network."""
+    """The same model with another scale of z_t and another output of its network."""
     plain = stable_diffusion()
     total = (
         plain.signal + plain.sigma if kind == "flow_prediction" else torch.ones_like(plain.sigma)

@@ -115,9 +115,9 @@ def test_pictures_are_encoded_in_the_unit_of_the_pipeline(
     pixels = theirs.image_processor.preprocess(color.movedim(-1, 1))
     with torch.inference_mode():
         latents = theirs.vae.encode(pixels).latent_dist.mean
-        given = found / theirs.vae.config.scaling_factor + (theirs.vae.config.shift_factor or 0.0)
+        scaled = found / theirs.vae.config.scaling_factor + (theirs.vae.config.shift_factor or 0.0)
     assert found.shape[2:] == (8, 8)
-    torch.testing.assert_close(given, latents, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scaled, latents, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

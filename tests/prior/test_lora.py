@@ -107,8 +107,8 @@ def test_the_trained_adapter_is_the_network_with_merged_weights(
         join_views(denoiser.network, n_views)
     batch.train(adapter, 4)
     if family in {"sdxl", "sd3"}:
-        batch.cameras = batch.cameras[1].expand(4, -1)
-    witness = merged(adapter, family, 6.0 / 2, batch.cameras[1])
+        batch.camera_matrices = batch.camera_matrices[1].expand(4, -1)
+    witness = merged(adapter, family, 6.0 / 2, batch.camera_matrices[1])
     if n_views > 1:
         join_views(witness.network, n_views)
     torch.testing.assert_close(batch.adapted(adapter)[1], batch.base(witness), atol=2e-5, rtol=2e-5)
@@ -163,7 +163,7 @@ def test_the_loss_is_the_mean_square_distance_to_the_true_target(
     found = ScoreAdapter(denoiser, seed=1).train_step(
         batch.clean,
         text,
-        batch.cameras,
+        batch.camera_matrices,
         torch.Generator(),
         timesteps=batch.timesteps,
         noise=batch.noise,
@@ -195,7 +195,7 @@ def test_the_gradient_is_that_of_the_weight_it_stands_for(batch: Batch) -> None:
     adapter.train_step(
         batch.clean,
         text,
-        batch.cameras,
+        batch.camera_matrices,
         torch.Generator(),
         timesteps=batch.timesteps,
         noise=batch.noise,
@@ -204,7 +204,9 @@ def test_the_gradient_is_that_of_the_weight_it_stands_for(batch: Batch) -> None:
     weight = witness.network.get_parameter(f"{layer}.weight").requires_grad_()
     noisy, target = targets_by_hand("epsilon", batch)
     loss = (
-        (run_network(witness, noisy, batch.timesteps, text, batch.cameras) - target).square().mean()
+        (run_network(witness, noisy, batch.timesteps, text, batch.camera_matrices) - target)
+        .square()
+        .mean()
     )
     (gradient,) = torch.autograd.grad(loss, weight)
     expected = 6.0 / 2 * gradient @ down.T
@@ -229,13 +231,17 @@ def test_it_learns_the_pictures_it_is_shown(family: str, kind: str, batch: Batch
 def test_cameras_matter_once_trained(family: str, batch: Batch) -> None:
     adapter = ScoreAdapter(make(family), seed=1, lr=1e-2)
     batch.train(adapter, 3)
-    turned = batch.cameras.roll(1, 0)
+    turned = batch.camera_matrices.roll(1, 0)
     assert (batch.adapted(adapter)[1] - batch.adapted(adapter, turned)[1]).abs().max() > 1e-4
 
 
 def test_dropped_cameras_are_zeros(batch: Batch) -> None:
     losses = {}
-    for dropout, cameras in [(0.0, batch.cameras), (1.0, batch.cameras), (0.0, None)]:
+    for dropout, cameras in [
+        (0.0, batch.camera_matrices),
+        (1.0, batch.camera_matrices),
+        (0.0, None),
+    ]:
         adapter = ScoreAdapter(make("sd"), seed=1, lr=1e-2, camera_dropout=0.0)
         batch.train(adapter, 3)
         adapter.camera_dropout = dropout
@@ -247,25 +253,25 @@ def test_dropped_cameras_are_zeros(batch: Batch) -> None:
 
 
 def test_views_of_an_object_share_a_timestep(batch: Batch) -> None:
-    drawn, given = (ScoreAdapter(make("sd"), seed=1) for _ in range(2))
+    drawn, fixed = (ScoreAdapter(make("sd"), seed=1) for _ in range(2))
     text = TextEmbedding(batch.text.tokens)
     generator = torch.Generator().manual_seed(4)
     timesteps = torch.randint(100, (2,), generator=generator)[[0, 0, 1, 1]]
     noise = torch.randn(4, 4, 8, 8, generator=generator)
     first = drawn.train_step(
-        batch.clean, text, batch.cameras, torch.Generator().manual_seed(4), n_views=2
+        batch.clean, text, batch.camera_matrices, torch.Generator().manual_seed(4), n_views=2
     )
-    second = given.train_step(
+    second = fixed.train_step(
         batch.clean,
         text,
-        batch.cameras,
+        batch.camera_matrices,
         torch.Generator().manual_seed(4),
         timesteps=timesteps,
         noise=noise,
     )
     assert first == second
     with pytest.raises(ShapeError, match="groups of 3"):
-        drawn.train_step(batch.clean, text, batch.cameras, generator, n_views=3)
+        drawn.train_step(batch.clean, text, batch.camera_matrices, generator, n_views=3)
 
 
 def test_parameters_are_those_counted_by_hand() -> None:

@@ -44,7 +44,7 @@ def test_each_sample_has_its_own_projection(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("update", "direction", "wanted"),
+    ("update", "direction", "expected"),
     [
         ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)),
         ((1.0, 1.0), (0.0, -3.0), (1.0, 0.0)),
@@ -54,10 +54,10 @@ def test_each_sample_has_its_own_projection(generator: torch.Generator) -> None:
     ],
 )
 def test_components_in_the_plane(
-    update: tuple[float, ...], direction: tuple[float, ...], wanted: tuple[float, ...]
+    update: tuple[float, ...], direction: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
     component = perpendicular(torch.tensor([update]), torch.tensor([direction]))
-    torch.testing.assert_close(component, torch.tensor([wanted]))
+    torch.testing.assert_close(component, torch.tensor([expected]))
 
 
 def test_large_half_precision_outputs_do_not_overflow() -> None:
@@ -131,9 +131,9 @@ def test_raw_outputs_combine_as_noise_does(kind: str, generator: torch.Generator
     noises = torch.stack(
         [clean_and_noise(noise_schedule, item, noisy, timesteps)[1] for item in outputs]
     )
-    wanted = perp_neg_guidance(noises[0], noises[1], noises[2:], weights, 4.0)
+    expected = perp_neg_guidance(noises[0], noises[1], noises[2:], weights, 4.0)
     got = clean_and_noise(noise_schedule, raw, noisy, timesteps)[1]
-    torch.testing.assert_close(got, wanted, atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -60,9 +60,9 @@ def test_one_clip_is_read_as_diffusers_reads_it(
 ) -> None:
     folder: Path = request.getfixturevalue(family)
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    wanted, without = pipe.encode_prompt(PROMPT, CPU, 1, True, negative_prompt=NEGATIVE)
+    text, uncond = pipe.encode_prompt(PROMPT, CPU, 1, True, negative_prompt=NEGATIVE)
     found = embed_texts(folder, TEXTS, CPU)
-    torch.testing.assert_close(found.tokens, torch.cat([without, wanted]), **EXACT)
+    torch.testing.assert_close(found.tokens, torch.cat([uncond, text]), **EXACT)
     assert found.pooled is None
 
 
@@ -84,12 +84,12 @@ def test_the_layer_that_sd21_leaves_out_makes_its_last_one_the_penultimate() -> 
 def test_sdxl_joins_two_clips_as_diffusers_does(sdxl: Path, negative: str | None) -> None:
     """No negative prompt is all zeros there, as in training."""
     pipe = StableDiffusionXLPipeline.from_pretrained(sdxl, local_files_only=True)
-    wanted, without, pooled, pooled_without = pipe.encode_prompt(
+    text, uncond, pooled, pooled_uncond = pipe.encode_prompt(
         PROMPT, device=CPU, negative_prompt=negative
     )
     found = embed_texts(sdxl, [negative or "", PROMPT], CPU)
-    torch.testing.assert_close(found.tokens, torch.cat([without, wanted]), **EXACT)
-    torch.testing.assert_close(found.pooled, torch.cat([pooled_without, pooled]), **EXACT)
+    torch.testing.assert_close(found.tokens, torch.cat([uncond, text]), **EXACT)
+    torch.testing.assert_close(found.pooled, torch.cat([pooled_uncond, pooled]), **EXACT)
     assert bool((found.tokens[0] == 0).all()) == (negative is None)
 
 
@@ -100,10 +100,10 @@ def test_sdxl_encodes_an_empty_text_where_the_pipeline_says_so(sdxl: Path, tmp_p
         json.dumps(json.loads(path.read_text()) | {"force_zeros_for_empty_prompt": False})
     )
     pipe = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
-    _, without, _, pooled_without = pipe.encode_prompt(PROMPT, device=CPU)
+    _, uncond, _, pooled_uncond = pipe.encode_prompt(PROMPT, device=CPU)
     found = embed_texts(folder, [""], CPU)
-    torch.testing.assert_close(found.tokens, without, **EXACT)
-    torch.testing.assert_close(found.pooled, pooled_without, **EXACT)
+    torch.testing.assert_close(found.tokens, uncond, **EXACT)
+    torch.testing.assert_close(found.pooled, pooled_uncond, **EXACT)
 
 
 @pytest.mark.parametrize("with_t5", [True, False])
@@ -111,12 +111,12 @@ def test_sd3_joins_three_encoders_as_diffusers_does(with_t5: bool, tmp_path: Pat
     folder = tiny_sd3(tmp_path / "sd3", with_t5=with_t5)
     absent = {} if with_t5 else {"text_encoder_3": None, "tokenizer_3": None}
     pipe = StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True, **absent)
-    wanted, without, pooled, pooled_without = pipe.encode_prompt(
+    text, uncond, pooled, pooled_uncond = pipe.encode_prompt(
         PROMPT, None, None, device=CPU, negative_prompt=NEGATIVE
     )
     found = embed_texts(folder, TEXTS, CPU)
-    torch.testing.assert_close(found.tokens, torch.cat([without, wanted]), **EXACT)
-    torch.testing.assert_close(found.pooled, torch.cat([pooled_without, pooled]), **EXACT)
+    torch.testing.assert_close(found.tokens, torch.cat([uncond, text]), **EXACT)
+    torch.testing.assert_close(found.pooled, torch.cat([pooled_uncond, pooled]), **EXACT)
     assert bool((found.tokens[:, 77:] == 0).all()) != with_t5
 
 
@@ -126,10 +126,10 @@ def test_the_embedded_prior_pads_to_its_own_length() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(
         folder, torch_dtype=torch.float32, local_files_only=True
     )
-    wanted, without = pipe.encode_prompt("a red cube", CPU, 1, True)
+    text, uncond = pipe.encode_prompt("a red cube", CPU, 1, True)
     found = embed_texts(folder, ["", "a red cube"], CPU)
     assert found.tokens.shape == (2, 16, 192)
-    torch.testing.assert_close(found.tokens, torch.cat([without, wanted]), **EXACT)
+    torch.testing.assert_close(found.tokens, torch.cat([uncond, text]), **EXACT)
 
 
 def test_the_published_multiview_bundle_is_read(shared_fixtures: Path, tmp_path: Path) -> None:

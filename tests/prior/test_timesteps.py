@@ -28,11 +28,11 @@ def test_timesteps_are_shared_in_a_group_and_stay_in_range(generator: torch.Gene
 
 def test_weights_of_known_levels() -> None:
     """alpha_bar 0.64 is signal 0.8 and sigma 0.6; a flow model has the same ratio at sigma 3/7."""
-    wanted = {"uniform": 1.0, "sds": 0.36, "fantasia3d": 0.8 * 0.36, "ism": 0.75}
+    expected = {"uniform": 1.0, "sds": 0.36, "fantasia3d": 0.8 * 0.36, "ism": 0.75}
     diffusion = diffusion_schedule(torch.tensor([0.999, 0.64]), "epsilon")
     flow = flow_schedule(7)
-    assert set(wanted) == set(WEIGHTINGS)
-    for kind, value in wanted.items():
+    assert set(expected) == set(WEIGHTINGS)
+    for kind, value in expected.items():
         for noise_schedule, timestep in ((diffusion, 1), (flow, 2)):
             weight = timestep_weight(kind, noise_schedule, torch.tensor([timestep, 0]))
             assert weight.shape == (2, 1, 1, 1)
@@ -58,5 +58,5 @@ def test_descent_runs_from_high_to_low() -> None:
 def test_descent_stays_on_the_line(low: float, high: float, fraction: float, n_train: int) -> None:
     step = descend_timesteps(low, high, fraction, 1, n_train).item()
     assert 0 <= step < n_train
-    wanted = min((1.0 - fraction) * high + fraction * low, 1.0) * n_train
-    assert wanted - 1.001 <= step <= wanted + 0.001
+    expected = min((1.0 - fraction) * high + fraction * low, 1.0) * n_train
+    assert expected - 1.001 <= step <= expected + 0.001

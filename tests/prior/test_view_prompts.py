@@ -53,13 +53,13 @@ def test_bins_are_those_of_the_position(
     edges = (abs(from_front - half_angle_deg), abs(from_front - 180.0 + half_angle_deg))
     if min(edges) < 1e-3:
         return
-    wanted = SIDE
+    expected = SIDE
     if from_front < half_angle_deg:
-        wanted = FRONT
+        expected = FRONT
     elif from_front > 180.0 - half_angle_deg:
-        wanted = BACK
+        expected = BACK
     weights = view_weights(cameras, interpolate=False, half_angle_deg=half_angle_deg)
-    assert weights[0].tolist() == [float(view == wanted) for view in range(4)]
+    assert weights[0].tolist() == [float(view == expected) for view in range(4)]
 
 
 def test_the_four_named_azimuths_have_their_views_alone() -> None:
@@ -70,7 +70,7 @@ def test_the_four_named_azimuths_have_their_views_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("azimuth", "wanted"),
+    ("azimuth", "expected"),
     [
         (30.0, [2 / 3, 1 / 3, 0.0]),
         (-30.0, [2 / 3, 1 / 3, 0.0]),
@@ -80,9 +80,9 @@ def test_the_four_named_azimuths_have_their_views_alone() -> None:
         (585.0, [0.0, 0.5, 0.5]),
     ],
 )
-def test_interpolation_is_linear_in_the_angle(azimuth: float, wanted: list[float]) -> None:
+def test_interpolation_is_linear_in_the_angle(azimuth: float, expected: list[float]) -> None:
     weights = view_weights(at(azimuth, 20.0))[0]
-    torch.testing.assert_close(weights, torch.tensor([*wanted, 0.0]), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(weights, torch.tensor([*expected, 0.0]), atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_interpolation_is_linear_in_the_angle(azimuth: float, wanted: list[float
 )
 def test_interpolation_turns_to_overhead_over_a_band(elevation: float, share: float) -> None:
     weights = view_weights(at(45.0, elevation))[0]
-    wanted = [0.5 * (1.0 - share), 0.5 * (1.0 - share), 0.0, share]
-    torch.testing.assert_close(weights, torch.tensor(wanted), atol=1e-5, rtol=0.0)
+    expected = [0.5 * (1.0 - share), 0.5 * (1.0 - share), 0.0, share]
+    torch.testing.assert_close(weights, torch.tensor(expected), atol=1e-5, rtol=0.0)
 
 
 def test_hard_bins_are_overhead_above_the_limit_only() -> None:
@@ -123,10 +123,10 @@ def test_the_hard_bin_is_the_largest_interpolated_share(azimuth: float, elevatio
     assert float(shares[hard.argmax()]) >= float(shares.max()) - 1e-4
 
 
-@pytest.mark.parametrize("given", [{"half_angle_deg": 0.0}, {"overhead_deg": 91.0}])
-def test_angles_out_of_range_are_refused(given: dict[str, float]) -> None:
+@pytest.mark.parametrize("angles", [{"half_angle_deg": 0.0}, {"overhead_deg": 91.0}])
+def test_angles_out_of_range_are_refused(angles: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="at most 90 degrees"):
-        view_weights(at(0.0), **given)
+        view_weights(at(0.0), **angles)
 
 
 def test_mixing_is_the_weighted_sum_in_value_and_gradient(generator: torch.Generator) -> None:
@@ -135,16 +135,16 @@ def test_mixing_is_the_weighted_sum_in_value_and_gradient(generator: torch.Gener
     weights = torch.rand(2, 4, generator=generator, dtype=torch.float64).requires_grad_()
     mixed = mix_texts(TextEmbedding(tokens, pooled), weights)
     assert mixed.pooled is not None
-    pull = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((mixed.tokens * pull).sum(), weights)
+    upstream = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((mixed.tokens * upstream).sum(), weights)
     for camera in range(2):
         shares = weights[camera].detach().tolist()
-        wanted = sum(share * text for share, text in zip(shares, tokens, strict=True))
-        torch.testing.assert_close(mixed.tokens[camera].detach(), wanted)
-        wanted = sum(share * text for share, text in zip(shares, pooled, strict=True))
-        torch.testing.assert_close(mixed.pooled[camera].detach(), wanted)
+        expected = sum(share * text for share, text in zip(shares, tokens, strict=True))
+        torch.testing.assert_close(mixed.tokens[camera].detach(), expected)
+        expected = sum(share * text for share, text in zip(shares, pooled, strict=True))
+        torch.testing.assert_close(mixed.pooled[camera].detach(), expected)
         for text in range(4):
-            product = float((tokens[text] * pull[camera]).sum())
+            product = float((tokens[text] * upstream[camera]).sum())
             assert float(gradient[camera, text]) == pytest.approx(product)
 
 
@@ -162,7 +162,7 @@ def test_weights_for_another_number_of_texts_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "view", "wanted"),
+    ("prompt", "view", "expected"),
     [
         ("a corgi looking at the camera, wearing a hat", "back", "a corgi, wearing a hat"),
         ("a corgi looking at the camera, wearing a hat", "side", "a corgi, wearing a hat"),
@@ -178,8 +178,8 @@ def test_weights_for_another_number_of_texts_are_refused() -> None:
         ("front view", "back", "front view"),
     ],
 )  # fmt: skip
-def test_words_against_a_view_are_dropped(prompt: str, view: str, wanted: str) -> None:
-    assert drop_contradictions(prompt, view) == wanted
+def test_words_against_a_view_are_dropped(prompt: str, view: str, expected: str) -> None:
+    assert drop_contradictions(prompt, view) == expected
 
 
 def test_debiasing_is_off_unless_asked_for() -> None:

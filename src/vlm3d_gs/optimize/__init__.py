@@ -1,1 +1,1 @@
-"""The loop that changes Gaussians, and what pulls on them."""
+"""The loop that optimises the Gaussians, and the interface of what guides them."""

@@ -1,4 +1,4 @@
-"""A step of distillation: views are drawn, and every guidance that is due pulls on their renders."""
+"""A step of distillation: views are drawn, and every guidance that is due returns a gradient on their renders."""
 
 from __future__ import annotations
 

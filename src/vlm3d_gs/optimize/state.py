@@ -38,7 +38,7 @@ class TrainState:
     gradients: ScreenGradients = field(init=False)
     """Densification statistics since the last round."""
     reused: ReusedGradients = field(default_factory=ReusedGradients)
-    """Gradients of guidances that are asked seldom."""
+    """Gradients of guidances that are called seldom."""
     counts: dict[str, int] = field(default_factory=dict)
     """What was counted so far: network evaluations, critic looks."""
     pool: TargetPool = field(default_factory=TargetPool)
@@ -75,7 +75,7 @@ def save_state(
         path: the file; replaced whole.
         state: of the run.
         guidances: whose own state is saved too.
-        watch: likewise; None without.
+        watch: likewise; None if there is none.
         meta: what the run is, as plain data; a resumed run is held against it.
     """
     tensors = state.optimizer.state_tensors()

@@ -69,7 +69,7 @@ def train(
         show: called now and then with the scene and the number of steps done.
         watch: called at every `critic.watch.every` of the run with the same; what it returns is logged.
         until: pause after this step; None is the end of the run.
-        observe: asked after each step; may pause the run, or end it.
+        observe: called after each step; may pause the run, or end it.
 
     Returns:
         True when all steps were done, False when Ctrl-C, `until` or the observer stopped the run after a whole step.
