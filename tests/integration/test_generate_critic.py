@@ -176,7 +176,7 @@ def test_a_choice_among_seeds_that_broke_off_can_be_begun_anew(
         (["--ask", "Is it? @ x"], "--ask"),
         (["--drop-question", "color"], "color"),
         (["--critic", "server"], "best-of-n"),
-        (["--critic", "gpt"], "critic.family"),
+        (["--critic", "gpt"], "'gpt' is not one of 'mini'"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(
