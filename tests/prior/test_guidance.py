@@ -141,7 +141,7 @@ def test_at_scale_1_the_prompt_runs_alone_and_has_the_same_gradient(
         branches.append(len(arguments[3]))  # type: ignore[arg-type]
         return run_branches(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vlm3d_gs.prior.guidance.run_branches", counted)
+    monkeypatch.setattr("vlm3d_gs.prior.conditioning.run_branches", counted)
     gradients = []
     for scale in (1.0, 1.0 + 1e-6):
         prior = prior_of(denoiser, texts, settings(loss=loss, guidance_scale=constant(scale)))

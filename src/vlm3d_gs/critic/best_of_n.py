@@ -100,7 +100,7 @@ class BestOfN:
         fraction = progress.fraction
         color = views.color.detach().requires_grad_()
         count = 2 if self.config.mode == "pairwise" else self.config.n_noises
-        joint_views = views.n_views if self.prior.joins_views else 1
+        joint_views = self.prior.n_joint_views(views.n_views)
 
         latents, timesteps = self.prior.begin(color, views, fraction)
         ahead = self.config.look_ahead or (1 if self.prior.joins_views else SINGLE_VIEW_LOOK_AHEAD)

@@ -106,13 +106,13 @@ def combine_gradients(
     """Add up the guidances' gradients on the renders; see `GuidanceOutput`.
 
     Args:
-        views: what they were asked about.
-        outputs: what they said.
+        views: the renders.
+        outputs: of the guidances.
         state: keeps the running norm of the gradients that count as they are.
 
     Returns:
         [C, H, W, 4] gradient on colour and opacity for this step alone, and the one to be reused, None if no guidance
-        wants that.
+        asks for that.
     """
     shape = (*views.color.shape[:-1], 4)
     total, reused = views.color.new_zeros(shape), views.color.new_zeros(shape)

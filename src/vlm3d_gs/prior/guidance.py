@@ -1,7 +1,7 @@
 """Score distillation with one diffusion or flow model, as a `Guidance`.
 
-A step: encode the renders, draw noise levels, and hand `losses` a predictor, the denoiser under this prior's texts
-(view prompts, Perp-Neg), cameras and guidance scale.
+A step: encode the renders, draw noise levels, and hand the loss a predictor, the denoiser conditioned on texts and
+cameras (`conditioning`).
 """
 
 from __future__ import annotations
@@ -14,36 +14,24 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.config import PriorConfig
-from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
+from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
-from vlm3d_gs.prior.denoiser import (
-    Denoiser,
-    TextEmbedding,
-    encode_images,
-    require_multiview,
-    resized,
-    run_branches,
+from vlm3d_gs.prior.conditioning import Conditioning
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, encode_images, resized
+from vlm3d_gs.prior.losses import (
+    DistillationStep,
+    loss_named,
+    reconstruction_target,
+    target_loss,
 )
-from vlm3d_gs.prior.losses import DistillationStep, loss_named, reconstruction_target, target_loss
 from vlm3d_gs.prior.multiview import join_views
 from vlm3d_gs.prior.noise import add_noise
-from vlm3d_gs.prior.perp_neg import perp_neg_guidance, perp_neg_weights
-from vlm3d_gs.prior.prediction import (
-    Prediction,
-    Predictor,
-    as_prediction,
-    classifier_free_guidance,
-)
+from vlm3d_gs.prior.prediction import Prediction, Predictor
 from vlm3d_gs.prior.timesteps import descend_timesteps, draw_timesteps
-from vlm3d_gs.prior.view_prompts import mix_texts, view_weights
 
 if TYPE_CHECKING:
     from vlm3d_gs.prior.lora import ScoreAdapter
-
-MULTIVIEW_FAMILIES = ("mini", "mvdream")
-NEGATIVE, PROMPT = 0, 1
-"""Rows of a prior's texts: the negative prompt, then the prompt, or its versions for `view_prompts.VIEWS`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ class DiffusionPrior:
             ConfigError: the network knows no cameras, but the config's family does; the loss is unknown, or trains a
                 LoRA and there is none.
         """
-        self.name, self.denoiser, self.texts, self.config = name, denoiser, texts, config
+        self.name, self.denoiser, self.config = name, denoiser, config
         self.generator, self.adapter = generator, adapter
         self.loss = loss_named(config.loss)
         if self.loss.trains_lora and adapter is None:
@@ -93,9 +81,8 @@ class DiffusionPrior:
                 "Build the prior by assembly.objective.build_prior."
             )
 
-        self.joins_views = config.family in MULTIVIEW_FAMILIES and config.use_cameras
-        if self.joins_views:
-            require_multiview(denoiser)
+        self.conditioning = Conditioning(denoiser, texts, config)
+        self.joins_views = self.conditioning.joins_views
 
     def is_due(self, progress: Progress) -> bool:
         """Every step."""
@@ -194,52 +181,8 @@ class DiffusionPrior:
         return candidates
 
     def predictor(self, cameras: Cameras, fraction: float) -> Predictor:
-        """Return the denoiser as a function of noisy latents [B, C, h, w] and timesteps [B] alone.
-
-        Texts, cameras and guidance scale are those of this prior, of B cameras, and of the fraction of the run. At a
-        scale of exactly 1 guidance changes nothing, so for losses that do not read the unconditional prediction the
-        network is run with the prompt only, at half the cost; the unconditional fields are then those of the prompt.
-        """
-        n, scale = len(cameras), self.config.guidance_scale(fraction)
-        noise_schedule = self.denoiser.noise_schedule
-        camera_matrices = self._network_cameras(cameras)
-        texts = (self.texts.rows([NEGATIVE] * n), self._prompt_embeddings(cameras))
-
-        # Perp-Neg: only the views that are a negative of some camera cost a branch.
-        weights = torch.zeros(n, 0)
-        if self.config.perp_neg:
-            weights = perp_neg_weights(cameras)
-        used = [view for view in range(weights.shape[1]) if bool((weights[:, view] != 0).any())]
-        negative_texts = [self.texts.rows([PROMPT + view] * n) for view in used]
-
-        prompt_only = scale == 1.0 and not used and not self.loss.reads_uncond
-
-        def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
-            if prompt_only:
-                (text,) = run_branches(self.denoiser, noisy, timesteps, texts[1:], camera_matrices)
-                return as_prediction(noise_schedule, noisy, timesteps, text, text, text)
-
-            uncond, text, *negatives = run_branches(
-                self.denoiser, noisy, timesteps, (*texts, *negative_texts), camera_matrices
-            )
-            if negatives:
-                used_weights = weights[:, used].to(noisy, non_blocking=True)
-                guided = perp_neg_guidance(
-                    uncond, text, torch.stack(negatives), used_weights, scale
-                )
-            else:
-                guided = classifier_free_guidance(uncond, text, scale)
-            return as_prediction(noise_schedule, noisy, timesteps, guided, text, uncond)
-
-        return predict
-
-    def _predict_uncond(self, noisy: Tensor, timesteps: Tensor, *, cameras: Cameras) -> Prediction:
-        """Predict with the negative prompt alone, at half the cost; all fields are those of that prompt."""
-        text = self.texts.rows([NEGATIVE] * len(cameras))
-        (output,) = run_branches(
-            self.denoiser, noisy, timesteps, (text,), self._network_cameras(cameras)
-        )
-        return as_prediction(self.denoiser.noise_schedule, noisy, timesteps, output, output, output)
+        """Return the guided denoiser for these cameras; see `Conditioning.predictor`."""
+        return self.conditioning.predictor(cameras, fraction)
 
     def _step(
         self,
@@ -260,6 +203,7 @@ class DiffusionPrior:
                 cameras=cameras,
                 n_views=n_views,
             )
+
         return DistillationStep(
             config=self.config,
             fraction=fraction,
@@ -269,7 +213,7 @@ class DiffusionPrior:
             timesteps=timesteps,
             n_views=self.n_joint_views(n_views),
             predictor=self.predictor(cameras, fraction),
-            uncond_predictor=partial(self._predict_uncond, cameras=cameras),
+            uncond_predictor=partial(self.conditioning.predict_uncond, cameras=cameras),
             lora=lora,
         )
 
@@ -284,7 +228,8 @@ class DiffusionPrior:
     ) -> tuple[Tensor, float]:
         """Return the noise that the LoRA predicts; then train it on the latents, and return the loss of that."""
         assert self.adapter is not None
-        text, camera_matrices = self._prompt_embeddings(cameras), self._camera_matrices(cameras)
+        text = self.conditioning.prompt_embeddings(cameras)
+        camera_matrices = self.conditioning.camera_matrices(cameras)
         _, noise_pred = self.adapter.predict_noise(noisy, timesteps, text, camera_matrices)
         lora_loss = self.adapter.train_step(
             latents, text, camera_matrices, self.generator, n_views=self.n_joint_views(n_views)
@@ -317,11 +262,8 @@ class DiffusionPrior:
         """Return [n_images] int64 timesteps on the CPU, as `prior.timesteps` says."""
         config, n_train = self.config, len(self.denoiser.noise_schedule)
         if config.timesteps == "uniform":
-            low, high, joint = (
-                config.t_min(fraction),
-                config.t_max(fraction),
-                self.n_joint_views(n_views),
-            )
+            low, high = config.t_min(fraction), config.t_max(fraction)
+            joint = self.n_joint_views(n_views)
             return draw_timesteps(low, high, n_images // joint, joint, n_train, self.generator)
         if config.timesteps == "descend":
             low, high = config.t_min(1.0), config.t_max(0.0)
@@ -338,27 +280,6 @@ class DiffusionPrior:
     def n_joint_views(self, n_views: int) -> int:
         """Return how many adjacent views the network denoises together, of groups of `n_views`: all or 1."""
         return n_views if self.joins_views else 1
-
-    def _prompt_embeddings(self, cameras: Cameras) -> TextEmbedding:
-        """Return the prompt's embedding for each camera."""
-        if self.config.view_prompts == "off":
-            return self.texts.rows([PROMPT] * len(cameras))
-
-        weights = view_weights(cameras, interpolate=self.config.view_prompts == "interpolate")
-        view_texts = self.texts.rows(range(PROMPT, len(self.texts)))
-        return mix_texts(view_texts, weights.to(view_texts.tokens.device, non_blocking=True))
-
-    def _network_cameras(self, cameras: Cameras) -> Tensor | None:
-        """Return the camera condition of the network; None for one that knows no cameras."""
-        return self._camera_matrices(cameras) if self.denoiser.is_multiview else None
-
-    def _camera_matrices(self, cameras: Cameras) -> Tensor:
-        """Return [B, 16] camera matrices; zeros for a multi-view network that is run without cameras."""
-        camera_matrices = mvdream_camera_matrices(cameras).flatten(1).float()
-        camera_matrices = camera_matrices.to(self.denoiser.device, non_blocking=True)
-        if self.denoiser.is_multiview and not self.joins_views:
-            return 0.0 * camera_matrices
-        return camera_matrices
 
 
 def _split(batch: Candidate, size: int) -> list[Candidate]:

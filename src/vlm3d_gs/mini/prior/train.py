@@ -208,12 +208,7 @@ def train_prior(
     """
     prior = new_prior(seed)
     if warm_start is not None:
-        prior.unet.load_state_dict(
-            UNet2DConditionModel.from_pretrained(warm_start / "unet").state_dict()
-        )
-        prior.text_encoder.load_state_dict(
-            CLIPTextModel.from_pretrained(warm_start / "text_encoder").state_dict()
-        )
+        _load_weights(prior, warm_start)
     unet, text_encoder = prior.unet.to(device), prior.text_encoder.to(device)
     codec = codec.to(device).eval()
     noise_schedule = diffusion_schedule(
@@ -248,3 +243,11 @@ def train_prior(
     draw = PriorDraw(seed, plan.scenes_per_step)
     fit({"unet": unet, "text_encoder": text_encoder}, draw, loss, plan, folder, log)
     return prior
+
+
+def _load_weights(prior: Prior, folder: Path) -> None:
+    """Load the weights of a pipeline folder into the prior, in place."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    prior.unet.load_state_dict(unet.state_dict())
+    prior.text_encoder.load_state_dict(text_encoder.state_dict())

@@ -1,0 +1,113 @@
+"""The texts, cameras and guidance scale under which a denoiser predicts: view prompts, Perp-Neg, camera matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlm3d_gs.config import PriorConfig
+from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
+from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, require_multiview, run_branches
+from vlm3d_gs.prior.losses import loss_named
+from vlm3d_gs.prior.perp_neg import perp_neg_guidance, perp_neg_weights
+from vlm3d_gs.prior.prediction import (
+    Prediction,
+    Predictor,
+    as_prediction,
+    classifier_free_guidance,
+)
+from vlm3d_gs.prior.view_prompts import mix_texts, view_weights
+
+MULTIVIEW_FAMILIES = ("mini", "mvdream")
+NEGATIVE, PROMPT = 0, 1
+"""Rows of the texts: the negative prompt, then the prompt, or its versions for `view_prompts.VIEWS`."""
+
+
+class Conditioning:
+    """Turns a denoiser into a function of noisy latents and timesteps alone, for given cameras."""
+
+    def __init__(self, denoiser: Denoiser, texts: TextEmbedding, config: PriorConfig) -> None:
+        """Keep what every prediction needs.
+
+        Args:
+            denoiser: the model.
+            texts: the embedded negative prompt, then the prompt, or its front, side, back and overhead versions.
+            config: family, guidance scale, view prompts and Perp-Neg; the loss decides whether the unconditional branch
+                is needed.
+
+        Raises:
+            ConfigError: the family of the config knows cameras, but the network does not.
+        """
+        self.denoiser, self.texts, self.config = denoiser, texts, config
+        self.joins_views = config.family in MULTIVIEW_FAMILIES and config.use_cameras
+        if self.joins_views:
+            require_multiview(denoiser)
+
+    def predictor(self, cameras: Cameras, fraction: float) -> Predictor:
+        """Return the denoiser as a function of noisy latents [B, C, h, w] and timesteps [B] alone.
+
+        The texts are those of these B cameras, the guidance scale is that of the fraction of the run. At a scale of
+        exactly 1 guidance changes nothing, so for losses that do not read the unconditional prediction the network is
+        run with the prompt only, at half the cost; the unconditional fields are then those of the prompt.
+        """
+        n, scale = len(cameras), self.config.guidance_scale(fraction)
+        noise_schedule = self.denoiser.noise_schedule
+        camera_matrices = self._network_cameras(cameras)
+        texts = (self.texts.rows([NEGATIVE] * n), self.prompt_embeddings(cameras))
+
+        # Perp-Neg: only the views that are a negative of some camera cost a branch.
+        weights = torch.zeros(n, 0)
+        if self.config.perp_neg:
+            weights = perp_neg_weights(cameras)
+        used = [view for view in range(weights.shape[1]) if bool((weights[:, view] != 0).any())]
+        negative_texts = [self.texts.rows([PROMPT + view] * n) for view in used]
+
+        prompt_only = scale == 1.0 and not used and not loss_named(self.config.loss).reads_uncond
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
+            if prompt_only:
+                (text,) = run_branches(self.denoiser, noisy, timesteps, texts[1:], camera_matrices)
+                return as_prediction(noise_schedule, noisy, timesteps, text, text, text)
+
+            uncond, text, *negatives = run_branches(
+                self.denoiser, noisy, timesteps, (*texts, *negative_texts), camera_matrices
+            )
+            if negatives:
+                used_weights = weights[:, used].to(noisy, non_blocking=True)
+                guided = perp_neg_guidance(
+                    uncond, text, torch.stack(negatives), used_weights, scale
+                )
+            else:
+                guided = classifier_free_guidance(uncond, text, scale)
+            return as_prediction(noise_schedule, noisy, timesteps, guided, text, uncond)
+
+        return predict
+
+    def predict_uncond(self, noisy: Tensor, timesteps: Tensor, *, cameras: Cameras) -> Prediction:
+        """Predict with the negative prompt alone, at half the cost; all fields are those of that prompt."""
+        text = self.texts.rows([NEGATIVE] * len(cameras))
+        (output,) = run_branches(
+            self.denoiser, noisy, timesteps, (text,), self._network_cameras(cameras)
+        )
+        return as_prediction(self.denoiser.noise_schedule, noisy, timesteps, output, output, output)
+
+    def prompt_embeddings(self, cameras: Cameras) -> TextEmbedding:
+        """Return the prompt's embedding for each camera."""
+        if self.config.view_prompts == "off":
+            return self.texts.rows([PROMPT] * len(cameras))
+
+        weights = view_weights(cameras, interpolate=self.config.view_prompts == "interpolate")
+        view_texts = self.texts.rows(range(PROMPT, len(self.texts)))
+        return mix_texts(view_texts, weights.to(view_texts.tokens.device, non_blocking=True))
+
+    def _network_cameras(self, cameras: Cameras) -> Tensor | None:
+        """Return the camera condition of the network; None for one that knows no cameras."""
+        return self.camera_matrices(cameras) if self.denoiser.is_multiview else None
+
+    def camera_matrices(self, cameras: Cameras) -> Tensor:
+        """Return [B, 16] camera matrices; zeros for a multi-view network that is run without cameras."""
+        camera_matrices = mvdream_camera_matrices(cameras).flatten(1).float()
+        camera_matrices = camera_matrices.to(self.denoiser.device, non_blocking=True)
+        if self.denoiser.is_multiview and not self.joins_views:
+            return 0.0 * camera_matrices
+        return camera_matrices
