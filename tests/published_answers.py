@@ -14,7 +14,7 @@ from vlm3d_gs.critic.qwen.preprocess import load_patch_layout, to_patches
 
 
 def reference_log_odds(folder: Path, images: torch.Tensor, question: str) -> torch.Tensor:
-    """Log-odds of one question about views [V, H, W, 3] of whole patches, asked alone."""
+    """Log-odds of one question about views [V, H, W, 3] of whole patches, in a message of its own."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     model = MODEL_TYPES[kind].from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)

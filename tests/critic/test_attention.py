@@ -1,4 +1,4 @@
-"""Own parts of Qwen-VL: what they give is what the library's give, in fewer calls."""
+"""Own modules of Qwen-VL: the results are those of transformers, in fewer calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The critic before a background of its own: the same scene, another colour behind it, and gradients that follow."""
+"""The critic in front of a random background: the same scene, another colour, and the matching gradients."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def views_of(gaussians: Gaussians, background: Tensor) -> Views:
     return Views(rendering.color, CAMERAS, 4, rendering.alpha, background)
 
 
-def asked(model: YesNoModel, *, background: bool) -> Critic:
+def critic_of(model: YesNoModel, *, background: bool) -> Critic:
     config = CriticConfig(
         clip=0.0,
         every=1,
@@ -68,7 +68,7 @@ def test_gaussians_are_pulled_as_if_the_scene_were_rendered_so(model: YesNoModel
         gaussians = scene().requires_grad_()
         leaves = gaussians.parameters()
         views = views_of(gaussians, background)
-        output = asked(model, background=change)(views, Progress(0, 1))
+        output = critic_of(model, background=change)(views, Progress(0, 1))
         loss = (views.color * output.color_gradient).sum()
         if output.alpha_gradient is not None:
             loss = loss + (views.alpha * output.alpha_gradient).sum()
@@ -84,7 +84,7 @@ def test_the_pull_is_on_the_scene_and_not_on_an_empty_background(model: YesNoMod
         assert views.alpha is not None
         covered = views.alpha[..., 0] > 0.05
         assert 0.05 < float(covered.float().mean()) < 0.5
-        pull = asked(model, background=change)(views, Progress(0, 1)).color_gradient
-        shares[change] = float(pull[covered].norm() / pull.norm())
+        gradient = critic_of(model, background=change)(views, Progress(0, 1)).color_gradient
+        shares[change] = float(gradient[covered].norm() / gradient.norm())
     assert shares[False] < 0.02, "or the background need not be changed"
     assert shares[True] > 0.2

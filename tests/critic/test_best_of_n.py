@@ -1,4 +1,4 @@
-"""Noises weighed by a critic without gradients."""
+"""Noises weighted by a critic without gradients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START = Progress(0, 300)
 
 
 class Brightness:
-    """Likes bright pictures; keeps what it was shown."""
+    """Likes bright pictures; keeps what it has scored."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, tuple[str, ...]]] = []
@@ -68,17 +68,17 @@ def candidates(count: int) -> list[Candidate]:
 
 
 def test_better_noises_weigh_more_in_each_group_by_itself() -> None:
-    tried = candidates(3)
+    drawn = candidates(3)
     scores = torch.tensor([[9.0, -5.0], [1.0, -5.0], [1.0, 500.0]])
-    residual = best_of_n_residual(tried, scores, 2)
+    residual = best_of_n_residual(drawn, scores, 2)
     weights = torch.softmax(2.0 * (scores - scores.mean(0)) / scores.std(0), 0).repeat_interleave(
         2, 1
     )
-    wanted = sum(w[:, None, None, None] * p.residual for w, p in zip(weights, tried, strict=True))
-    torch.testing.assert_close(residual, wanted)
+    expected = sum(w[:, None, None, None] * p.residual for w, p in zip(weights, drawn, strict=True))
+    torch.testing.assert_close(residual, expected)
     assert weights[0, 0] > weights[1, 0]
-    same = best_of_n_residual(tried, torch.zeros(3, 2), 2)
-    torch.testing.assert_close(same, torch.stack([p.residual for p in tried]).mean(0))
+    same = best_of_n_residual(drawn, torch.zeros(3, 2), 2)
+    torch.testing.assert_close(same, torch.stack([p.residual for p in drawn]).mean(0))
 
 
 def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> None:
@@ -91,12 +91,12 @@ def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> 
 
 @pytest.mark.parametrize("loss", ["recon", "sds"])
 def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
-    shown = views()
-    plain = prior_of(denoiser, loss=loss)(shown, START)
+    rendered = views()
+    plain = prior_of(denoiser, loss=loss)(rendered, START)
     prior = prior_of(denoiser, loss=loss)
-    latents, timesteps = prior.begin(shown.color, shown, 0.0)
-    (candidate,) = prior.draw_candidates(latents, timesteps, shown, 0.0)
-    (ours,) = torch.autograd.grad(latents, shown.color, candidate.residual / len(latents))
+    latents, timesteps = prior.begin(rendered.color, rendered, 0.0)
+    (candidate,) = prior.draw_candidates(latents, timesteps, rendered, 0.0)
+    (ours,) = torch.autograd.grad(latents, rendered.color, candidate.residual / len(latents))
     torch.testing.assert_close(ours, plain.color_gradient, atol=1e-6, rtol=1e-3)
 
 
@@ -119,46 +119,49 @@ def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
 
 
 def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None:
-    """Without cameras a noise says nothing about the other views: each view follows its own best noise."""
-    scorer, shown = Brightness(), views()
+    """Without cameras a noise has no influence on the other views: each view follows its own best noise."""
+    scorer, rendered = Brightness(), views()
     config = CriticConfig(mode="best-of-n", n_noises=2, every=1)
-    output = BestOfN(prior_of(denoiser, use_cameras=False), scorer, config)(shown, START)
+    output = BestOfN(prior_of(denoiser, use_cameras=False), scorer, config)(rendered, START)
     sides = ("Front view", "Right side view", "Back view", "Left side view")
-    asked = [names for _, names in scorer.seen]
-    assert asked == [(name,) for name in 2 * sides for _ in range(2)]  # two noises of each view
+    scored = [names for _, names in scorer.seen]
+    assert scored == [(name,) for name in 2 * sides for _ in range(2)]  # two noises of each view
 
     prior = prior_of(denoiser, use_cameras=False)  # with the same noises
-    latents, timesteps = prior.begin(shown.color, shown, 0.0)
-    tried = prior.draw_candidates(
-        latents, timesteps, shown, 0.0, steps=SINGLE_VIEW_LOOK_AHEAD, count=2
+    latents, timesteps = prior.begin(rendered.color, rendered, 0.0)
+    drawn = prior.draw_candidates(
+        latents, timesteps, rendered, 0.0, steps=SINGLE_VIEW_LOOK_AHEAD, count=2
     )
     scores = torch.tensor([value for value, _ in scorer.seen]).reshape(8, 2).T * 100.0
-    residual = best_of_n_residual(tried, scores, 1)
-    (wanted,) = torch.autograd.grad(latents, shown.color, residual / len(latents))
-    torch.testing.assert_close(output.color_gradient, wanted, atol=1e-6, rtol=1e-3)
+    residual = best_of_n_residual(drawn, scores, 1)
+    (expected,) = torch.autograd.grad(latents, rendered.color, residual / len(latents))
+    torch.testing.assert_close(output.color_gradient, expected, atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["recon", "sds"])
 def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> None:
-    shown = views()
+    rendered = views()
     prior = prior_of(denoiser, loss=loss)
-    latents, timesteps = prior.begin(shown.color, shown, 0.0)
+    latents, timesteps = prior.begin(rendered.color, rendered, 0.0)
     once, thrice = (
-        prior_of(denoiser, loss=loss).draw_candidates(latents, timesteps, shown, 0.0, steps=steps)[
-            0
-        ]
+        prior_of(denoiser, loss=loss).draw_candidates(
+            latents, timesteps, rendered, 0.0, steps=steps
+        )[0]
         for steps in (1, 3)
     )
 
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
-    noise_schedule, predictor = prior.denoiser.noise_schedule, prior.predictor(shown.cameras, 0.0)
+    noise_schedule, predictor = (
+        prior.denoiser.noise_schedule,
+        prior.predictor(rendered.cameras, 0.0),
+    )
     with torch.no_grad():
         noisy = add_noise(noise_schedule, latents.detach(), noise, timesteps)
         for level, after in ((timesteps, timesteps * 2 // 3), (timesteps * 2 // 3, timesteps // 3)):
             prediction = predictor(noisy, level)
             noisy = add_noise(noise_schedule, prediction.clean_pred, prediction.noise_pred, after)
-        wanted = predictor(noisy, timesteps // 3)
-    alike = reconstruction_target(wanted, prior.config.rescale, 4)
+        expected = predictor(noisy, timesteps // 3)
+    alike = reconstruction_target(expected, prior.config.rescale, 4)
     if loss == "recon":
         prior_draws = latents.detach() - thrice.residual
         torch.testing.assert_close(prior_draws, alike, atol=1e-4, rtol=1e-3)
@@ -173,26 +176,26 @@ def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> 
 def test_noises_tried_in_one_batch_lead_where_each_would_alone(
     denoiser: Denoiser, loss: str, use_cameras: bool
 ) -> None:
-    shown = views()
+    rendered = views()
 
-    def tried(plan: Plan, count: int) -> list[Candidate]:
+    def drawn(plan: Plan, count: int) -> list[Candidate]:
         settings = {"loss": loss, "use_cameras": use_cameras, "view_prompts": "interpolate"}
         prior = prior_of(replace(denoiser, plan=plan), **settings)
-        latents, timesteps = prior.begin(shown.color, shown, 0.0)
-        parts = range(3 // count)
+        latents, timesteps = prior.begin(rendered.color, rendered, 0.0)
+        batches = range(3 // count)
         return [
             p
-            for _ in parts
-            for p in prior.draw_candidates(latents, timesteps, shown, 0.0, count=count)
+            for _ in batches
+            for p in prior.draw_candidates(latents, timesteps, rendered, 0.0, count=count)
         ]
 
-    together, alone, in_turn = tried("full", 3), tried("full", 1), tried("sequential", 3)
+    together, alone, in_turn = drawn("full", 3), drawn("full", 1), drawn("sequential", 3)
     assert not torch.allclose(together[0].clean, together[1].clean, atol=1e-2)
     for ours, theirs, frugal in zip(together, alone, in_turn, strict=True):
         for name in ("residual", "unguided_residual", "clean"):
-            wanted = getattr(theirs, name)
-            torch.testing.assert_close(getattr(ours, name), wanted, atol=1e-4, rtol=1e-3)
-            torch.testing.assert_close(getattr(frugal, name), wanted, atol=1e-4, rtol=1e-3)
+            expected = getattr(theirs, name)
+            torch.testing.assert_close(getattr(ours, name), expected, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(getattr(frugal, name), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
@@ -206,9 +209,9 @@ def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
     for scorer in (Brightness(), Darkness()):
         prior = prior_of(denoiser)
         latents, timesteps = prior.begin(views().color, views(), 0.0)
-        tried = prior.draw_candidates(latents, timesteps, views(), 0.0, count=6)
-        scores = torch.tensor([scorer.scores(torch.stack(decoded(prior, p)), ()) for p in tried])
-        residual = best_of_n_residual(tried, scores, 4)
+        drawn = prior.draw_candidates(latents, timesteps, views(), 0.0, count=6)
+        scores = torch.tensor([scorer.scores(torch.stack(decoded(prior, p)), ()) for p in drawn])
+        residual = best_of_n_residual(drawn, scores, 4)
         target = Candidate(residual, residual, latents.detach() - residual)
         liked.append(float(torch.cat(decoded(prior, target)).mean()))
     assert liked[0] > liked[1]

@@ -1,4 +1,4 @@
-"""The critic: one packed pass must say what the published model says to each question alone."""
+"""The critic: one packed pass must give the answers of the published model to each question alone."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
         model, prompt_questions(parse_prompt(PROMPT), QuestionConfig()), config, generator
     )
     assert [step for step in range(7) if critic.is_due(Progress(step, 7))] == [0, 3, 6]
-    output = critic(shown(generator), Progress(0, 1))
+    output = critic(rendered(generator), Progress(0, 1))
     names = ("semantic", "relation", "object_1", "object_2", "geometric")
     assert set(output.scalars) == {*names, "loss", "reward"}
     odds = torch.tensor([output.scalars[name] for name in names])
@@ -106,7 +106,7 @@ def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
     assert not output.reused
 
 
-def shown(generator: torch.Generator, groups: int = 1) -> Views:
+def rendered(generator: torch.Generator, groups: int = 1) -> Views:
     """Random views at named cameras, on the graph."""
     azimuths = [5.0, 95.0, 185.0, 275.0] * groups
     cameras = orbit(azimuths, 15.0, 3.0, 40.0, 64, 64)
@@ -119,17 +119,17 @@ def test_the_loss_has_the_gradient_of_the_weighted_reward(
 ) -> None:
     config = CriticConfig(clip=0.0, weight=constant(2.0), every=1, balance="raw", reward="logit")
     questions = [Question("a", QUESTIONS[0], 3.0), Question("b", QUESTIONS[1], 1.0)]
-    views = shown(generator, groups=2)
+    views = rendered(generator, groups=2)
     output = Critic(model, questions, config, generator)(views, Progress(0, 1))
     assert output.relative_strength is None
     names = list(VIEW_NAMES)
     odds = torch.stack(
         [model.log_odds(group, names, QUESTIONS[:2]) for group in views.color.split(4)]
     )
-    wanted = -2.0 * (0.75 * odds[:, 0] + 0.25 * odds[:, 1]).mean()
-    (theirs,) = torch.autograd.grad(wanted, views.color)
+    expected = -2.0 * (0.75 * odds[:, 0] + 0.25 * odds[:, 1]).mean()
+    (theirs,) = torch.autograd.grad(expected, views.color)
     loss = 2.0 * float(output.scalars["loss"])
-    assert loss == pytest.approx(float(wanted.detach()), rel=1e-4)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
     assert_grad_close("color", output.color_gradient, theirs)
 
 
@@ -139,7 +139,7 @@ def test_augmented_resized_and_clipped_pictures_still_pull(
     config = CriticConfig(
         clip=2.0, size_px=constant(48), augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.8)
     )
-    views = shown(generator)
+    views = rendered(generator)
     output = Critic(model, [Question("a", QUESTIONS[0])], config, generator)(views, Progress(1, 2))
     lengths = output.color_gradient.norm(dim=-1)
     assert 0 < lengths.max() <= 2.01 * lengths.square().mean().sqrt() * 2
@@ -148,7 +148,7 @@ def test_augmented_resized_and_clipped_pictures_still_pull(
 def test_reuse_lasts_and_does_not_count_the_interval_twice(
     model: YesNoModel, generator: torch.Generator
 ) -> None:
-    views, questions = shown(generator), [Question("a", QUESTIONS[0])]
+    views, questions = rendered(generator), [Question("a", QUESTIONS[0])]
     plain, again = (
         Critic(model, questions, CriticConfig(every=4, reuse=reuse), generator)(
             views, Progress(0, 1)

@@ -54,10 +54,10 @@ def test_patches_equal_the_processors(
         image_std=list(layout.std),
         size={"shortest_edge": 16, "longest_edge": 10**7},
     )
-    wanted = processor(images=[np.asarray(item) for item in levels], return_tensors="np")
+    expected = processor(images=[np.asarray(item) for item in levels], return_tensors="np")
     values, grids = to_patches(levels.float() / 255.0, layout)
-    np.testing.assert_allclose(values.numpy(), wanted["pixel_values"], atol=2e-6)
-    np.testing.assert_array_equal(grids.numpy(), wanted["image_grid_thw"])
+    np.testing.assert_allclose(values.numpy(), expected["pixel_values"], atol=2e-6)
+    np.testing.assert_array_equal(grids.numpy(), expected["image_grid_thw"])
 
 
 def test_gradient_is_right_through_resize_and_normalisation(generator: torch.Generator) -> None:
@@ -90,8 +90,8 @@ def test_pictures_get_the_size_that_the_processor_gives_them(
         with pytest.raises(ConfigError, match="200"):
             fitting_size(height, width, layout)
         return
-    wanted = smart_resize(height, width, layout.factor, layout.min_pixels, layout.max_pixels)
-    assert fitting_size(height, width, layout) == wanted
+    expected = smart_resize(height, width, layout.factor, layout.min_pixels, layout.max_pixels)
+    assert fitting_size(height, width, layout) == expected
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -116,10 +116,10 @@ def test_resized_patches_are_the_processors_within_two_levels(
         image_std=list(layout.std),
         size={"shortest_edge": layout.min_pixels, "longest_edge": layout.max_pixels},
     )
-    wanted = processor(images=[np.asarray(item) for item in pictures], return_tensors="np")
+    expected = processor(images=[np.asarray(item) for item in pictures], return_tensors="np")
     values, grids = to_patches(pictures.float() / 255.0, layout)
-    np.testing.assert_array_equal(grids.numpy(), wanted["image_grid_thw"])
-    apart = np.abs(values.numpy() - wanted["pixel_values"]) * min(layout.std)
+    np.testing.assert_array_equal(grids.numpy(), expected["image_grid_thw"])
+    apart = np.abs(values.numpy() - expected["pixel_values"]) * min(layout.std)
     assert apart.max() <= 2.0 / 255.0 + 1e-6
 
 

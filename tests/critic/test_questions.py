@@ -1,4 +1,4 @@
-"""What the critic is asked."""
+"""The templates of questions."""
 
 from __future__ import annotations
 

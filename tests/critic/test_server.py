@@ -25,19 +25,21 @@ from vlm3d_gs.critic.server import WORD_LOG_ODDS, ServerScorer, reply_log_odds
 
 def completion(**tops: float) -> dict[str, Any]:
     """A reply whose first token has these log-probabilities."""
-    told = [{"token": token.replace("_", " "), "logprob": value} for token, value in tops.items()]
+    top_logprobs = [
+        {"token": token.replace("_", " "), "logprob": value} for token, value in tops.items()
+    ]
     return {
         "choices": [
-            {"message": {"content": "x"}, "logprobs": {"content": [{"top_logprobs": told}]}}
+            {"message": {"content": "x"}, "logprobs": {"content": [{"top_logprobs": top_logprobs}]}}
         ]
     }
 
 
 class Server:
-    """Keeps what it was asked; says Yes as surely as the first picture is bright."""
+    """Keeps the requests; says Yes as surely as the first picture is bright."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.status = 200
         outer = self
@@ -45,7 +47,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append(body)
+                outer.requests.append(body)
                 outer.keys.append(self.headers.get("Authorization"))
                 answer = json.dumps(outer.answer(body)).encode()
                 self.send_response(outer.status)
@@ -86,12 +88,12 @@ def test_views_and_question_go_out_and_the_odds_come_back(server: Server, tmp_pa
     assert answers["a"] == pytest.approx(math.log(4.0), abs=1e-2)
     two = torch.stack([images, images])
     assert scorer.scores(two, ["Front view", "Back view"]) == pytest.approx(2 * [answers["a"]])
-    content = server.asked[0]["messages"][0]["content"]
+    content = server.requests[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["text", "image_url"] * 2 + ["text"]
     assert content[2]["text"] == "Back view: "
-    assert server.asked[0]["model"] == "qwen"
+    assert server.requests[0]["model"] == "qwen"
     assert set(server.keys) == {"Bearer secret"}
-    assert {body["messages"][0]["content"][-1]["text"] for body in server.asked} == {
+    assert {body["messages"][0]["content"][-1]["text"] for body in server.requests} == {
         question.text for question in QUESTIONS
     }
 

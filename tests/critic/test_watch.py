@@ -16,7 +16,7 @@ CAMERA = CameraConfig(resolution_px=constant(16))
 
 
 class Script:
-    """Returns given scores in turn; keeps the pictures' sizes."""
+    """Returns scripted scores in turn; keeps the images' shapes."""
 
     def __init__(self, scores: Sequence[float], views: int) -> None:
         self.scores = [score for score in scores for _ in range(views)]
@@ -44,17 +44,17 @@ FINAL = ball(5, 0.4, torch.Generator().manual_seed(9))
 def test_rising_together_exports_the_end() -> None:
     watch = watched([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 1.5])
     assert not watch.diverged()
-    scene, step, said = watch.choose(FINAL)
-    assert (len(scene), step, said) == (5, 100, None)
+    scene, step, message = watch.choose(FINAL)
+    assert (len(scene), step, message) == (5, 100, None)
 
 
 def test_a_reward_that_rises_alone_exports_the_best_held_out_scene() -> None:
     watch = watched([0.0, 1.0, 2.0, 3.0], [9.0, 1.0, 4.0, 1.0])
     assert watch.diverged()
-    scene, step, said = watch.choose(FINAL)
+    scene, step, message = watch.choose(FINAL)
     assert (len(scene), step) == (22, 75), "readings of the first half are no candidates"
-    assert said is not None
-    assert "75" in said
+    assert message is not None
+    assert "75" in message
     assert watch.summary() == {
         "steps": [25, 50, 75, 100],
         "reward": [0.0, 1.0, 2.0, 3.0],

@@ -1,4 +1,4 @@
-"""Three families of Qwen-VL: what we feed the parts is what the published model does with the whole message."""
+"""Three families of Qwen-VL: packed questions get the answers of the published model to the whole message."""
 
 from __future__ import annotations
 
@@ -233,10 +233,12 @@ def test_other_models_and_quantised_weights_without_a_gpu_are_refused(
 def test_a_visiting_model_answers_and_goes_home(folder: Path) -> None:
     model = YesNoModel(folder, CPU, resident=False)
     config = CriticConfig(clip=0.0, every=1)
-    shown = Views(views(4), orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, SIDE, SIDE), 4)
+    rendered = Views(views(4), orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, SIDE, SIDE), 4)
     questions = [Question("a", QUESTIONS[0])]
     outputs = [
-        Critic(model, questions, config, torch.Generator(), offload=offload)(shown, Progress(0, 1))
+        Critic(model, questions, config, torch.Generator(), offload=offload)(
+            rendered, Progress(0, 1)
+        )
         for offload in (False, True)
     ]
     assert torch.equal(*(output.color_gradient for output in outputs))

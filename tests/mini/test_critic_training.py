@@ -67,8 +67,8 @@ def test_world_offsets_lead_from_one_object_to_the_other_in_every_view() -> None
         for k, item in enumerate(scene.objects if len(scene.objects) == 2 else ()):
             mine = batch.labels.color[4 * s : 4 * s + 4] == 1 + COLORS.index(item.color)
             offsets = batch.labels.world_offset[4 * s : 4 * s + 4][mine]
-            wanted = torch.tensor(scene.objects[1 - k].center) - torch.tensor(item.center)
-            torch.testing.assert_close(offsets, wanted.expand_as(offsets))
+            expected = torch.tensor(scene.objects[1 - k].center) - torch.tensor(item.center)
+            torch.testing.assert_close(offsets, expected.expand_as(offsets))
             checked += len(offsets)
     assert checked > 20
 
@@ -90,7 +90,9 @@ def test_read_outs_fall_with_their_error_and_follow_their_places() -> None:
     assert torch.equal(heads(moved, moved, labels)[0], loss)
     moved[1, 1] = -moved[1, 1]
     assert heads(moved, hidden, labels)[0] != loss
-    assert heads(hidden, moved, labels)[0] == loss, "no offset is asked where an object is missing"
+    assert heads(hidden, moved, labels)[0] == loss, (
+        "no offset is supervised where an object is missing"
+    )
     with torch.no_grad():
         for head, value in ((heads.center, 0.5), (heads.offset, 0.1)):
             head.weight.zero_()
@@ -219,14 +221,14 @@ def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
     model.model.language_model.config._attn_implementation = "eager"
     read = read_sequences(model, encode_views(model, batch)[0], token_sequences(tokenizer, batch))
     phrases, places = read.sequences.phrases, read.image_mask
-    shown = visible_objects(batch)
+    visible = visible_objects(batch)
     right = [torch.full_like(layer, 1e-6) for layer in read.attentions]
     columns = places[0].nonzero()[:, 0]
     for row, place, index in zip(
         phrases.row.tolist(), phrases.place.tolist(), phrases.index.tolist(), strict=True
     ):
         right[GATHER_LAYER][row, COLOR_HEAD, place, place - 1] = 1.0
-        mine = columns[shown[row, index]]
+        mine = columns[visible[row, index]]
         right[POINT_LAYER][row, POINT_HEAD, place, mine] = 1.0 / max(1, len(mine))
     words = tokenizer.convert_ids_to_tokens(read.sequences.input_ids[0].tolist())
     at = name_positions(read.sequences.input_ids[0], columns[::64], tokenizer)
@@ -244,8 +246,8 @@ def test_routes_are_cheap_where_attention_goes_and_dear_elsewhere() -> None:
 
 def test_image_tokens_show_the_object_that_the_labels_name() -> None:
     batch = sample_critic_batch(step_rng(8, 4), 6, 2, n_views=4)
-    shown = visible_objects(batch)
+    visible = visible_objects(batch)
     seen = (batch.labels.shape > 0).reshape(6, -1)
-    assert torch.equal(shown.any(1), seen)
-    assert not (shown[:, 0] & shown[:, 1]).any()
-    assert shown.any(-1).sum() > 6
+    assert torch.equal(visible.any(1), seen)
+    assert not (visible[:, 0] & visible[:, 1]).any()
+    assert visible.any(-1).sum() > 6

@@ -1,4 +1,4 @@
-"""Targets that a critic has chosen, or bent: of several chains the best is kept, and a chain follows the reward."""
+"""Targets chosen or guided by a critic: the best of several chains is kept, and each follows the reward's gradient."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vlm3d_gs.prior.targets import PriorTargets
 
 
 class CriticTargets:
-    """A `TargetSource` that draws with a prior and lets a critic decide.
+    """A `TargetSource` that draws with a prior and lets a critic choose.
 
-    A prior that draws the views of a group together is judged by groups; one that draws each view alone, by views,
-    since there a noise says nothing about the other views.
+    A prior that denoises the views of a group together is scored by groups; one that denoises each view alone, by
+    views, since there a noise has no influence on the other views.
     """
 
     def __init__(
@@ -31,27 +31,27 @@ class CriticTargets:
         critic: Guidance | None = None,
         strength: Schedule | None = None,
     ) -> None:
-        """Keep what every round needs.
+        """Store what every round needs.
 
         Args:
-            targets: draws.
-            scorer: chooses among candidates; None takes one chain for each group.
-            critic: bends the chains by its gradient; None does not.
-            strength: of that, over the run: the length of a step on the predicted clean latents, as a share of theirs.
+            targets: draws the candidates.
+            scorer: chooses among them; None draws one chain per group.
+            critic: guides the chains by its gradient; None does not.
+            strength: of that guidance, over the run: step length on the predicted clean latents, in norms of theirs.
         """
         self.targets, self.scorer = targets, scorer
         self.critic, self.strength = critic, strength
         self.name = targets.name
 
     def azimuth_range_deg(self, chain: Chain, progress: Progress) -> tuple[float, float] | None:
-        """Where the critic has a say, views with a name only."""
-        asked = self._count(chain) > 1 or self._step_length(progress) > 0.0
-        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if asked else None
+        """Return the offsets within which views have names, if the critic takes part."""
+        needs_names = self._count(chain) > 1 or self._step_length(progress) > 0.0
+        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if needs_names else None
 
     def draw(
         self, views: Views, chain: Chain, progress: Progress
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Return the best pictures [C, H, W, 3], and the scores for the log."""
+        """Return the best images [C, H, W, 3], and the scores for the log."""
         correct = self._correction(views, chain, progress)
         candidates = self.targets.candidates(
             views, chain, progress, count=self._count(chain), correct=correct
@@ -59,13 +59,14 @@ class CriticTargets:
         if len(candidates) == 1 or self.scorer is None:
             return candidates[0], {"noise_level": chain.noise_level}
 
-        together = views.n_views if self.targets.prior.joins_views else 1
+        joint_views = views.n_views if self.targets.prior.joins_views else 1
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+
         chosen, scores = [], []
-        for group, pictures in enumerate(candidates.split(together, 1)):
-            places = slice(group * together, (group + 1) * together)
-            score = torch.tensor(self.scorer.scores(pictures, names[places]))
-            chosen.append(pictures[int(score.argmax())])
+        for group, images in enumerate(candidates.split(joint_views, 1)):
+            group_names = names[group * joint_views : (group + 1) * joint_views]
+            score = torch.tensor(self.scorer.scores(images, group_names))
+            chosen.append(images[int(score.argmax())])
             scores.append(score)
 
         table = torch.stack(scores)
@@ -74,6 +75,7 @@ class CriticTargets:
             "score": float(table.amax(1).mean()),
             "score_spread": float((table.amax(1) - table.amin(1)).mean()),
         }
+
         return torch.cat(chosen), scalars
 
     def _count(self, chain: Chain) -> int:
@@ -93,19 +95,22 @@ class CriticTargets:
         length, critic = self._step_length(progress), self.critic
         if length == 0.0 or critic is None:
             return None
+
         denoiser, size = self.targets.prior.denoiser, len(views.cameras)
 
         def correct(clean: Tensor) -> Tensor:
             moved = []
+            # Several chains are denoised as one batch; the critic reads the views of one at a time.
             for latents in clean.split(size):
 
-                def gradient_on(pictures: Tensor) -> Tensor:
-                    drawn = Views(pictures, views.cameras, views.n_views)
-                    return critic(drawn, progress).color_gradient
+                def image_gradient(images: Tensor) -> Tensor:
+                    decoded = Views(images, views.cameras, views.n_views)
+                    return critic(decoded, progress).color_gradient
 
-                gradient = pull_back(denoiser, latents, gradient_on)
-                share = latents.norm() / gradient.norm().clamp_min(1e-12)
-                moved.append(latents - length * share * gradient)
+                gradient = pull_back(denoiser, latents, image_gradient)
+                scale = latents.norm() / gradient.norm().clamp_min(1e-12)
+                moved.append(latents - length * scale * gradient)
+
             return torch.cat(moved)
 
         return correct
