@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scenes import scene_for
+from scenes import render_scene, scene_for
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.prompts import COLORS, SHAPES
 from vlm3d_gs.evaluate.cleanliness import drop_specks, measure_cleanliness
@@ -29,7 +29,6 @@ from vlm3d_gs.mini.world.scenes import (
     PALETTE,
     ObjectSpec,
     SceneSpec,
-    render_scene,
 )
 
 DARKEST = rc.AMBIENT - rc.DIFFUSE

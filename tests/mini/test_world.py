@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scenes import render_scene
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.prompts import (
     COLORS,
@@ -27,7 +28,6 @@ from vlm3d_gs.mini.world.scenes import (
     canonical,
     is_held_out,
     phrase_prompt,
-    render_scene,
     sample_composition,
     sample_scene,
 )

@@ -73,7 +73,7 @@ def critic_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_critic(seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Return the untrained critic, 4.7 M parameters, and its tokenizer."""
+    """Return the untrained critic, 4.6 M parameters, and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = critic_tokenizer()
     model = Qwen2_5_VLForConditionalGeneration(critic_config(tokenizer))

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.prompts import (
@@ -96,18 +94,6 @@ class SceneSpec:
         return Composition(
             tuple(ObjectPhrase(item.color, item.shape) for item in self.objects), self.relation
         )
-
-
-@dataclass(frozen=True)
-class SceneImages:
-    """Images of one scene."""
-
-    color: Tensor
-    """[V, H, W, 3] float32, 0 to 1, composited over the background."""
-    alpha: Tensor
-    """[V, H, W, 1] float32 coverage, 0 to 1."""
-    ids: Tensor
-    """[V, H, W] int8, index of the visible object, -1 for background."""
 
 
 def canonical(composition: Composition) -> Composition:
@@ -282,17 +268,3 @@ def render_rgba(
     rc.raycast(shapes, centers, sizes, colors, positions, rotations, tan, supersample, rgba, ids)
 
     return rgba, ids
-
-
-def render_scene(
-    scene: SceneSpec,
-    cameras: Cameras,
-    background: tuple[float, float, float] = (0.5, 0.5, 0.5),
-    supersample: int = 2,
-) -> SceneImages:
-    """Ray-cast one scene from all cameras over a flat background."""
-    rgba, ids = render_rgba([scene], cameras, supersample)
-    images = torch.from_numpy(rgba[0])
-    color = images[..., :3] + (1.0 - images[..., 3:]) * torch.tensor(background)
-
-    return SceneImages(color, images[..., 3:], torch.from_numpy(ids[0]))
