@@ -148,6 +148,7 @@ def test_guidances_beside_the_fit_see_only_views_that_they_can_judge(tmp_path: P
     run(settings, fresh(settings), Painter(target()), named)
     assert named.seen
     for views in named.seen:
+        assert len(views.cameras) == 4, "the first group alone"
         off = (views.cameras.azimuths_deg + 45.0) % 90.0 - 45.0
         assert off.abs().max() <= 10.0
 
@@ -214,12 +215,26 @@ def test_views_stand_evenly_around_the_object(tmp_path: Path, groups: int) -> No
     gaps = torch.cat([around[1:], around[:1] + 360.0]) - around
     torch.testing.assert_close(gaps, torch.full_like(gaps, 90.0 / groups), atol=1e-3, rtol=0.0)
 
-    narrow = draw_even_cameras(
+    # What somebody must judge is the first group; the others keep their places between its views.
+    judged = draw_even_cameras(
         camera, groups, [None, (-20.0, 20.0), (-5.0, 30.0)], Progress(0, 1), draws
     )
-    offsets = (narrow.azimuths_deg + 45.0) % 90.0 - 45.0
-    assert offsets.min() >= -5.001
-    assert offsets.max() <= 20.001
+    offset = (float(judged.azimuths_deg[0]) + 45.0) % 90.0 - 45.0
+    assert -5.001 <= offset <= 20.001
+    around = judged.azimuths_deg.sort().values
+    gaps = torch.cat([around[1:], around[:1] + 360.0]) - around
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 90.0 / groups), atol=1e-3, rtol=0.0)
+
+
+def test_a_narrow_range_of_the_config_holds_for_all_groups(tmp_path: Path) -> None:
+    camera = replace(settings_of(tmp_path).camera, azimuth_offset_deg=(10.0, 40.0))
+    for seed in range(5):
+        draws = torch.Generator().manual_seed(seed)
+        cameras = draw_even_cameras(camera, 3, [None, (-20.0, 20.0)], Progress(0, 1), draws)
+        offsets = cameras.azimuths_deg[::4]
+        assert 10.0 <= float(offsets[0]) <= 20.0
+        assert float(offsets.min()) >= 9.999
+        assert float(offsets.max()) <= 40.001
 
 
 def test_ranges_that_nobody_can_serve_together_are_refused(tmp_path: Path) -> None:

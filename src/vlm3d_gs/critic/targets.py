@@ -51,32 +51,46 @@ class CriticTargets:
     def draw(
         self, views: Views, chain: Chain, progress: Progress
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Return the best images [C, H, W, 3], and the scores for the log."""
-        correct = self._correction(views, chain, progress)
-        candidates = self.targets.candidates(
-            views, chain, progress, count=self._count(chain), correct=correct
-        )
-        if len(candidates) == 1 or self.scorer is None:
-            return candidates[0], {"noise_level": chain.noise_level}
+        """Return the best images [C, H, W, 3], and the scores for the log.
 
+        The critic judges the first group. The other groups, whose views need no name, are drawn once.
+        """
+        scalars: dict[str, float | Tensor] = {"noise_level": chain.noise_level}
+        if self.azimuth_range_deg(chain, progress) is None:
+            images, _ = self.targets.draw(views, chain, progress)
+            return images, scalars
+
+        first = views.group(0)
+        correct = self._correction(first, chain, progress)
+        candidates = self.targets.candidates(
+            first, chain, progress, count=self._count(chain), correct=correct
+        )
+        images = candidates[0]
+        if len(candidates) > 1 and self.scorer is not None:
+            images, scores = self._choose(candidates, first)
+            scalars["score"] = float(scores.amax(1).mean())
+            scalars["score_spread"] = float((scores.amax(1) - scores.amin(1)).mean())
+
+        if len(views.cameras) > views.n_views:
+            others = views.select(slice(views.n_views, None))
+            images = torch.cat([images, self.targets.draw(others, chain, progress)[0]])
+        return images, scalars
+
+    def _choose(self, candidates: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+        """Return the best of [N, V, H, W, 3] candidates, as a group or view by view, and the scores [groups, N]."""
+        assert self.scorer is not None
         joint_views = views.n_views if self.targets.prior.joins_views else 1
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
 
         chosen, scores = [], []
-        for group, images in enumerate(candidates.split(joint_views, 1)):
-            group_names = names[group * joint_views : (group + 1) * joint_views]
-            score = torch.tensor(self.scorer.scores(images, group_names))
+        for start in range(0, len(names), joint_views):
+            places = slice(start, start + joint_views)
+            images = candidates[:, places]
+            score = torch.tensor(self.scorer.scores(images, names[places]))
             chosen.append(images[int(score.argmax())])
             scores.append(score)
 
-        table = torch.stack(scores)
-        scalars = {
-            "noise_level": chain.noise_level,
-            "score": float(table.amax(1).mean()),
-            "score_spread": float((table.amax(1) - table.amin(1)).mean()),
-        }
-
-        return torch.cat(chosen), scalars
+        return torch.cat(chosen), torch.stack(scores)
 
     def _count(self, chain: Chain) -> int:
         return 1 if self.scorer is None else chain.candidates

@@ -44,6 +44,21 @@ class Views:
     background: Tensor | None = None
     """[G * V, 3] background colours of `color`; None if unknown."""
 
+    def group(self, index: int) -> Views:
+        """Return one of the G groups."""
+        return self.select(slice(index * self.n_views, (index + 1) * self.n_views))
+
+    def select(self, places: slice) -> Views:
+        """Return some of the views, in whole groups."""
+        alpha, background = self.alpha, self.background
+        return Views(
+            self.color[places],
+            self.cameras.select(places),
+            self.n_views,
+            None if alpha is None else alpha[places],
+            None if background is None else background[places],
+        )
+
 
 @dataclass(frozen=True)
 class GuidanceOutput:

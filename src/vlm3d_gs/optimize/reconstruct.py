@@ -9,7 +9,7 @@ smoothing of depth are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.images import resize
 from vlm3d_gs.core.profiling import section
-from vlm3d_gs.optimize.guidance import Guidance, Progress, Views
+from vlm3d_gs.optimize.guidance import Guidance, GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.step import as_numbers, densify_scene, move_faint, scene_step
 from vlm3d_gs.optimize.targets import Chain, PixelFit, Target, TargetSource, border_colors
@@ -45,11 +45,11 @@ def reconstruct_step(
         scalars |= begin_round(state, config, reconstruction)
     scalars["round"] = float(state.pool.rounds)
 
-    # The newest target's views are those that guidances can judge.
+    # Guidances judge the first group of the newest target, whose views were chosen for them.
     target = state.pool.take(state.streams["targets"])
     due = []
     if target is state.pool.targets[-1]:
-        due = [each for each in reconstruction.guidances if each.is_due(progress)]
+        due = [OnFirstGroup(each) for each in reconstruction.guidances if each.is_due(progress)]
     fit = PixelFit(target, config.reconstruct)
     scalars |= scene_step(
         state, config, target.cameras, target.background, [fit, *due], target=target.color
@@ -64,6 +64,28 @@ def reconstruct_step(
     return as_numbers({**scalars, "gaussians": float(len(state.gradients.total))})
 
 
+class OnFirstGroup:
+    """A guidance that is shown the first view group alone; the others get no gradient from it."""
+
+    def __init__(self, guidance: Guidance) -> None:
+        self.guidance, self.name = guidance, guidance.name
+
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        """Judge the first group of the views."""
+        output = self.guidance(views.group(0), progress)
+        others = len(views.cameras) - views.n_views
+        alpha = output.alpha_gradient
+        return replace(
+            output,
+            color_gradient=_padded(output.color_gradient, others),
+            alpha_gradient=None if alpha is None else _padded(alpha, others),
+        )
+
+
+def _padded(gradient: Tensor, others: int) -> Tensor:
+    return torch.cat([gradient, gradient.new_zeros((others, *gradient.shape[1:]))])
+
+
 @torch.no_grad()
 def begin_round(
     state: TrainState, config: Config, reconstruction: Reconstruction
@@ -73,7 +95,7 @@ def begin_round(
     progress = Progress(state.step, config.train.steps)
     chain = plan_chain(config, progress, first=not state.pool.targets)
 
-    # Views that the source, and every guidance that will see them, can judge.
+    # Views of which the source, and every guidance that will see them, can judge the first group.
     fits = round(config.reconstruct.fit_steps(progress.fraction))
     ranges = [source.azimuth_range_deg(chain, progress)]
     for step in range(progress.step, progress.step + fits):

@@ -54,30 +54,30 @@ def draw_even_cameras(
     Args:
         config: ranges of angles and distances, views a group, resolution.
         n_groups: G.
-        ranges: azimuth offsets in degrees that somebody can judge; None is any.
+        ranges: azimuth offsets in degrees at which somebody can judge the first group; None is any.
         progress: of the run.
         generator: source of the places, on the CPU.
 
     Returns:
-        G * V cameras: the offsets of the groups are spread over the common range of azimuths, or over the angle between
-        two neighbours of a group where that is smaller; elevations likewise over theirs, in random order.
+        G * V cameras. The first group lies within all ranges; the others follow at equal angles up to its next view, or
+        within the config's own range where that is narrower. Elevations are spread likewise, in random order.
 
     Raises:
         ConfigError: no azimuth suits the config and all ranges.
     """
-    azimuths = config.azimuth_offset_deg
-    for judged in ranges:
-        azimuths = common_azimuths(azimuths, judged)
+    judged = config.azimuth_offset_deg
+    for other in ranges:
+        judged = common_azimuths(judged, other)
 
     draws = torch.rand(n_groups, 4, generator=generator, dtype=torch.float64)
     order = torch.randperm(n_groups, generator=generator)
-    start = draws[0, 0]
-    width = azimuths[1] - azimuths[0]
     step = 360.0 / config.n_views
-    turn = (start + torch.arange(n_groups) / n_groups) % 1.0
-    offsets = azimuths[0] + turn * min(width, step)
-    if width > step:  # which of a group's views comes first must not matter
-        offsets = offsets + step * (draws[:, 0] * (width // step)).floor()
+    apart = step * torch.arange(n_groups) / n_groups
+    first = judged[0] + draws[0, 0] * (judged[1] - judged[0])
+    low, high = config.azimuth_offset_deg
+    if high - low < step:
+        apart = (first - low + apart * (high - low) / step) % (high - low) + low - first
+    offsets = first + apart
 
     low, high = config.elevation_deg
     elevations = low + (high - low) * (order + draws[:, 1]) / n_groups
