@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vlm3d_gs.config import Config, from_dict, to_dict
-from vlm3d_gs.config.presets import PRESETS, preset
+from vlm3d_gs.config.presets import PRESETS, distilled, preset
 from vlm3d_gs.core.errors import ConfigError
 
 
@@ -20,15 +20,18 @@ def test_an_effort_or_a_mode_changes_the_preset_that_it_is_named_after() -> None
     whole, first, long, alone = (
         preset(name, "a red cube") for name in ("mini", "mini-draft", "mini-quality", "mini-single")
     )
-    assert first.train.steps < whole.train.steps == alone.train.steps < long.train.steps
+    assert first.train.steps < whole.train.steps < long.train.steps
+    assert (whole.train.loop, alone.train.loop) == ("reconstruct", "distill")
     assert whole.prior.use_cameras
     assert not alone.prior.use_cameras
-    assert alone.critic.weight(1.0) > 0.0 == whole.critic.weight(1.0)
+    assert alone.critic.weight(1.0) > 0.0 == distilled(whole).critic.weight(1.0)
 
 
-def test_a_critic_is_asked_to_the_end_only_beside_priors_that_draw_each_view_alone() -> None:
+def test_distillation_asks_the_critic_to_the_end_only_beside_priors_that_draw_each_view_alone() -> (
+    None
+):
     for name in ("mini", "mvdream", "mini-single", "sd"):
-        critic = preset(name, "a red cube").critic
+        critic = distilled(preset(name, "a red cube")).critic
         assert critic.weight(0.49) > 0.0
         assert (critic.weight(0.51) > 0.0) == (name in ("mini-single", "sd")), name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlm3d_gs.config.presets import preset
+from vlm3d_gs.config.presets import distilled, preset
 from vlm3d_gs.config.recipes import RECIPES, apply_recipe
 from vlm3d_gs.core.errors import ConfigError
 
@@ -17,7 +17,9 @@ def test_the_papers_recipe_is_the_released_configuration() -> None:
     assert critic.questions.checks == "joint"
     weights = [critic.weight(fraction) for fraction in (0.0, 0.125, 0.25, 0.5, 0.6, 1.0)]
     assert weights == pytest.approx([300.0, 225.25, 150.5, 1.0, 0.0, 0.0])
-    assert config.prior == preset("mvdream", "a corgi").prior
+    assert config.train.loop == "distill"
+    assert config.prior == distilled(preset("mvdream", "a corgi")).prior
+    assert config.prior.guidance_scale(0.5) == 50.0
 
 
 def test_the_weight_follows_the_size_of_the_latents() -> None:
@@ -25,9 +27,28 @@ def test_the_weight_follows_the_size_of_the_latents() -> None:
     assert config.critic.weight(0.0) == pytest.approx(225.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps"), [("mini", 300), ("mini-quality", 900), ("mvdream", 1500)]
+)
+def test_distillation_throughout_has_the_steps_of_the_former_presets(name: str, steps: int) -> None:
+    config = apply_recipe(preset(name, "a red cube"), "sds")
+    assert (config.train.loop, config.train.steps) == ("distill", steps)
+    assert config.regularizer.roughness(1.0) == 0.0
+    assert config.optim.opacity_logits_lr(1.0) == 5e-2
+    assert not config.critic.reuse
+    assert apply_recipe(config, "sds") == config
+
+
+def test_what_distils_anyway_is_left_as_it_is() -> None:
+    for name in ("mini-single", "sd", "sdxl"):
+        config = preset(name, "a red cube")
+        assert config.train.loop == "distill"
+        assert apply_recipe(config, "sds") is config
+
+
 def test_none_changes_nothing_and_unknown_names_are_refused() -> None:
     config = preset("mini", "a red cube")
     assert apply_recipe(config, None) is config
-    assert RECIPES == ("vlm3d-paper",)
+    assert RECIPES == ("sds", "vlm3d-paper")
     with pytest.raises(ConfigError, match="vlm3d-paper"):
         apply_recipe(config, "dreamfusion")

@@ -24,9 +24,9 @@ from vlm3d_gs.core.prompts import parse_prompt
 from vlm3d_gs.core.seeding import generator as named_generator
 from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.kernels import available
-from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.optimize.trainer import train_step
 
 pytestmark = pytest.mark.gpu
 
@@ -90,10 +90,10 @@ def waits_of_a_step(tmp_path: Path, **settings: object) -> Counter[str]:
     first = first_cloud(config.scene, named_generator(config.train.seed, "first cloud"))
     state = TrainState(SceneOptimizer(first.to(device), config.optim), streams)
     for _ in range(STEPS):
-        distill_step(state, config, objective.guidances)
+        train_step(state, config, objective.guidances)
     with counted_waits() as found:
         for _ in range(STEPS):
-            distill_step(state, config, objective.guidances)
+            train_step(state, config, objective.guidances)
     return Counter(
         {
             place: count

@@ -21,8 +21,9 @@ from vlm3d_gs.assembly.start import STREAMS, new_run, new_state, read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.profiling import SectionClock, listening
 from vlm3d_gs.core.seeding import generators
-from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.reconstruct import Reconstruction
+from vlm3d_gs.optimize.trainer import train_step
 
 WARM_UP = 3
 """Steps, on a scene of their own, before the first timed one."""
@@ -91,7 +92,8 @@ def measure_run(
         config: the run; its number of steps should be small.
         on_step: called with the steps done and their total number.
         floors: count operations and measure the machine's rate; else `floor_ms` is empty and `peak_gflops` 0.
-        guidances: makes the guidances to time from the config's objective; None takes the objective's own.
+        guidances: makes the guidances to time from the config's objective, for a run that distils; None takes the
+            objective's own, and its reconstruction.
 
     Raises:
         PromptError: the embedded models do not know a word of the prompt.
@@ -104,7 +106,9 @@ def measure_run(
         torch.cuda.reset_peak_memory_stats(device)
 
     _, objective, _ = new_run(config, prompt, device)
-    timed = objective.guidances if guidances is None else guidances(objective)
+    timed, reconstruction = objective.guidances, objective.reconstruction
+    if guidances is not None:
+        timed, reconstruction = [*guidances(objective)], None
     total, done = config.train.steps * (1 + cuda + floors), count(1)
 
     def stepped() -> None:
@@ -113,8 +117,12 @@ def measure_run(
             on_step(number, total)
 
     clock = SectionClock(device)
-    whole = _time_steps(config, timed, clock, stepped)
-    free = _time_steps(config, timed, clock, stepped, by_section=False) if cuda else whole
+    whole = _time_steps(config, timed, reconstruction, clock, stepped)
+    free = (
+        _time_steps(config, timed, reconstruction, clock, stepped, by_section=False)
+        if cuda
+        else whole
+    )
     peak_mib = _peak_mib(device)
 
     sections = {name: 1e3 * seconds / len(whole) for name, seconds in clock.seconds.items()}
@@ -128,7 +136,7 @@ def measure_run(
         whole_ms=1e3 * fmean(whole),
         unwatched_ms=1e3 * fmean(free),
         sections_ms=sections,
-        floor_ms=_floors(config, timed, device, rate, stepped) if floors else {},
+        floor_ms=_floors(config, timed, reconstruction, device, rate, stepped) if floors else {},
         peak_gflops=rate / 1e9,
         peak_mib=peak_mib,
     )
@@ -160,6 +168,7 @@ def measure_and_show(config: Config) -> BenchReport:
 def _time_steps(
     config: Config,
     guidances: Sequence[Guidance],
+    reconstruction: Reconstruction | None,
     clock: SectionClock,
     stepped: Callable[[], None],
     *,
@@ -171,14 +180,14 @@ def _time_steps(
     """
     warm = new_state(config, clock.device, generators(config.train.seed, STREAMS))
     for _ in range(min(WARM_UP, config.train.steps)):
-        distill_step(warm, config, guidances)
+        train_step(warm, config, guidances, reconstruction)
 
     state = new_state(config, clock.device, generators(config.train.seed, STREAMS))
     durations = []
     for _ in range(config.train.steps):
         with listening(clock) if by_section else nullcontext():
             began = clock.now()
-            distill_step(state, config, guidances)
+            train_step(state, config, guidances, reconstruction)
             durations.append(clock.now() - began)
         stepped()
 
@@ -188,6 +197,7 @@ def _time_steps(
 def _floors(
     config: Config,
     guidances: Sequence[Guidance],
+    reconstruction: Reconstruction | None,
     device: torch.device,
     rate: float,
     stepped: Callable[[], None],
@@ -195,7 +205,7 @@ def _floors(
     """Return how long the networks' operations in each section take at a rate, in ms per step."""
     with operation_counter() as counter:
         clock = OperationClock(device, counter)
-        steps = len(_time_steps(config, guidances, clock, stepped))
+        steps = len(_time_steps(config, guidances, reconstruction, clock, stepped))
 
     return {
         name: 1e3 * operations / steps / rate

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from vlm3d_gs.config.bounds import Range, check_ranges
-from vlm3d_gs.config.schedules import Schedule
+from vlm3d_gs.config.schedules import Schedule, linear
 from vlm3d_gs.core.errors import ConfigError
 
 CriticFamily = Literal[
@@ -129,11 +129,11 @@ class CriticConfig:
     group together, and 4 for one that draws each alone."""
     select_until: Annotated[float, Range(0.0, 1.0)] = 0.3
     """Fraction of the run after which noises are no longer compared."""
-    every: Annotated[int, Range(1)] = 2
+    every: Annotated[int, Range(1)] = 5
     """Ask at every k-th step; the gradient is scaled by k, so that its sum over a run stays the same."""
-    reuse: bool = False
+    reuse: bool = True
     """Between questions, repeat the last gradient on the Gaussians instead of scaling it by k."""
-    weight: Annotated[Schedule, Range(0.0, 1e6)] = FIRST_HALF
+    weight: Annotated[Schedule, Range(0.0, 1e6)] = linear(0.3, 0.1)
     """Strength of the reward; see `balance`."""
     balance: Literal["ratio", "raw"] = "ratio"
     """ratio: the weight is the ratio of the critic's gradient norm on the renders to the prior's, which makes it

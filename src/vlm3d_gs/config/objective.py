@@ -17,7 +17,7 @@ class RegularizerConfig:
 
     opacity_entropy: Weight = constant(0.0)
     """Weight of a term that drives each Gaussian's opacity to 0 or 1."""
-    alpha_entropy: Weight = linear(0.0, 1000.0, 0.5, 1.0)
+    alpha_entropy: Weight = linear(0.0, 70.0, 0.5, 1.0)
     """Weight of a term that drives each pixel's coverage to 0 or 1, against haze."""
     coverage: Weight = linear(0.0, 300.0, 0.1, 0.5)
     """Weight of the mean coverage of the picture, against needless opacity."""
@@ -29,7 +29,7 @@ class RegularizerConfig:
     """Weight of the ratio of a Gaussian's longest to its middle axis, against needles."""
     floater: Weight = constant(0.0)
     """Weight of opacity far from the rest of the scene."""
-    roughness: Weight = constant(0.0)
+    roughness: Weight = Schedule("piecewise", ((0.0, 0.0), (0.3, 0.5), (0.89, 5.0)))
     """Weight of third differences of the rendered depth within a surface, against dents."""
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ class SceneConfig:
     """Opacity of each Gaussian at the start."""
     sh_degree: Annotated[int, Range(0, 3)] = 0
     """Degree of the spherical harmonics; at 0 a Gaussian has the same colour from every side."""
-    max_gaussians: Annotated[int, Range(1)] = 20_000
+    max_gaussians: Annotated[int, Range(1)] = 10_000
     """Densification never grows the scene beyond this; at least n_init."""
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class CameraConfig:
     """Side of the square renders, pixels; rounded to a whole number at each step."""
     background: Background = "random"
     """Colour behind the object, one per group; `random` is any flat colour."""
-    random_from: Annotated[float, Range(0.0, 1.0)] = 0.25
+    random_from: Annotated[float, Range(0.0, 1.0)] = 0.0
     """Fraction of the run before which random backgrounds are middle grey: at high noise a prior cannot see the
     background and expects the mean of all it knows."""
 

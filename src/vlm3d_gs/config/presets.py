@@ -18,6 +18,7 @@ from vlm3d_gs.config import (
     ExportConfig,
     OptimConfig,
     PriorConfig,
+    ReconstructConfig,
     RegularizerConfig,
     SceneConfig,
     TrainConfig,
@@ -44,6 +45,19 @@ PresetName = Literal[
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
 """Typical flaws of distilled scenes in our own words; not tuned."""
+
+STEPS = {"mini": TrainConfig().steps, "mvdream": 540}
+"""Of the presets that reconstruct."""
+CONSTANT_RATES = OptimConfig(
+    log_scales_lr=constant(5e-3),
+    quats_lr=constant(5e-3),
+    opacity_logits_lr=constant(5e-2),
+    sh_lr=constant(2e-2),
+)
+"""Learning rates that do not fall, DreamGaussian's."""
+LARGE_REGULARIZER = RegularizerConfig(
+    alpha_entropy=linear(0.0, 100.0, 0.5, 1.0), coverage=constant(0.0), roughness=constant(0.0)
+)
 
 
 def preset(name: str, prompt: str) -> Config:
@@ -89,14 +103,12 @@ def quality(config: Config) -> Config:
 
 
 def mini(prompt: str) -> Config:
-    """Return the default: the embedded models, any machine, well under a minute on two cores.
+    """Return the default: the embedded models, any machine, seconds on two cores.
 
     Its values are the defaults of the dataclasses. Cameras are those that the embedded prior was trained with
-    (mini/world). The other numbers are from the experiments in docs/log/distillation.md. The guidance scale is 1, since
-    the prior follows the prompt by itself; more hollows the sides of cubes and doubles the time. Backgrounds stay grey
-    while noise hides them, or grey Gaussians imitate them; coverage, entropy and pruning remove the remaining haze. The
-    critic is asked at every second step of the first half, while the layout is settled: at every fourth it did not
-    always mirror a wrong pair, and later its answers change little.
+    (mini/world). Twelve rounds of targets and ten fits each, then fifteen steps of distillation with the reward; the
+    numbers are from the experiments in docs/log/reconstruction.md. The guidance scale is 1, since the prior follows
+    the prompt by itself; more hollows the sides of cubes and doubles the time.
     """
     return Config(prompt=prompt)
 
@@ -105,45 +117,98 @@ def single_views(config: Config) -> Config:
     """Return the config of `mini` with a prior that draws one picture at a time and is given no camera.
 
     Such a prior knows no space, and neither does Stable Diffusion: relations in the prompt are left to the critic until
-    the end of the run, or the prior removes the second of two objects again. The numbers are from experiments on
-    prompts that are in no table (docs/log/critic.md).
+    the end of the run, or the prior removes the second of two objects again. Whole pictures that are drawn one by one
+    disagree, and fitting averages them, so this mode distils throughout. The numbers are from experiments on prompts
+    that are in no table (docs/log/critic.md).
     """
+    config = distilled(config)
     prior = replace(config.prior, use_cameras=False, guidance_scale=constant(2.0), rescale=0.5)
     critic = replace(config.critic, select_until=0.6, weight=linear(0.5, 0.3))
     return replace(config, prior=prior, critic=critic)
 
 
+def distilled(config: Config) -> Config:
+    """Return the config as a run that distils throughout, as all did up to version 0.1; recipe `sds`.
+
+    For the embedded models these are the numbers of the experiments in docs/log/distillation.md: backgrounds stay grey
+    while noise hides them, or grey Gaussians imitate them; the critic is asked at every second step of the first half,
+    while the layout is settled. For MVDream they are threestudio's: x0-reconstruction with guidance 50 and noise levels
+    from 0.98 down to [0.02, 0.5]. Presets that distil anyway are returned as they are.
+    """
+    if config.train.loop == "distill":
+        return config
+
+    family = config.prior.family
+    steps = {"mini": 300, "mvdream": 1500}[family] * config.train.steps / STEPS[family]
+    config = replace(config, train=replace(config.train, loop="distill", steps=round(steps)))
+    critic = replace(config.critic, every=2, reuse=False, weight=FIRST_HALF)
+    if family == "mvdream":
+        prior = replace(
+            config.prior,
+            guidance_scale=constant(50.0),
+            t_max=linear(0.98, 0.5),
+            t_min=linear(0.98, 0.02),
+        )
+        critic = replace(critic, every=4)
+        return replace(config, prior=prior, critic=critic, regularizer=LARGE_REGULARIZER)
+
+    scene = replace(config.scene, max_gaussians=2 * config.scene.max_gaussians)
+    return replace(
+        config,
+        scene=scene,
+        camera=replace(config.camera, random_from=0.25),
+        critic=critic,
+        densify=replace(config.densify, start=0.1, stop=0.7),
+        optim=CONSTANT_RATES,
+        regularizer=replace(
+            config.regularizer,
+            alpha_entropy=linear(0.0, 1000.0, 0.5, 1.0),
+            roughness=constant(0.0),
+        ),
+    )
+
+
 def mvdream(prompt: str) -> Config:
     """Return the preset for MVDream: no faces on every side, 256 px, 3.6 GB of GPU memory as measured on an H100.
 
-    From threestudio's MVDream configuration: x0-reconstruction, guidance 50, rescale 0.5, noise levels from 0.98 down
-    to [0.02, 0.5], elevation 0 to 30 degrees, four views of 256 px. Users found MVDream poor with a few thousand
-    Gaussians, so it starts with 20,000. The critic is off until one is named (`--critic qwen2.5-vl-7b`), and is then
-    asked as in `mini`, whose prior also draws the views together. Run on a GPU with random weights only
-    (docs/log/large-models.md).
+    Reconstruction with MicroDreamer's numbers (arXiv 2404.19525, its configuration for ImageDream): the first pictures
+    from pure noise and fitted longest, then noise levels from 0.8 to 0.4, about thirty targets of four views, ten
+    denoising steps for the whole schedule, fifteen steps of L1 each. Guidance is 3 in chains, where 50 would
+    oversaturate what a single step of distillation needs it for, and 7.5 in the steps of distillation that end the run.
+    Users found MVDream poor with a few thousand Gaussians, so it starts with 20,000. The critic is off until one is
+    named (`--critic qwen2.5-vl-7b`). Run on a GPU with random weights only, by a sketch of this loop and by the former
+    procedure, `--recipe sds` (docs/log/large-models.md).
     """
     large = large_models(prompt)
     return replace(
         large,
         scene=SceneConfig(n_init=20_000, max_gaussians=100_000),
-        camera=CameraConfig(
-            distance=(3.0, 3.2),
-            fov_deg=(38.0, 45.0),
-            resolution_px=constant(256),
-            random_from=0.0,
-        ),
+        camera=CameraConfig(distance=(3.0, 3.2), fov_deg=(38.0, 45.0), resolution_px=constant(256)),
         prior=PriorConfig(
             family="mvdream",
             loss="recon",
-            guidance_scale=constant(50.0),
+            guidance_scale=Schedule("piecewise", ((0.0, 3.0), (0.9, 7.5))),
             rescale=0.5,
-            t_max=linear(0.98, 0.5),
-            t_min=linear(0.98, 0.02),
+            t_max=constant(0.3),
+            t_min=constant(0.02),
             negative_prompt=NEGATIVE_PROMPT,
             size_px=256,
         ),
-        critic=replace(large.critic, n_noises=3, weight=FIRST_HALF),
-        train=TrainConfig(steps=1500),
+        critic=replace(large.critic, n_noises=3, every=15, reuse=True, weight=linear(0.3, 0.1)),
+        regularizer=replace(
+            LARGE_REGULARIZER, roughness=Schedule("piecewise", ((0.0, 0.0), (0.3, 0.5)))
+        ),
+        reconstruct=ReconstructConfig(
+            until=0.9,
+            noise_level=Schedule("linear", ((0.0, 1.0), (0.02, 0.8), (0.9, 0.4))),
+            first_chain_steps=10,
+            chain_steps=linear(8.0, 4.0, 0.0, 0.9),
+            n_groups=constant(1),
+            fit_steps=Schedule("piecewise", ((0.0, 50.0), (0.02, 15.0))),
+            squared=0.0,
+            absolute=1.0,
+        ),
+        train=TrainConfig(steps=STEPS["mvdream"]),
     )
 
 
@@ -179,7 +244,7 @@ def single_image(prompt: str) -> Config:
             perp_neg=True,
             size_px=512,
         ),
-        train=TrainConfig(steps=2000),
+        train=TrainConfig(loop="distill", steps=2000),
     )
 
 
@@ -188,11 +253,9 @@ def large_models(prompt: str) -> Config:
     return Config(
         prompt=prompt,
         critic=large_critic(),
-        densify=DensifyConfig(grow_share=0.1, prune_opacity=0.02),
-        optim=OptimConfig(means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
-        regularizer=RegularizerConfig(
-            alpha_entropy=linear(0.0, 100.0, 0.5, 1.0), coverage=constant(0.0)
-        ),
+        densify=DensifyConfig(start=0.1, stop=0.7, grow_share=0.1, prune_opacity=0.02),
+        optim=replace(CONSTANT_RATES, means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
+        regularizer=LARGE_REGULARIZER,
         export=ExportConfig(turntable_px=512),
     )
 
@@ -208,6 +271,7 @@ def large_critic() -> CriticConfig:
         family="qwen2.5-vl-7b",
         n_noises=4,
         every=4,
+        reuse=False,
         weight=linear(0.3, 0.05),
         size_px=constant(252),
         augment=AugmentConfig(crop=0.1, color=0.1, resolution=0.7),

@@ -15,9 +15,9 @@ Solver = Literal["ddim", "dpm++"]
 class ReconstructConfig:
     """Rounds of targets and fits, before the rest of the run distils; after MicroDreamer (Chen et al. 2024)."""
 
-    until: Annotated[float, Range(0.0, 1.0)] = 0.8
+    until: Annotated[float, Range(0.0, 1.0)] = 0.89
     """Fraction of the run after which it continues by distillation; 1 never does."""
-    noise_level: Annotated[Schedule, Range(1e-3, 1.0)] = linear(1.0, 0.2, 0.0, 0.8)
+    noise_level: Annotated[Schedule, Range(1e-3, 1.0)] = linear(1.0, 0.1, 0.0, 0.82)
     """Where a denoising chain begins, fraction of the training timesteps; 1 is pure noise, which owes nothing to the
     scene so far."""
     chain_steps: Annotated[Schedule, Range(1, 1000)] = constant(3)
@@ -28,8 +28,9 @@ class ReconstructConfig:
     """Solver of a chain: `ddim` is of first order, `dpm++` of second order from its second step on."""
     n_groups: Annotated[Schedule, Range(1, 64)] = constant(2)
     """View groups of a round, evenly turned against each other; rounded."""
-    candidates: Annotated[Schedule, Range(1, 64)] = constant(1)
-    """Chains drawn for each view group, of which the critic keeps the best; rounded. Without a critic it is 1."""
+    candidates: Annotated[Schedule, Range(1, 64)] = Schedule("piecewise", ((0.0, 3.0), (0.27, 1.0)))
+    """Chains drawn for the first view group of a round, of which the critic keeps the best; rounded. Without a critic
+    it is 1."""
     fit_steps: Annotated[Schedule, Range(1, 10_000)] = constant(10)
     """Optimisation steps of a round, rounded."""
     pool: Annotated[int, Range(1, 1000)] = 6
@@ -45,8 +46,8 @@ class ReconstructConfig:
     """Length of the step that a chain takes along the critic's reward at each prediction, as a fraction of the
     predicted latents' own length."""
     critic_gradient: bool = True
-    """Whether the critic's gradient also pulls on the fits to a round's newest pictures, wherever `critic.every` asks
-    it."""
+    """Whether the critic's gradient also pulls on fits: on those to a round's newest pictures at which `critic.every`
+    asks it, and on the others by `critic.reuse`."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "reconstruct")

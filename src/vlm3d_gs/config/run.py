@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from vlm3d_gs.config.bounds import Range, check, check_ranges
 from vlm3d_gs.config.products import PRODUCTS
-from vlm3d_gs.config.schedules import Schedule, constant, exponential
+from vlm3d_gs.config.schedules import Schedule, exponential, linear
 from vlm3d_gs.core.errors import ConfigError
 
 DensifyMethod = Literal["gradient", "mcmc"]
@@ -44,9 +44,9 @@ class DensifyConfig:
     """`gradient` clones and splits Gaussians with large screen-space gradients; `mcmc` moves dead Gaussians to where
     opaque ones are, adds new ones there, and jitters faint ones (Kheradmand et al. 2024). Few die by themselves: also
     set `regularizer.opacity`, e.g. to 0.1."""
-    start: Annotated[float, Range(0.0, 1.0)] = 0.1
+    start: Annotated[float, Range(0.0, 1.0)] = 0.05
     """First round, fraction of the run."""
-    stop: Annotated[float, Range(0.0, 1.0)] = 0.7
+    stop: Annotated[float, Range(0.0, 1.0)] = 0.6
     """No round after this fraction of the run; not before start."""
     every: Annotated[float, Range(1e-3, 1.0)] = 0.1
     """Interval between rounds, fraction of the run."""
@@ -77,13 +77,13 @@ class OptimConfig:
 
     means_lr: LearningRate = exponential(1e-2, 1e-3)
     """Learning rate of the positions, world units."""
-    log_scales_lr: LearningRate = constant(5e-3)
+    log_scales_lr: LearningRate = linear(5e-3, 5e-4, 0.5, 1.0)
     """Learning rate of the logarithms of the standard deviations."""
-    quats_lr: LearningRate = constant(5e-3)
+    quats_lr: LearningRate = linear(5e-3, 5e-4, 0.5, 1.0)
     """Learning rate of the quaternions."""
-    opacity_logits_lr: LearningRate = constant(5e-2)
+    opacity_logits_lr: LearningRate = linear(5e-2, 5e-3, 0.5, 1.0)
     """Learning rate of the logits of the opacities."""
-    sh_lr: LearningRate = constant(2e-2)
+    sh_lr: LearningRate = linear(2e-2, 2e-3, 0.5, 1.0)
     """Learning rate of the spherical harmonics of degree 0; higher degrees take a twentieth of it."""
     beta1: Annotated[float, Range(0.0, 0.99999)] = 0.9
     """Adam's decay of the mean gradient."""
@@ -103,9 +103,9 @@ class OptimConfig:
 class TrainConfig:
     """Length of the run, its seed, and what it writes on the way."""
 
-    steps: Annotated[int, Range(1)] = 300
+    steps: Annotated[int, Range(1)] = 135
     """Optimisation steps."""
-    loop: Literal["reconstruct", "distill"] = "distill"
+    loop: Literal["reconstruct", "distill"] = "reconstruct"
     """How a run begins: `reconstruct` draws pictures and fits the scene to them (see `reconstruct`), and distils at the
     end; `distill` distils throughout."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0

@@ -80,10 +80,7 @@ def train(
 
     with counting(state.counts), stop_requests() as stop_requested:
         while state.step < last and not (stopped or stop_requested()):
-            if reconstruction is not None and state.step < config.reconstruct.until * steps:
-                scalars = reconstruct_step(state, config, reconstruction)
-            else:
-                scalars = distill_step(state, config, guidances)
+            scalars = train_step(state, config, guidances, reconstruction)
 
             if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
                 scalars |= watch(state.optimizer.gaussians.detach(), state.step)
@@ -110,6 +107,18 @@ def train(
     if config.densify.enabled:
         prune(state, config)
     return True
+
+
+def train_step(
+    state: TrainState,
+    config: Config,
+    guidances: Sequence[Guidance],
+    reconstruction: Reconstruction | None = None,
+) -> dict[str, float]:
+    """Do one step, of whichever kind the run is at, and return its scalars; arguments as in `train`."""
+    if reconstruction is not None and state.step < config.reconstruct.until * config.train.steps:
+        return reconstruct_step(state, config, reconstruction)
+    return distill_step(state, config, guidances)
 
 
 def prune(state: TrainState, config: Config) -> None:
