@@ -4,11 +4,15 @@
 
     read the prompt, load the models, start with a faint ball of Gaussians      assembly/start.py
     repeat                                                                      optimize/trainer.py
-        draw cameras around the object and render the Gaussians                 optimize/distill.py
-        the diffusion prior: gradient on the renders by score distillation      prior/guidance.py
-        the vision-language critic: gradient of its reward on the same renders  critic/guidance.py
-        or its choice among noises of the prior                                 critic/best_of_n.py
-        back through the renderer, one step of Adam, densify and prune          optimize/
+        first, in rounds                                                        optimize/reconstruct.py
+            render views from all around the object                             optimize/views.py
+            the diffusion prior draws them better, in short denoising chains    prior/targets.py
+            the vision-language critic keeps the best of several                critic/targets.py
+            fit the Gaussians to these pictures for a while                     optimize/targets.py
+        then, step by step                                                      optimize/distill.py
+            the prior: gradient on the renders by score distillation            prior/guidance.py
+            the critic: gradient of its reward on the same renders              critic/guidance.py
+        back through the renderer, one step of Adam, densify and prune          optimize/step.py
         from time to time, a reading by questions that are not optimised        critic/watch.py
     export the last scene, or an earlier one if its reading was better          assembly/products.py
 """

@@ -115,7 +115,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.info", "vlm3d_gs.formats.info"),
     ("cli.render", "vlm3d_gs.show.turntable"),
     ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
-    ("cli.evaluate", "vlm3d_gs.evaluate.targets"),
+    ("cli.evaluate", "vlm3d_gs.evaluate.inputs"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
     # doctor reports what cannot be imported instead of failing on it

@@ -16,7 +16,7 @@ from integration.test_generate_mini import PROMPT, config, rows
 from vlm3d_gs.app.selection import generate_best
 from vlm3d_gs.assembly.critic import questions_for
 from vlm3d_gs.cli import app
-from vlm3d_gs.config import Config, apply_settings
+from vlm3d_gs.config import Config, apply_settings, replace_path
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.critic import watch
@@ -30,7 +30,8 @@ __all__ = ["server"]
 def test_the_papers_recipe_asks_one_joint_question_at_every_step_of_the_first_half(
     tmp_path: Path,
 ) -> None:
-    settings = apply_recipe(config(tmp_path / "run", steps=4), "vlm3d-paper")
+    settings = apply_recipe(config(tmp_path / "run"), "vlm3d-paper")
+    settings = replace_path(settings, "train.steps", 4)
     generate(settings, quiet=True)
     found = rows(tmp_path / "run")
     assert ["critic/joint" in row for row in found] == [True, True, True, False], "until the half"
@@ -101,21 +102,31 @@ def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
         "critic.server.url": server.url,
         "critic.server.model": "any",
     }
-    generate(config(tmp_path / "run", steps=3, **values), quiet=True)
+    distilling = {"train.loop": "distill", "critic.every": 2}
+    generate(config(tmp_path / "run", steps=3, **values, **distilling), quiet=True)
     found = rows(tmp_path / "run")
     assert ["prior/score" in row for row in found] == [True, False, True]
     assert len(server.asked) == 2 * 2 * 5, "two due steps, two noises, five questions"
 
+    # The same server chooses among the candidates of a round.
+    before = len(server.asked)
+    generate(config(tmp_path / "rounds", steps=3, **values), quiet=True)
+    assert "prior/score" in rows(tmp_path / "rounds")[0]
+    assert len(server.asked) - before == 3 * 5, "three candidates, five questions"
 
-def test_by_default_the_critic_chooses_and_pulls_while_the_layout_is_decided(
+
+def test_distilling_the_critic_chooses_and_pulls_while_the_layout_is_decided(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "run"
-    generate(config(out, **{"critic.select_until": 0.5}), quiet=True)
+    half = "linear:0.3@0,0.15@0.5,0@0.5001,0@1"
+    distilling = {"train.loop": "distill", "critic.weight": half}
+    generate(config(out, **{"critic.select_until": 0.5, **distilling}), quiet=True)
     found = rows(out)
     assert ["prior/score" in row for row in found] == [True, False, True, False, False, False]
     assert ["critic/reward" in row for row in found] == [True, False, True, False, False, False]
-    other = config(tmp_path / "ism", steps=2, **{"prior.loss": "ism", "prior.inversion_steps": 1})
+    other = {"prior.loss": "ism", "prior.inversion_steps": 1, "train.loop": "distill"}
+    other = config(tmp_path / "ism", steps=2, **other)
     generate(other, quiet=True)
     assert not any("prior/score" in row for row in rows(tmp_path / "ism"))
 

@@ -11,8 +11,9 @@ import trimesh
 from typer.testing import CliRunner
 
 from vlm3d_gs.cli import app
-from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config import apply_settings, replace_path
 from vlm3d_gs.config.presets import preset
+from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ExportError, PromptError
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.pipeline import generate
@@ -61,9 +62,28 @@ def test_command_line_makes_a_whole_run_folder(tmp_path: Path) -> None:
     assert summary["versions"]["torch"] == version("torch")
     assert len(read_splat(out / "scene.ply")) == summary["gaussians"]
     asked = [row for row in rows(out) if "critic/semantic" in row]
-    assert [row["step"] for row in asked] == [1, 3], "every second step of the first half"
+    assert [row["step"] for row in asked] == [1, 3, 5], "every second step"
     assert {"critic/semantic", "critic/relation", "critic/geometric"} <= set(asked[0])
-    assert all("prior/loss" in row for row in rows(out))
+    assert all("fit/loss" in row for row in rows(out)), "these steps are all in the first round"
+    assert "prior/score" in rows(out)[0]
+    assert summary["network_evaluations"] == 3 * (3 * 4 + 4), (
+        "three chains of one group, one of the other"
+    )
+    assert summary["critic_looks"] > 3
+
+
+def test_a_run_by_distillation_alone(tmp_path: Path) -> None:
+    settings = replace_path(apply_recipe(config(tmp_path / "run"), "sds"), "train.steps", 4)
+    generate(settings, quiet=True)
+    assert all("prior/loss" in row and "fit/loss" not in row for row in rows(tmp_path / "run"))
+
+
+def test_a_run_ends_by_distillation_with_the_reward(tmp_path: Path) -> None:
+    generate(config(tmp_path / "run", steps=10, **{"reconstruct.until": 0.5}), quiet=True)
+    found = rows(tmp_path / "run")
+    assert ["fit/loss" in row for row in found] == [True] * 5 + [False] * 5
+    assert ["prior/loss" in row for row in found] == [False] * 5 + [True] * 5
+    assert any("critic/reward" in row for row in found[5:])
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path: Path) -> None:

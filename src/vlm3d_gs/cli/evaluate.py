@@ -30,8 +30,8 @@ def composition(
 
     Exit code 1 means that at least one scene is wrong.
     """
+    from vlm3d_gs.evaluate.inputs import describe, judge, write_rows
     from vlm3d_gs.evaluate.runs import markdown_table
-    from vlm3d_gs.evaluate.targets import describe, judge, write_rows
 
     rows = judge(targets, prompt, on_row=lambda row: typer.echo(describe(row)))
     if json_file is not None:

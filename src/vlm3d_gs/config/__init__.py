@@ -22,10 +22,10 @@ from vlm3d_gs.config.critic import (
     ServerConfig,
     WatchConfig,
 )
-from vlm3d_gs.config.objective import RegularizerConfig
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
 from vlm3d_gs.config.prior import DETAIL_PRIOR, DistillationLoss, Family, PriorConfig
 from vlm3d_gs.config.reconstruct import ReconstructConfig
+from vlm3d_gs.config.regularizer import RegularizerConfig
 from vlm3d_gs.config.run import (
     RUN_FOLDER,
     DensifyConfig,

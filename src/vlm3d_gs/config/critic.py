@@ -55,7 +55,7 @@ class AugmentConfig:
     """
 
     background: bool = True
-    """Render the scene on a random colour, a new one for each question."""
+    """Render the scene on a random colour, a new one each time that a view group is shown."""
     crop: Annotated[float, Range(0.0, 0.5)] = 0.0
     """Largest fraction of the side that is cropped or padded."""
     color: Annotated[float, Range(0.0, 0.5)] = 0.0
@@ -130,7 +130,8 @@ class CriticConfig:
     select_until: Annotated[float, Range(0.0, 1.0)] = 0.3
     """Fraction of the run after which noises are no longer compared."""
     every: Annotated[int, Range(1)] = 5
-    """Ask at every k-th step; the gradient is scaled by k, so that its sum over a run stays the same."""
+    """Ask at every k-th step: for the gradient, which is then scaled by k or repeated (`reuse`), and for the choice among
+    noises."""
     reuse: bool = True
     """Between questions, repeat the last gradient on the Gaussians instead of scaling it by k."""
     weight: Annotated[Schedule, Range(0.0, 1e6)] = linear(0.3, 0.1)

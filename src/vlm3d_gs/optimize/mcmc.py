@@ -2,8 +2,7 @@
 
 After Kheradmand et al. 2024 (3D Gaussian Splatting as Markov Chain Monte Carlo, arXiv 2404.09591). The renders hardly
 change: Gaussians in one place get the opacity and scale with which together they cover what the one did. Only where
-that
-opacity would count as dead it is raised above the limit, as in the code of the paper.
+that opacity would count as dead it is raised above the limit, as in the code of the paper.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ NORM_DECAY = 0.9
 """Decay of the running gradient norm to which relative guidances are scaled."""
 
 
-class Judge(Protocol):
+class GradientSource(Protocol):
     """Whatever returns gradients on views: a guidance, or the fit to a target."""
 
     @property
@@ -38,7 +38,7 @@ def scene_step(
     config: Config,
     cameras: Cameras,
     background: Tensor,
-    judges: Sequence[Judge],
+    sources: Sequence[GradientSource],
     *,
     target: Tensor | None = None,
 ) -> dict[str, float | Tensor]:
@@ -49,7 +49,7 @@ def scene_step(
         config: the run.
         cameras: C views.
         background: [C, 3] colours behind them, on the CPU or the scene's device.
-        judges: asked for gradients on the renders, in order.
+        sources: asked for gradients on the renders, in order.
         target: [C, H, W, 3] pictures whose edges tell where depth may bend; None takes the renders' own.
     """
     progress = Progress(state.step, config.train.steps)
@@ -66,7 +66,7 @@ def scene_step(
     seen = rgba.detach()
     background = background.to(seen.device, non_blocking=True)
     views = Views(seen[..., :3], cameras, config.camera.n_views, seen[..., 3:], background)
-    outputs = {judge.name: judge(views, progress) for judge in judges}
+    outputs = {source.name: source(views, progress) for source in sources}
     gradient, reused = combine_gradients(views, list(outputs.values()), state)
 
     # From the pixels to the Gaussians.

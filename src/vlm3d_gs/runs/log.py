@@ -1,4 +1,4 @@
-"""The record of a run: its folder, metrics and progress. Never decides anything.
+"""What a run writes: its folder, settings, metrics, summary and progress. Never decides anything.
 
 Files in the run folder: config.json (resolved settings, versions, seed, commit), metrics.jsonl (one
 object per step), summary.json; other code adds checkpoints, previews/*.png and the products.
