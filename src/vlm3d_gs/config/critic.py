@@ -130,8 +130,8 @@ class CriticConfig:
     select_until: Annotated[float, Range(0.0, 1.0)] = 0.3
     """Fraction of the run after which noises are no longer compared."""
     every: Annotated[int, Range(1)] = 5
-    """Ask at every k-th step: for the gradient, which is then scaled by k or repeated (`reuse`), and for the choice among
-    noises."""
+    """Ask at every k-th step: for the gradient, which is then scaled by k or repeated (`reuse`), and for the choice
+    among noises."""
     reuse: bool = True
     """Between questions, repeat the last gradient on the Gaussians instead of scaling it by k."""
     weight: Annotated[Schedule, Range(0.0, 1e6)] = linear(0.3, 0.1)

@@ -61,7 +61,7 @@ def scene_step(
         rendering = render(scene, cameras, backend=config.render.backend, background=background)
     state.optimizer.zero_grad()
 
-    # What the judges make of the renders, as a gradient on the pixels.
+    # What the sources make of the renders, as a gradient on the pixels.
     rgba = torch.cat([rendering.color, rendering.alpha], -1)
     seen = rgba.detach()
     background = background.to(seen.device, non_blocking=True)
