@@ -46,13 +46,15 @@ TINY = {"scene.n_init": 200, "camera.resolution_px": 64, "prior.size_px": 64, "c
 def config_of(
     procedure: Procedure, folders: dict[str, Path], steps: int, *, tiny: bool
 ) -> tuple[Config, int]:
-    """Return a procedure's config with few steps, and the number of steps of its whole run."""
+    """Return a procedure's config as it is timed, with few steps if it distils, and the steps of its whole run."""
     whole = procedure.config()
     values: dict[str, Any] = {
         "prior.model": str(folders[whole.prior.family]),
         "critic.watch.enabled": False,
-        "train.steps": steps,
     }
+    # Rounds of targets and fits cannot be squeezed into fewer steps: such a run is timed whole.
+    if tiny or whole.train.loop == "distill":
+        values["train.steps"] = steps
     if procedure.critic and not procedure.released:
         values |= {
             "critic.family": "qwen2.5-vl-3b" if tiny else procedure.critic,

@@ -34,10 +34,14 @@ class Procedure:
     """Fraction of the procedure's steps that this row covers, if the procedure has stages."""
 
 
-def ours(name: str, *, critic: bool = False, **settings: Any) -> Callable[[], Config]:
+def ours(
+    name: str, *, critic: bool = False, recipe: str | None = None, **settings: Any
+) -> Callable[[], Config]:
     """Return a builder of a preset's config, with or without critic; two underscores stand for a setting's dot."""
     values = {key.replace("__", "."): value for key, value in settings.items()}
-    return lambda: apply_settings(preset(name, PROMPT), {"critic.enabled": critic, **values})
+    return lambda: apply_settings(
+        apply_recipe(preset(name, PROMPT), recipe), {"critic.enabled": critic, **values}
+    )
 
 
 def paper_recipe() -> Config:
@@ -48,7 +52,11 @@ def paper_recipe() -> Config:
 def threestudio_mvdream(side_px: int, groups: int, steps: int) -> Callable[[], Config]:
     """Return a builder of one stage of threestudio's MVDream recipe, which the released VLM3D uses too."""
     return ours(
-        "mvdream", camera__resolution_px=side_px, camera__n_groups=groups, train__steps=steps
+        "mvdream",
+        recipe="sds",
+        camera__resolution_px=side_px,
+        camera__n_groups=groups,
+        train__steps=steps,
     )
 
 
@@ -58,6 +66,7 @@ def dreamgaussian(name: str, views: int) -> Callable[[], Config]:
     falling = linear(0.98, 0.02)
     return ours(
         name,
+        recipe="sds",
         scene__n_init=5000,
         camera__n_views=views,
         camera__resolution_px=growing,
@@ -74,6 +83,8 @@ def dreamgaussian(name: str, views: int) -> Callable[[], Config]:
 PROCEDURES = (
     Procedure("mvdream", ours("mvdream")),
     Procedure("mvdream + 7B", ours("mvdream", critic=True), SEVEN),
+    Procedure("mvdream by distillation", ours("mvdream", recipe="sds")),
+    Procedure("mvdream + 7B by distillation", ours("mvdream", critic=True, recipe="sds"), SEVEN),
     Procedure("VLM3D, 4 views of 256 px", threestudio_mvdream(256, 1, 20_000), SEVEN, 1 / 3, 0.75),
     Procedure("DreamGaussian, SD 2.1", dreamgaussian("sd", 1)),
     Procedure("sd", ours("sd")),
