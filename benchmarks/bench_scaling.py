@@ -46,7 +46,11 @@ GROWTH = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 def config_of(name: str, steps: int, settings: dict[str, Any]) -> Config:
     """Return the preset with one setting changed."""
-    fixed: dict[str, Any] = {"train.steps": steps, "densify.enabled": False}
+    fixed: dict[str, Any] = {
+        "train.steps": steps,
+        "train.loop": "distill",
+        "densify.enabled": False,
+    }
     if name.startswith("mini"):
         fixed |= {"prior.size_px": 64, "critic.size_px": 64}
     return apply_settings(preset(name, PROMPT), fixed | settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -96,10 +97,22 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
         camera.n_groups * camera.n_views,
         side_px,
         vae_dtype_bytes=4 if any(map(_encodes_in_float32, priors.values())) else 2,
-        branches=branches * noises_at_once(config.critic, config.prior),
+        branches=branches * batches_at_once(config),
         gaussians=config.scene.max_gaussians,
         critic=critic,
     )
+
+
+def batches_at_once(config: Config) -> int:
+    """Return how many times the pictures of a step the prior's network sees in one batch, per branch."""
+    critic, rounds = config.critic, config.reconstruct
+    if config.train.loop == "distill":
+        return noises_at_once(critic, config.prior)
+
+    # The first group of a round has candidates, if the critic chooses; the other groups are drawn after it.
+    chooses = critic.enabled and critic.mode != "gradient"
+    groups = max(round(rounds.candidates.high) if chooses else 1, round(rounds.n_groups.high))
+    return max(1, math.ceil(groups / config.camera.n_groups))
 
 
 def noises_at_once(critic: CriticConfig, prior: PriorConfig) -> int:
