@@ -106,13 +106,13 @@ def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
     generate(config(tmp_path / "run", steps=3, **values, **distilling), quiet=True)
     found = rows(tmp_path / "run")
     assert ["prior/score" in row for row in found] == [True, False, True]
-    assert len(server.asked) == 2 * 2 * 5, "two due steps, two noises, five questions"
+    assert len(server.requests) == 2 * 2 * 5, "two due steps, two noises, five questions"
 
     # The same server chooses among the candidates of a round.
-    before = len(server.asked)
+    before = len(server.requests)
     generate(config(tmp_path / "rounds", steps=3, **values), quiet=True)
     assert "prior/score" in rows(tmp_path / "rounds")[0]
-    assert len(server.asked) - before == 3 * 5, "three candidates, five questions"
+    assert len(server.requests) - before == 3 * 5, "three candidates, five questions"
 
 
 def test_distilling_the_critic_chooses_and_pulls_while_the_layout_is_decided(
