@@ -40,7 +40,7 @@ class LikesYellow:
         pass
 
 
-def main(out: Path = Path("runs/example-02"), steps: int = 300) -> vlm3d_gs.Gaussians:
+def main(out: Path = Path("runs/example-02"), steps: int = 135) -> vlm3d_gs.Gaussians:
     config = vlm3d_gs.preset("mini", "a red cube")
     config = apply_settings(config, {"out": out, "train.steps": steps})
     return vlm3d_gs.generate(config, guidances=[LikesYellow()]).gaussians

@@ -92,7 +92,7 @@ def test_quiet_says_nothing(pipeline: FakePipeline) -> None:
         (["generate", "a red cube", "--export", "obj"], "one of ply, compressed.ply, splat"),
         (["generate", "a red cube", "--preset", "hq"], "--preset': 'hq' is not one of 'mini'"),
         (["generate", "a red cube", "--backend", "gl"], "'auto', 'cpu', 'gsplat', 'reference'"),
-        (["generate", "a red cube", "--recipe", "x"], "'x' is not one of 'vlm3d-paper'"),
+        (["generate", "a red cube", "--recipe", "x"], "'x' is not one of 'sds', 'vlm3d-paper'"),
         (["generate", "a red cube", "--set", "steps"], "--set needs a.b=c, got 'steps'"),
         (["generate", "a red cube", "--set", "x.y=1"], "Unknown setting 'x'"),
         (["generate", "a red cube", "--set", "critic.x=1"], "See: vlm3d-gs settings critic"),

@@ -44,7 +44,8 @@ def test_the_second_has_its_own_guidance_in_the_log(tmp_path: Path) -> None:
     assert len(scene) > 1000
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == STEPS
-    assert all('"yellow/loss"' in row and '"prior/loss"' in row for row in rows)
+    assert all('"fit/loss"' in row for row in rows)
+    assert all('"yellow/loss"' in row for row in rows[::2]), "at every fit to the newest pictures"
 
 
 def test_the_third_converts_and_renders(first_run: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_opacity_pulls_on_all_alike() -> None:
 def test_only_weighted_terms_are_computed_and_weights_follow_the_run() -> None:
     alpha, none = torch.full((1, 4, 4, 1), 0.25, requires_grad=True), torch.zeros(1, 10)
     rendering = Rendering(torch.rand(1, 4, 4, 3), alpha, alpha, none, none)
-    config = RegularizerConfig(coverage=linear(0.0, 2.0), scale=constant(0.0))
+    config = RegularizerConfig(coverage=linear(0.0, 2.0), roughness=constant(0.0))
     total, values = regularizers.regularize(scene(), rendering, config, 0.5)
     assert values == {"coverage": 0.25}
     assert total.item() == pytest.approx(0.25)

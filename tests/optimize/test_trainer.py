@@ -19,6 +19,7 @@ from vlm3d_gs.config import (
     SceneConfig,
     TrainConfig,
 )
+from vlm3d_gs.config.presets import CONSTANT_RATES
 from vlm3d_gs.config.schedules import constant
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
@@ -91,9 +92,12 @@ def config(out: Path, steps: int = STEPS, method: DensifyMethod = "gradient") ->
         camera=CameraConfig(
             resolution_px=constant(24), background="black", distance=(3.4, 3.4), random_from=0.0
         ),
-        regularizer=RegularizerConfig(alpha_entropy=constant(0.0), coverage=constant(0.0)),
+        regularizer=RegularizerConfig(
+            roughness=constant(0.0), alpha_entropy=constant(0.0), coverage=constant(0.0)
+        ),
         train=TrainConfig(steps=steps, checkpoint_every=0.5, preview_every=0.0),
-        densify=DensifyConfig(method=method, start=0.3, every=0.3),
+        densify=DensifyConfig(method=method, start=0.3, stop=0.7, every=0.3),
+        optim=CONSTANT_RATES,
     )
 
 
