@@ -91,7 +91,7 @@ def test_an_unknown_reward_is_refused() -> None:
 def test_guidance_reports_each_question_and_a_strength_that_fades_with_yes(
     model: YesNoModel, generator: torch.Generator
 ) -> None:
-    config = CriticConfig(every=3, weight=constant(0.5))
+    config = CriticConfig(every=3, reuse=False, weight=constant(0.5))
     critic = Critic(
         model, prompt_questions(parse_prompt(PROMPT), QuestionConfig()), config, generator
     )
