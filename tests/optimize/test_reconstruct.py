@@ -237,6 +237,12 @@ def test_a_narrow_range_of_the_config_holds_for_all_groups(tmp_path: Path) -> No
         assert float(offsets.max()) <= 40.001
 
 
+def test_groups_of_one_fixed_azimuth_stand_there(tmp_path: Path) -> None:
+    camera = replace(settings_of(tmp_path).camera, azimuth_offset_deg=(30.0, 30.0))
+    cameras = draw_even_cameras(camera, 2, [None], Progress(0, 1), torch.Generator())
+    assert cameras.azimuths_deg[::4].tolist() == pytest.approx([30.0, 30.0])
+
+
 def test_ranges_that_nobody_can_serve_together_are_refused(tmp_path: Path) -> None:
     camera = settings_of(tmp_path).camera
     with pytest.raises(ConfigError, match="azimuth_offset_deg"):

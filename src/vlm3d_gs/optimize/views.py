@@ -75,7 +75,9 @@ def draw_even_cameras(
     apart = step * torch.arange(n_groups) / n_groups
     first = judged[0] + draws[0, 0] * (judged[1] - judged[0])
     low, high = config.azimuth_offset_deg
-    if high - low < step:
+    if high == low:  # one azimuth for all groups
+        apart = torch.zeros_like(apart)
+    elif high - low < step:
         apart = (first - low + apart * (high - low) / step) % (high - low) + low - first
     offsets = first + apart
 
