@@ -48,15 +48,21 @@ def test_command_line_generates_with_every_family(case: str, tmp_path: Path, hom
     check_run(build(tmp_path / "model"), preset_name, changes, tmp_path / "run", home)
 
 
+@pytest.mark.parametrize(("loop", "loss"), [("reconstruct", "fit/loss"), ("distill", "prior/loss")])
 def test_command_line_generates_with_mvdream(
-    shared_fixtures: Path, tmp_path: Path, home: Path
+    loop: str, loss: str, shared_fixtures: Path, tmp_path: Path, home: Path
 ) -> None:
     model = pipelines.tiny_mvdream(tmp_path / "model", shared_fixtures / "mvdream_tiny" / "unet")
-    check_run(model, "mvdream", {}, tmp_path / "run", home)
+    check_run(model, "mvdream", {"train.loop": loop}, tmp_path / "run", home, loss)
 
 
 def check_run(
-    model: Path, preset_name: str, changes: dict[str, object], out: Path, home: Path
+    model: Path,
+    preset_name: str,
+    changes: dict[str, object],
+    out: Path,
+    home: Path,
+    loss: str = "prior/loss",
 ) -> None:
     """Generate for three steps and look at what was written."""
     settings = [f"{path}={value}" for path, value in {**SMALL, **changes}.items()]
@@ -71,7 +77,7 @@ def check_run(
     assert len(read_splat(out / "scene.ply")) > 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
-    assert all(abs(row["prior/loss"]) < float("inf") for row in rows)
+    assert all(abs(row[loss]) < float("inf") for row in rows)
     assert any((home / ".cache" / "vlm3d-gs" / "text").iterdir())
 
 
@@ -83,6 +89,7 @@ def test_two_priors_pull_at_once(shared_fixtures: Path, tmp_path: Path) -> None:
             **SMALL,
             "out": tmp_path / "run",
             "train.steps": 2,
+            "train.loop": "distill",
             "prior.model": str(multiview),
             "detail.enabled": True,
             "detail.model": str(pipelines.tiny_sd21(tmp_path / "sd")),
