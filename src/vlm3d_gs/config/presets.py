@@ -158,7 +158,7 @@ def distilled(config: Config) -> Config:
         scene=scene,
         camera=replace(config.camera, random_from=0.25),
         critic=critic,
-        densify=replace(config.densify, start=0.1, stop=0.7),
+        densify=replace(config.densify, start=0.1, stop=0.7, part_share=0.0),
         optim=CONSTANT_RATES,
         regularizer=replace(
             config.regularizer,
@@ -253,7 +253,9 @@ def large_models(prompt: str) -> Config:
     return Config(
         prompt=prompt,
         critic=large_critic(),
-        densify=DensifyConfig(start=0.1, stop=0.7, grow_share=0.1, prune_opacity=0.02),
+        densify=DensifyConfig(
+            start=0.1, stop=0.7, grow_share=0.1, prune_opacity=0.02, part_share=0.0
+        ),
         optim=replace(CONSTANT_RATES, means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
         regularizer=LARGE_REGULARIZER,
         export=ExportConfig(turntable_px=512),

@@ -17,6 +17,7 @@ from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.optimize.densify import keep_mask
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.parts import loose_mask
 from vlm3d_gs.optimize.reconstruct import Reconstruction, reconstruct_step
 from vlm3d_gs.optimize.state import TrainState, Watch, save_state
 from vlm3d_gs.runs.interrupt import stop_requests
@@ -122,9 +123,12 @@ def train_step(
 
 
 def prune(state: TrainState, config: Config) -> None:
-    """Remove what densification would not keep; nothing is added."""
+    """Remove what densification would not keep, then loose parts; nothing is added."""
     scene = state.optimizer.gaussians.detach()
     source = keep_mask(scene, config.densify).nonzero()[:, 0]
+    loose = loose_mask(scene.select(source), config.densify.part_gap, config.densify.part_share)
+    source = source[~loose]
+
     state.optimizer.replace(
         scene.select(source), source, torch.zeros_like(source, dtype=torch.bool)
     )
