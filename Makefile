@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= benchmarks/results
+# Processes of the test suite; each needs about 1.5 GB.
+JOBS ?= 2
 
 .PHONY: setup demo test lint type format golden bench cuda gpu-check clean
 
@@ -22,7 +24,7 @@ demo: setup
 	$(BIN)/vlm3d-gs generate "a red cube on top of a blue sphere" --out runs/demo --overwrite
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
