@@ -7,12 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# Processes of a test run share the cores; Numba reads its number of threads when it is imported.
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
-for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(variable, str(THREADS))
-
+import numba
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +16,15 @@ from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.gaussians import Gaussians
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Share the cores among the processes of a test run."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        numba.set_num_threads(min(threads, numba.get_num_threads()))
 
 
 @pytest.fixture(scope="session")

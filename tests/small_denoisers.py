@@ -10,22 +10,23 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from vlm3d_gs.core.cameras import mvdream_camera_matrices, orbit
 from vlm3d_gs.mini.prior.train import new_prior
 from vlm3d_gs.mini.prior.train_vae import prepared_codec
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.prior.denoiser import TextEmbedding, run_network
 from vlm3d_gs.prior.lora import ScoreAdapter
 from vlm3d_gs.prior.noise import NoiseSchedule, diffusion_schedule, flow_schedule
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 WIDTH = 8  # of a text token
 POOLED = 6
 
 
-def untrained_mini() -> Denoiser:
+def untrained_mini() -> TorchDenoiser:
     """The embedded prior's architecture, untrained, with weights large enough to see."""
     prior, codec = new_prior(1), prepared_codec(1)
     torch.nn.init.normal_(prior.unet.conv_out.weight, std=0.05)
     for network in (prior.unet, codec):
         network.requires_grad_(False).eval()
     noise_schedule = diffusion_schedule(prior.scheduler.alphas_cumprod, "v_prediction")
-    return Denoiser(prior.unet, codec, noise_schedule, None)
+    return TorchDenoiser(prior.unet, codec, noise_schedule, None)
 
 
 def unet(**changes: object) -> UNet2DConditionModel:
@@ -84,12 +85,12 @@ def noise_schedule_of(kind: str) -> NoiseSchedule:
     return diffusion_schedule(torch.linspace(0.999, 0.01, 100), kind)
 
 
-def make(family: str, kind: str = "epsilon") -> Denoiser:
+def make(family: str, kind: str = "epsilon") -> TorchDenoiser:
     """The same weights at every call."""
     torch.manual_seed(3)
     network = NETWORKS[family]().requires_grad_(False).eval()
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=4)
-    return Denoiser(network, vae, noise_schedule_of(kind), None)
+    return TorchDenoiser(network, vae, noise_schedule_of(kind), None)
 
 
 class Batch:
@@ -108,14 +109,14 @@ class Batch:
         views = orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, 64, 64)
         self.camera_matrices = mvdream_camera_matrices(views).flatten(1).float()
 
-    def text_for(self, denoiser: Denoiser) -> TextEmbedding:
+    def text_for(self, denoiser: TorchDenoiser) -> TextEmbedding:
         pooled = (
             denoiser.network.config.get("addition_embed_type") == "text_time"
             or "pooled_projection_dim" in denoiser.network.config
         )
         return self.text if pooled else TextEmbedding(self.text.tokens)
 
-    def base(self, denoiser: Denoiser) -> torch.Tensor:
+    def base(self, denoiser: TorchDenoiser) -> torch.Tensor:
         camera_matrices = self.camera_matrices if denoiser.is_multiview else None
         with torch.no_grad():
             return run_network(

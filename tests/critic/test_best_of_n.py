@@ -22,10 +22,11 @@ from vlm3d_gs.critic.best_of_n import (
     pairwise_residual,
 )
 from vlm3d_gs.optimize.guidance import Progress, Views
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, decode_latents
+from vlm3d_gs.prior.denoiser import TextEmbedding, decode_latents
 from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
 from vlm3d_gs.prior.losses import reconstruction_target
 from vlm3d_gs.prior.noise import add_noise
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 START = Progress(0, 300)
 
@@ -43,11 +44,11 @@ class Brightness:
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser() -> TorchDenoiser:
     return untrained_mini()
 
 
-def prior_of(denoiser: Denoiser, **settings: object) -> DiffusionPrior:
+def prior_of(denoiser: TorchDenoiser, **settings: object) -> DiffusionPrior:
     texts = TextEmbedding(torch.randn(5, 16, 192, generator=torch.Generator().manual_seed(8)))
     config = PriorConfig(t_max=constant(0.6), t_min=constant(0.5), **settings)  # type: ignore[arg-type]
     return DiffusionPrior("prior", denoiser, texts, config, torch.Generator().manual_seed(5))
@@ -90,7 +91,7 @@ def test_of_a_pair_the_better_pulls_and_the_worse_pushes_where_they_differ() -> 
 
 
 @pytest.mark.parametrize("loss", ["recon", "sds"])
-def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
+def test_one_noise_is_the_prior_itself(denoiser: TorchDenoiser, loss: str) -> None:
     rendered = views()
     plain = prior_of(denoiser, loss=loss)(rendered, START)
     prior = prior_of(denoiser, loss=loss)
@@ -102,7 +103,7 @@ def test_one_noise_is_the_prior_itself(denoiser: Denoiser, loss: str) -> None:
 
 @pytest.mark.parametrize("mode", ["best-of-n", "pairwise"])
 def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
-    denoiser: Denoiser, mode: str
+    denoiser: TorchDenoiser, mode: str
 ) -> None:
     scorer = Brightness()
     config = CriticConfig(mode=mode, n_noises=3, every=2)  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ def test_due_steps_ask_the_critic_about_named_groups_and_others_do_not(
     assert "score" not in ranked(views(), Progress(1, 300)).scalars
 
 
-def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None:
+def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: TorchDenoiser) -> None:
     """Without cameras a noise has no influence on the other views: each view follows its own best noise."""
     scorer, rendered = Brightness(), views()
     config = CriticConfig(mode="best-of-n", n_noises=2, every=1)
@@ -139,7 +140,7 @@ def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None
 
 
 @pytest.mark.parametrize("loss", ["recon", "sds"])
-def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> None:
+def test_a_noise_can_be_followed_further_down(denoiser: TorchDenoiser, loss: str) -> None:
     rendered = views()
     prior = prior_of(denoiser, loss=loss)
     latents, timesteps = prior.begin(rendered.color, rendered, 0.0)
@@ -174,7 +175,7 @@ def test_a_noise_can_be_followed_further_down(denoiser: Denoiser, loss: str) -> 
 @pytest.mark.parametrize("use_cameras", [True, False])
 @pytest.mark.parametrize("loss", ["recon", "sds"])
 def test_noises_tried_in_one_batch_lead_where_each_would_alone(
-    denoiser: Denoiser, loss: str, use_cameras: bool
+    denoiser: TorchDenoiser, loss: str, use_cameras: bool
 ) -> None:
     rendered = views()
 
@@ -198,7 +199,7 @@ def test_noises_tried_in_one_batch_lead_where_each_would_alone(
             torch.testing.assert_close(getattr(frugal, name), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_the_critics_liking_moves_the_scene(denoiser: Denoiser) -> None:
+def test_the_critics_liking_moves_the_scene(denoiser: TorchDenoiser) -> None:
     """Latents that follow a critic of brightness get brighter than those that follow its opposite."""
 
     class Darkness(Brightness):
@@ -223,7 +224,7 @@ def decoded(prior: DiffusionPrior, candidate: Candidate) -> tuple[torch.Tensor, 
         return decode_latents(prior.denoiser, candidate.clean).split(4)
 
 
-def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:
+def test_after_its_time_it_is_the_prior_itself(denoiser: TorchDenoiser) -> None:
     scorer = Brightness()
     config = CriticConfig(mode="best-of-n", every=1)
     ranked = BestOfN(prior_of(denoiser), scorer, config, until_step=3)
@@ -233,6 +234,6 @@ def test_after_its_time_it_is_the_prior_itself(denoiser: Denoiser) -> None:
     assert torch.equal(late.color_gradient, plain.color_gradient)
 
 
-def test_losses_of_several_evaluations_are_refused(denoiser: Denoiser) -> None:
+def test_losses_of_several_evaluations_are_refused(denoiser: TorchDenoiser) -> None:
     with pytest.raises(ConfigError, match="recon or sds"):
         BestOfN(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))

@@ -15,9 +15,10 @@ from vlm3d_gs.critic.questions.templates import VIEW_NAMES
 from vlm3d_gs.critic.targets import CriticTargets
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.targets import Chain
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding
+from vlm3d_gs.prior.denoiser import TextEmbedding
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.targets import PriorTargets
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 START = Progress(0, 10)
 
@@ -53,11 +54,11 @@ class Brightness:
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser() -> TorchDenoiser:
     return untrained_mini()
 
 
-def targets_of(denoiser: Denoiser, **settings: object) -> PriorTargets:
+def targets_of(denoiser: TorchDenoiser, **settings: object) -> PriorTargets:
     texts = TextEmbedding(torch.randn(5, 16, 192, generator=torch.Generator().manual_seed(8)))
     config = PriorConfig(guidance_scale=constant(2.0), **settings)  # type: ignore[arg-type]
     prior = DiffusionPrior("prior", denoiser, texts, config, torch.Generator().manual_seed(5))
@@ -70,7 +71,7 @@ def views() -> Views:
 
 
 def test_the_first_group_keeps_its_best_chain_and_the_others_are_drawn_once(
-    denoiser: Denoiser,
+    denoiser: TorchDenoiser,
 ) -> None:
     scorer = Brightness()
     source = CriticTargets(targets_of(denoiser), scorer)
@@ -90,14 +91,14 @@ def test_the_first_group_keeps_its_best_chain_and_the_others_are_drawn_once(
     assert torch.equal(images[4:], alone)
 
 
-def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: Denoiser) -> None:
+def test_views_that_are_drawn_alone_are_chosen_alone(denoiser: TorchDenoiser) -> None:
     scorer = Brightness()
     source = CriticTargets(targets_of(denoiser, use_cameras=False), scorer)
     source.draw(views(), Chain(0.8, 1, 2), START)
     assert [names for _, names in scorer.seen] == [(name,) for name in VIEW_NAMES]
 
 
-def test_without_a_choice_nobody_is_asked_and_any_view_will_do(denoiser: Denoiser) -> None:
+def test_without_a_choice_nobody_is_asked_and_any_view_will_do(denoiser: TorchDenoiser) -> None:
     scorer = Brightness()
     source = CriticTargets(targets_of(denoiser), scorer)
     single, several = Chain(0.8, 2, 1), Chain(0.8, 2, 3)
@@ -114,7 +115,7 @@ def test_without_a_choice_nobody_is_asked_and_any_view_will_do(denoiser: Denoise
     assert torch.equal(alone.draw(views(), several, START)[0], plain)
 
 
-def test_chains_that_follow_the_reward_end_where_it_is_higher(denoiser: Denoiser) -> None:
+def test_chains_that_follow_the_reward_end_where_it_is_higher(denoiser: TorchDenoiser) -> None:
     critic, chain = Brightness(), Chain(0.8, 3, 1)
     bent = CriticTargets(targets_of(denoiser), None, critic, constant(0.2))
     assert bent.azimuth_range_deg(chain, START) is not None
@@ -124,7 +125,7 @@ def test_chains_that_follow_the_reward_end_where_it_is_higher(denoiser: Denoiser
     assert [tuple(each.shape) for each in critic.steps] == [(4, 64, 64, 3)] * 3
 
 
-def test_pure_noise_owes_nothing_to_the_renders(denoiser: Denoiser) -> None:
+def test_pure_noise_owes_nothing_to_the_renders(denoiser: TorchDenoiser) -> None:
     dark = Views(torch.zeros_like(views().color), views().cameras, 4)
     for level, equal in ((1.0, True), (0.6, False)):
         chain = Chain(level, 2, 1)
@@ -133,7 +134,7 @@ def test_pure_noise_owes_nothing_to_the_renders(denoiser: Denoiser) -> None:
         assert torch.equal(ours, theirs) == equal
 
 
-def test_candidates_in_one_batch_are_those_drawn_one_by_one(denoiser: Denoiser) -> None:
+def test_candidates_in_one_batch_are_those_drawn_one_by_one(denoiser: TorchDenoiser) -> None:
     chain = Chain(0.7, 2, 1)
     together = targets_of(denoiser).candidates(views(), chain, START, count=2)
     source = targets_of(denoiser)

@@ -17,17 +17,18 @@ from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.optimize.guidance import Progress, Views
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, resized, run_branches, run_network
+from vlm3d_gs.prior.denoiser import TextEmbedding, resized, run_branches, run_network
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.lora import ScoreAdapter
 from vlm3d_gs.prior.losses import LOSSES
 from vlm3d_gs.prior.multiview import join_views
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 CAMERAS = orbit([10.0, 100.0, 190.0, 280.0], 15.0, 3.0, 40.0, 64, 64)
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser() -> TorchDenoiser:
     return untrained_mini()
 
 
@@ -47,7 +48,7 @@ def settings(**values: object) -> PriorConfig:
     return replace(plain, **values)  # type: ignore[arg-type]
 
 
-def prior_of(denoiser: Denoiser, texts: TextEmbedding, config: PriorConfig) -> DiffusionPrior:
+def prior_of(denoiser: TorchDenoiser, texts: TextEmbedding, config: PriorConfig) -> DiffusionPrior:
     adapter = (
         ScoreAdapter(denoiser, rank=2, lr=1e-2, seed=3) if LOSSES[config.loss].trains_lora else None
     )
@@ -62,7 +63,7 @@ def gradient_of(prior: DiffusionPrior, color: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_moves_every_view_and_repeats_itself(
-    denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor, loss: str
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor, loss: str
 ) -> None:
     gradients = []
     for _ in range(2):
@@ -110,7 +111,7 @@ def test_a_compiled_network_is_compiled_once_and_has_the_same_gradient(
 
 @pytest.mark.parametrize("plan", ["offload", "sequential"])
 def test_a_frugal_memory_plan_has_the_same_gradient(
-    denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor, plan: Plan
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor, plan: Plan
 ) -> None:
     plain = gradient_of(prior_of(denoiser, texts, settings()), color)
     frugal = gradient_of(prior_of(replace(denoiser, plan=plan), texts, settings()), color)
@@ -120,7 +121,7 @@ def test_a_frugal_memory_plan_has_the_same_gradient(
 
 
 def test_the_weight_schedule_scales_the_pull(
-    denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor
 ) -> None:
     plain = gradient_of(prior_of(denoiser, texts, settings()), color)
     halved = gradient_of(prior_of(denoiser, texts, settings(weight=constant(0.5))), color)
@@ -129,7 +130,7 @@ def test_the_weight_schedule_scales_the_pull(
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_at_scale_1_the_prompt_runs_alone_and_has_the_same_gradient(
-    denoiser: Denoiser,
+    denoiser: TorchDenoiser,
     texts: TextEmbedding,
     color: torch.Tensor,
     loss: str,
@@ -158,7 +159,7 @@ def test_at_scale_1_the_prompt_runs_alone_and_has_the_same_gradient(
 
 
 def test_view_prompts_change_only_the_cameras_they_name(
-    denoiser: Denoiser, texts: TextEmbedding
+    denoiser: TorchDenoiser, texts: TextEmbedding
 ) -> None:
     join_views(denoiser.network, 1)
     alone = settings(use_cameras=False, view_prompts="hard")
@@ -177,7 +178,7 @@ def test_view_prompts_change_only_the_cameras_they_name(
     assert (sizes[[0, 1, 3]] < 1e-6).all()
 
 
-def test_perp_neg_asks_the_other_views_too(denoiser: Denoiser, texts: TextEmbedding) -> None:
+def test_perp_neg_asks_the_other_views_too(denoiser: TorchDenoiser, texts: TextEmbedding) -> None:
     join_views(denoiser.network, 1)
     config = settings(use_cameras=False, view_prompts="interpolate", guidance_scale=constant(5.0))
     noisy = torch.randn(4, 12, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -191,7 +192,7 @@ def test_perp_neg_asks_the_other_views_too(denoiser: Denoiser, texts: TextEmbedd
 
 
 def test_without_cameras_each_view_is_asked_alone_with_zeros(
-    denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor
 ) -> None:
     prior = prior_of(denoiser, texts, settings(use_cameras=False, guidance_scale=constant(1.0)))
     changed = color.detach().clone()
@@ -209,7 +210,7 @@ def test_without_cameras_each_view_is_asked_alone_with_zeros(
 
 
 def test_sdi_finds_its_noise_instead_of_drawing_it(
-    denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor
 ) -> None:
     config = settings(loss="sdi", t_max=constant(0.5), t_min=constant(0.5))
     gradients = []
@@ -220,7 +221,7 @@ def test_sdi_finds_its_noise_instead_of_drawing_it(
     assert torch.equal(gradients[0], gradients[1])
 
 
-def test_timesteps_walk_down_when_asked_to(denoiser: Denoiser, texts: TextEmbedding) -> None:
+def test_timesteps_walk_down_when_asked_to(denoiser: TorchDenoiser, texts: TextEmbedding) -> None:
     config = settings(timesteps="descend", t_max=constant(0.98), t_min=constant(0.02))
     prior = prior_of(denoiser, texts, config)
     color = torch.rand(4, 64, 64, 3).requires_grad_()
@@ -229,7 +230,7 @@ def test_timesteps_walk_down_when_asked_to(denoiser: Denoiser, texts: TextEmbedd
 
 
 def test_a_lora_survives_its_checkpoint(
-    denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor
 ) -> None:
     prior = prior_of(denoiser, texts, settings(loss="vsd"))
     for _ in range(2):
@@ -246,7 +247,9 @@ def test_a_lora_survives_its_checkpoint(
     again.adapter.remove()
 
 
-def test_misfits_are_refused(denoiser: Denoiser, texts: TextEmbedding, color: torch.Tensor) -> None:
+def test_misfits_are_refused(
+    denoiser: TorchDenoiser, texts: TextEmbedding, color: torch.Tensor
+) -> None:
     prior = prior_of(denoiser, texts, settings())
     with pytest.raises(ShapeError, match="groups of 3"):
         prior(Views(color, CAMERAS, 3), Progress(0, 1))

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from pipelines import tiny_sd3, tiny_sd15, tiny_sd21, tiny_sdxl
 from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, encode_images, run_network
+from vlm3d_gs.prior.denoiser import TextEmbedding, encode_images, run_network
 from vlm3d_gs.prior.loading.pipeline import (
     half_dtype,
     load_denoiser,
@@ -34,6 +34,7 @@ from vlm3d_gs.prior.loading.pipeline import (
     vae_dtype,
     weights_variant,
 )
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -57,7 +58,7 @@ def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["sd15"], tmp_path / "sd15"))
 
 
-def pair(folder: Path, family: str) -> tuple[Denoiser, DiffusionPipeline]:
+def pair(folder: Path, family: str) -> tuple[TorchDenoiser, DiffusionPipeline]:
     """Ours and diffusers' reading of the same folder."""
     ours = load_denoiser(folder, CPU, dtype=torch.float32)
     return ours, FAMILIES[family][1].from_pretrained(folder, local_files_only=True)

@@ -12,10 +12,11 @@ from diffusers import UNet2DConditionModel
 
 from small_denoisers import NETWORKS, Batch, make, noise_schedule_of
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.prior.denoiser import TextEmbedding, run_network
 from vlm3d_gs.prior.lora import ScoreAdapter
 from vlm3d_gs.prior.multiview import join_views
 from vlm3d_gs.prior.noise import PREDICTION_TYPES, clean_and_noise, training_target
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 from vlm3d_gs.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -68,7 +69,9 @@ def test_training_changes_the_adapter_and_leaves_no_trace_on_the_base(
     assert torch.equal(batch.adapted(ScoreAdapter(denoiser, seed=2))[1], before)
 
 
-def merged(adapter: ScoreAdapter, family: str, factor: float, camera: torch.Tensor) -> Denoiser:
+def merged(
+    adapter: ScoreAdapter, family: str, factor: float, camera: torch.Tensor
+) -> TorchDenoiser:
     """An independent copy: W + factor B A in plain layers, and the camera without a hook.
 
     Where the UNet can have a class embedding of its own, that is the camera's; elsewhere one camera [16] for all

@@ -8,16 +8,17 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from small_denoisers import untrained_mini
 from vlm3d_gs.core.errors import ShapeError
-from vlm3d_gs.prior.denoiser import Denoiser, encode_images
+from vlm3d_gs.prior.denoiser import encode_images
 from vlm3d_gs.prior.multiview import join_views
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser() -> TorchDenoiser:
     return untrained_mini()
 
 
-def run_unet(denoiser: Denoiser, latents: torch.Tensor) -> torch.Tensor:
+def run_unet(denoiser: TorchDenoiser, latents: torch.Tensor) -> torch.Tensor:
     n = len(latents)
     text = torch.ones(n, 16, 192) * 0.1
     return denoiser.network(
@@ -26,7 +27,7 @@ def run_unet(denoiser: Denoiser, latents: torch.Tensor) -> torch.Tensor:
 
 
 def test_views_of_one_object_see_each_other_and_no_others(
-    denoiser: Denoiser, generator: torch.Generator
+    denoiser: TorchDenoiser, generator: torch.Generator
 ) -> None:
     latents = torch.randn(8, 12, 16, 16, generator=generator)
     changed = latents.clone()
@@ -43,7 +44,9 @@ def test_views_of_one_object_see_each_other_and_no_others(
     assert (alone[[0, 2, 3]] < 1e-5).all()
 
 
-def test_joining_anew_touches_nothing_unless_something_else_attends(denoiser: Denoiser) -> None:
+def test_joining_anew_touches_nothing_unless_something_else_attends(
+    denoiser: TorchDenoiser,
+) -> None:
     network = denoiser.network
     join_views(network, 4)
     before = network.attn_processors
@@ -56,14 +59,14 @@ def test_joining_anew_touches_nothing_unless_something_else_attends(denoiser: De
     assert {p.n_views for p in network.attn_processors.values()} == {1}
 
 
-def test_a_batch_that_does_not_divide_into_groups_is_refused(denoiser: Denoiser) -> None:
+def test_a_batch_that_does_not_divide_into_groups_is_refused(denoiser: TorchDenoiser) -> None:
     join_views(denoiser.network, 4)
     with pytest.raises(ShapeError, match="groups of 4"):
         run_unet(denoiser, torch.zeros(6, 12, 16, 16))
 
 
 def test_the_codec_is_linear_so_its_gradient_is_the_same_everywhere(
-    denoiser: Denoiser, generator: torch.Generator
+    denoiser: TorchDenoiser, generator: torch.Generator
 ) -> None:
     first, second = (torch.rand(1, 64, 64, 3, generator=generator) for _ in range(2))
     mixed = encode_images(denoiser, 0.3 * first + 0.7 * second)

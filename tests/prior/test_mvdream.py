@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from pipelines import tiny_mvdream
 from vlm3d_gs.core.cameras import mvdream_camera_matrices, orbit
 from vlm3d_gs.core.errors import ConfigError, InputFileError, ShapeError
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.prior.denoiser import TextEmbedding, run_network
 from vlm3d_gs.prior.loading.mvdream_keys import (
     diffusers_name,
     mvdream_key_map,
@@ -26,6 +26,7 @@ from vlm3d_gs.prior.loading.mvdream_keys import (
 )
 from vlm3d_gs.prior.loading.pipeline import load_denoiser
 from vlm3d_gs.prior.multiview import join_views
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -84,7 +85,7 @@ def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def denoiser(bundle: Path) -> Denoiser:
+def denoiser(bundle: Path) -> TorchDenoiser:
     return load_denoiser(bundle, CPU, dtype=torch.float32)
 
 
@@ -95,7 +96,7 @@ def reference(source: Path) -> dict[str, torch.Tensor]:
 
 @torch.inference_mode()
 def run(
-    denoiser: Denoiser, data: dict[str, torch.Tensor], rows: slice | list[int] = slice(None)
+    denoiser: TorchDenoiser, data: dict[str, torch.Tensor], rows: slice | list[int] = slice(None)
 ) -> torch.Tensor:
     text = TextEmbedding(data["context"][rows])
     return run_network(
@@ -104,14 +105,14 @@ def run(
 
 
 def test_the_output_is_that_of_the_reference(
-    denoiser: Denoiser, reference: dict[str, torch.Tensor]
+    denoiser: TorchDenoiser, reference: dict[str, torch.Tensor]
 ) -> None:
     join_views(denoiser.network, 4)
     assert (run(denoiser, reference) - reference["output"]).abs().max() < 1e-4
 
 
 def test_without_joint_attention_the_output_is_far_off(
-    denoiser: Denoiser, reference: dict[str, torch.Tensor]
+    denoiser: TorchDenoiser, reference: dict[str, torch.Tensor]
 ) -> None:
     denoiser.network.set_attn_processor(AttnProcessor2_0())
     stock = run(denoiser, reference)
@@ -121,7 +122,7 @@ def test_without_joint_attention_the_output_is_far_off(
 
 
 def test_views_of_different_objects_must_not_be_mixed(
-    denoiser: Denoiser, reference: dict[str, torch.Tensor]
+    denoiser: TorchDenoiser, reference: dict[str, torch.Tensor]
 ) -> None:
     mixed = [0, 4, 1, 5, 2, 6, 3, 7]
     join_views(denoiser.network, 4)
@@ -129,7 +130,7 @@ def test_views_of_different_objects_must_not_be_mixed(
 
 
 def test_a_batch_that_the_group_size_does_not_divide_is_refused(
-    denoiser: Denoiser, reference: dict[str, torch.Tensor]
+    denoiser: TorchDenoiser, reference: dict[str, torch.Tensor]
 ) -> None:
     join_views(denoiser.network, 4)
     with pytest.raises(ShapeError, match="batch of 6 .* groups of 4"):
@@ -147,7 +148,9 @@ def test_our_cameras_are_the_ones_that_the_network_was_trained_with(
     torch.testing.assert_close(rows, reference["camera"], atol=1e-5, rtol=0.0)
 
 
-def test_every_tensor_lands_where_diffusers_would_put_it(denoiser: Denoiser, source: Path) -> None:
+def test_every_tensor_lands_where_diffusers_would_put_it(
+    denoiser: TorchDenoiser, source: Path
+) -> None:
     stored = load_file(source / "unet" / WEIGHTS)
     names = {
         name: "model.diffusion_model." + name.replace("camera_embed.", "label_emb.0.")
@@ -162,7 +165,7 @@ def test_every_tensor_lands_where_diffusers_would_put_it(denoiser: Denoiser, sou
 
 
 def test_the_tensors_that_do_not_influence_the_output_land_too(
-    denoiser: Denoiser, source: Path
+    denoiser: TorchDenoiser, source: Path
 ) -> None:
     stored, state = load_file(source / "unet" / WEIGHTS), denoiser.network.state_dict()
     assert len(SILENT) == 19

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vlm3d_gs.assembly.critic import build_questions, build_vlm
-from vlm3d_gs.config import Config, CriticConfig, PriorConfig
+from vlm3d_gs.assembly.runtime import joint_views, uses_graphs
+from vlm3d_gs.config import CameraConfig, Config, CriticConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.prompts import Prompt
 from vlm3d_gs.core.residency import Plan
@@ -78,6 +79,7 @@ def build_objective(
             streams["noise"],
             text_cache=text_cache,
             plan=plan,
+            camera=config.camera,
         )
         for name, settings in config.priors.items()
     }
@@ -156,6 +158,7 @@ def build_prior(
     *,
     text_cache: Path | None = None,
     plan: Plan = "full",
+    camera: CameraConfig | None = None,
 ) -> DiffusionPrior:
     """Load one diffusion prior.
 
@@ -169,17 +172,30 @@ def build_prior(
         text_cache: folder for embedded prompts; None caches nothing.
         plan: how the networks share the device. A network with a LoRA stays there under any plan, since its
             gradients are needed after the prediction.
+        camera: of the run, to know whether exported graphs fit its views; None uses torch.
+
+    Raises:
+        ConfigError: `prior.runtime` is onnx, and the graphs are absent or do not fit; the message says why.
     """
     from vlm3d_gs.prior.guidance import DiffusionPrior
-    from vlm3d_gs.prior.loading.pipeline import load_denoiser, load_tiny_vae
-    from vlm3d_gs.prior.loading.text import embed_texts
     from vlm3d_gs.prior.view_prompts import view_texts
 
     prompts = [prompt]
     if settings.view_prompts != "off":
         prompts = list(view_texts(prompt, debias=settings.debias_prompt))
-    texts = embed_texts(folder, [settings.negative_prompt, *prompts], device, cache=text_cache)
+    prompts = [settings.negative_prompt, *prompts]
 
+    if camera is not None and uses_graphs(settings, folder, device, plan, camera):
+        from vlm3d_gs.prior.graph_denoiser import GraphDenoiser, embed_texts_by_graph
+        from vlm3d_gs.runtime.manifest import read_manifest
+
+        graphs = GraphDenoiser(read_manifest(folder), joint_views(settings, camera))
+        return DiffusionPrior(name, graphs, embed_texts_by_graph(folder, prompts), settings, noise)
+
+    from vlm3d_gs.prior.loading.pipeline import load_denoiser, load_tiny_vae
+    from vlm3d_gs.prior.loading.text import embed_texts
+
+    texts = embed_texts(folder, prompts, device, cache=text_cache)
     trains_lora = loss_named(settings.loss).trains_lora
     denoiser = load_denoiser(folder, device, plan="full" if trains_lora else plan)
     if settings.tiny_vae is not None:

@@ -10,6 +10,7 @@ from vlm3d_gs.config.schedules import Schedule, constant, linear
 from vlm3d_gs.core.errors import ConfigError
 
 Family = Literal["mini", "mvdream", "sd15", "sd", "sdxl", "sd3"]
+Runtime = Literal["auto", "torch", "onnx"]
 DistillationLoss = Literal["recon", "sds", "csd", "ism", "sdi", "vsd"]
 
 
@@ -69,6 +70,9 @@ class PriorConfig:
     """Side to which renders are resized for this prior, pixels; none takes them as they are."""
     tiny_vae: str | None = None
     """Folder of a tiny autoencoder (AutoencoderTiny) that replaces the pipeline's own."""
+    runtime: Runtime = "auto"
+    """What computes the networks: `torch`, or `onnx`, exported graphs on the CPU without diffusers and transformers
+    (`vlm3d-gs models export`). `auto` takes the graphs where the model has some that fit the run."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, faster afterwards."""
     channels_last: bool = False

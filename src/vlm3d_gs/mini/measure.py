@@ -23,16 +23,17 @@ from vlm3d_gs.mini.prior.data import sample_batch, step_rng
 from vlm3d_gs.mini.world.recognize import Recognizer, all_compositions
 from vlm3d_gs.mini.world.scenes import FOV_DEG, IMAGE_PX, N_VIEWS, canonical, sample_composition
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prior.denoiser import Denoiser, decode_latents, encode_images
+from vlm3d_gs.prior.denoiser import decode_latents, encode_images
 from vlm3d_gs.prior.loading.pipeline import load_denoiser
 from vlm3d_gs.prior.loading.text import embed_texts
 from vlm3d_gs.prior.sampling import sample_views
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 TEST_SEED = 987_654_321
 PROMPTS_PER_BATCH = 8
 
 
-def measure_codec(denoiser: Denoiser, n_scenes: int = 64) -> dict[str, float]:
+def measure_codec(denoiser: TorchDenoiser, n_scenes: int = 64) -> dict[str, float]:
     """Return the PSNR in dB of encoding and decoding images of new scenes."""
     color = sample_batch(step_rng(TEST_SEED, 0), n_scenes, held_out=None).color.flatten(0, 1)
     with torch.inference_mode():

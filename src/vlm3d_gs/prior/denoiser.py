@@ -1,29 +1,24 @@
 """A latent diffusion or flow model as three functions: encode images, decode latents, predict.
 
-Owns the networks of diffusers: the inputs of a UNet or an SD3 transformer beside the latents, the precision, and where
-a network resides are settled here, so that a distillation loss sees only latents and `Prediction`s.
+A distillation loss sees only latents and `Prediction`s. Which library computes the networks is behind the protocol:
+diffusers on torch (`torch_denoiser`), for every device and with a gradient in the network's weights, or exported graphs
+(`graph_denoiser`), which load in a fraction of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    SD3Transformer2DModel,
-    UNet2DConditionModel,
-)
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.profiling import count, section
-from vlm3d_gs.core.residency import Plan, resident
+from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.prior.noise import NoiseSchedule
 from vlm3d_gs.prior.prediction import Prediction, as_prediction, classifier_free_guidance
 
@@ -51,34 +46,49 @@ class TextEmbedding:
         return TextEmbedding(self.tokens.to(device), pooled)
 
 
-@dataclass(frozen=True)
-class Denoiser:
-    """The components of a latent diffusion pipeline that a run needs at every step, frozen, in evaluation mode."""
+class Denoiser(Protocol):
+    """The components of a latent diffusion pipeline that a run needs at every step, frozen."""
 
-    network: UNet2DConditionModel | SD3Transformer2DModel
-    """A UNet with a 16-dimensional projected class embedding is conditioned on cameras."""
-    vae: AutoencoderTiny | AutoencoderKL
-    noise_schedule: NoiseSchedule
-    autocast: torch.dtype | None
-    """Precision of the network's matrix products where its weights are float32; None is float32."""
-    plan: Plan = "full"
-    """Other than `full`: the network is on the VAE's device only while it runs; `sequential`: one image and one branch
-    at a time."""
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """Signal and noise of each timestep, on `device`."""
+
+    @property
+    def plan(self) -> Plan:
+        """How the networks share the device; `sequential`: one image and one branch at a time."""
 
     @property
     def device(self) -> torch.device:
-        """Where everything is computed; the VAE always resides there."""
-        return torch.device(self.vae.device)
+        """Where everything is computed."""
 
     @property
     def is_multiview(self) -> bool:
-        """Whether the network is conditioned on cameras, four views of an object at a time."""
-        return self.network.config.get("class_embed_type") == "projection"
+        """Whether the network is conditioned on cameras, and can denoise the views of an object together."""
 
     @property
     def latent_factor(self) -> int:
         """Pixels along each side of one latent cell."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def join_views(self, n_views: int) -> None:
+        """Make a multi-view network attend over groups of `n_views` adjacent images from now on; 1 is each alone."""
+
+    def at_work(self) -> AbstractContextManager[object]:
+        """Return a context in which the network is on its device."""
+
+    def encode(self, color: Tensor) -> Tensor:
+        """Return the latents [B, C, h, w] float32 of images [B, H, W, 3] in 0..1; differentiable."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w]; differentiable."""
+
+    def evaluate(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: TextEmbedding,
+        camera_matrices: Tensor | None = None,
+    ) -> Tensor:
+        """Run the network once; see `run_network`."""
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
@@ -88,13 +98,6 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     features = torch.cpu.get_capabilities()
     has_bfloat16 = features.get("avx512_bf16") or features.get("amx_bf16")
     return torch.bfloat16 if has_bfloat16 else None
-
-
-def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
-    """Return the context manager under which the network runs."""
-    if denoiser.autocast is None:
-        return nullcontext()
-    return torch.autocast(denoiser.device.type, denoiser.autocast)
 
 
 def resized(color: Tensor, side_px: int | None) -> Tensor:
@@ -136,30 +139,14 @@ def encode_images(denoiser: Denoiser, color: Tensor) -> Tensor:
             f"multiples of {factor}. Choose such a camera.resolution_px."
         )
 
-    vae = denoiser.vae
-
-    def encode(pixels: Tensor) -> Tensor:
-        output = vae.encode(pixels.to(vae.dtype))
-        return output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
-
-    pixels = color.movedim(-1, 1) * 2.0 - 1.0
-    if denoiser.plan == "sequential":
-        # The graph of one image at a time: each is encoded again on the way back.
-        latents = torch.cat(
-            [checkpoint(encode, image, use_reentrant=False) for image in pixels.split(1)]
-        )
-    else:
-        latents = encode(pixels)
-
-    shift = vae.config.get("shift_factor") or 0.0
-    return (latents.float() - shift) * vae.config.scaling_factor
+    return denoiser.encode(color)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @section("prior decode")
 def decode_latents(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w]."""
-    return _decode(denoiser, latents)
+    """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w], without gradient."""
+    return denoiser.decode(latents)
 
 
 def pull_back(
@@ -174,17 +161,9 @@ def pull_back(
     """
     leaf = latents.detach().clone().requires_grad_()
     with torch.enable_grad():
-        images = _decode(denoiser, leaf)
+        images = denoiser.decode(leaf)
         (gradient,) = torch.autograd.grad(images, leaf, gradient_on(images.detach()))
     return gradient
-
-
-def _decode(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    vae = denoiser.vae
-    shift = vae.config.get("shift_factor") or 0.0
-    unscaled = latents / vae.config.scaling_factor + shift
-    decoded = vae.decode(unscaled.to(vae.dtype)).sample
-    return (decoded.float() / 2.0 + 0.5).clamp(0.0, 1.0).movedim(1, -1)
 
 
 def run_network(
@@ -204,47 +183,11 @@ def run_network(
         camera_matrices: [B, 16] of `cameras.mvdream_camera_matrices`, for multi-view networks; None for the others.
 
     Returns:
-        [B, C, h, w] float32 raw output; `noise.clean_and_noise` turns it into predictions. Differentiable in `noisy`
-        and in weights that require gradients.
+        [B, C, h, w] float32 raw output; `noise.clean_and_noise` turns it into predictions. On torch differentiable in
+        `noisy` and in weights that require gradients.
     """
     count("network evaluations", len(noisy))
-    network_timesteps = denoiser.noise_schedule.network_timesteps[timesteps]
-
-    network = denoiser.network
-    inputs = noisy.to(network.dtype)
-    tokens = text.tokens.to(network.dtype)
-    pooled = None if text.pooled is None else text.pooled.to(network.dtype)
-    if camera_matrices is not None:
-        camera_matrices = camera_matrices.to(network.dtype)
-
-    with precision(denoiser):
-        if isinstance(network, SD3Transformer2DModel):
-            output = network(
-                hidden_states=inputs,
-                encoder_hidden_states=tokens,
-                pooled_projections=pooled,
-                timestep=network_timesteps.to(network.dtype),
-            )
-        else:
-            conditions = None if pooled is None else _sdxl_conditions(denoiser, inputs, pooled)
-            output = network(
-                inputs,
-                network_timesteps,
-                tokens,
-                class_labels=camera_matrices,
-                added_cond_kwargs=conditions,
-            )
-    return output.sample.float()
-
-
-def _sdxl_conditions(denoiser: Denoiser, noisy: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-    """Return SDXL's added conditions: pooled text, and original size, crop and target size, all uncropped.
-
-    Source: Podell et al. 2023 (SDXL, arXiv 2307.01952), section 2.2.
-    """
-    height_px, width_px = (cells * denoiser.latent_factor for cells in noisy.shape[-2:])
-    sizes = pooled.new_tensor([height_px, width_px, 0, 0, height_px, width_px])
-    return {"text_embeds": pooled, "time_ids": sizes.expand(len(noisy), -1)}
+    return denoiser.evaluate(noisy, timesteps, text, camera_matrices)
 
 
 @torch.no_grad()
@@ -292,10 +235,8 @@ def run_branches(
     Returns:
         [K, B, C, h, w] float32 outputs.
     """
-    if denoiser.plan != "full":
-        with resident(denoiser.network, denoiser.device):
-            return _run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
-    return _run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
+    with denoiser.at_work():
+        return _run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
 
 
 def _run_branches(

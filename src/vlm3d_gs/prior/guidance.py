@@ -25,7 +25,6 @@ from vlm3d_gs.prior.losses import (
     reconstruction_target,
     target_loss,
 )
-from vlm3d_gs.prior.multiview import join_views
 from vlm3d_gs.prior.noise import add_noise
 from vlm3d_gs.prior.prediction import Prediction, Predictor
 from vlm3d_gs.prior.timesteps import descend_timesteps, draw_timesteps
@@ -274,8 +273,7 @@ class DiffusionPrior:
 
     def prepare_attention(self, n_views: int) -> None:
         """Make a multi-view network attend over groups of `n_views` views, or over each view alone."""
-        if self.denoiser.is_multiview:
-            join_views(self.denoiser.network, self.n_joint_views(n_views))
+        self.denoiser.join_views(self.n_joint_views(n_views))
 
     def n_joint_views(self, n_views: int) -> int:
         """Return how many adjacent views the network denoises together, of groups of `n_views`: all or 1."""

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ShapeError
 from vlm3d_gs.core.seeding import generator as seeded
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, run_network
+from vlm3d_gs.prior.denoiser import TextEmbedding, run_network
 from vlm3d_gs.prior.noise import add_noise, clean_and_noise, training_target
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 ADAPTER_NAME = "score"
 TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -45,7 +46,7 @@ class ScoreAdapter:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: TorchDenoiser,
         *,
         seed: int,
         rank: int = 4,
@@ -288,7 +289,7 @@ class ScoreAdapter:
         self._optimizer.zero_grad()
 
 
-def _time_embedding(denoiser: Denoiser) -> nn.Module:
+def _time_embedding(denoiser: TorchDenoiser) -> nn.Module:
     """Return the module whose output [B, W] conditions every block on the timestep."""
     network: nn.Module = denoiser.network
     return network.get_submodule(
@@ -296,7 +297,7 @@ def _time_embedding(denoiser: Denoiser) -> nn.Module:
     )
 
 
-def _camera_embedding(denoiser: Denoiser) -> nn.Module:
+def _camera_embedding(denoiser: TorchDenoiser) -> nn.Module:
     """Return two layers from [B, 16] to the width of the time embedding, as a UNet's own projected class embedding."""
     module = _time_embedding(denoiser)
     embedder = getattr(module, "timestep_embedder", module)

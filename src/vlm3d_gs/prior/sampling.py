@@ -9,19 +9,18 @@ from torch import Tensor
 
 from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
 from vlm3d_gs.prior.denoiser import (
-    Denoiser,
     TextEmbedding,
     decode_latents,
     predict,
     require_multiview,
 )
-from vlm3d_gs.prior.multiview import join_views
 from vlm3d_gs.prior.noise import add_noise
+from vlm3d_gs.prior.torch_denoiser import TorchDenoiser
 
 
 @torch.inference_mode()
 def sample_views(
-    denoiser: Denoiser,
+    denoiser: TorchDenoiser,
     texts: TextEmbedding,
     cameras: Cameras,
     generator: torch.Generator,
@@ -49,7 +48,7 @@ def sample_views(
     """
     require_multiview(denoiser)
     n_prompts, n_views, noise_schedule = len(texts) - 1, len(cameras), denoiser.noise_schedule
-    join_views(denoiser.network, n_views)
+    denoiser.join_views(n_views)
 
     rows = torch.arange(1, n_prompts + 1).repeat_interleave(n_views)
     pair = (texts.rows(0 * rows), texts.rows(rows))

@@ -34,16 +34,16 @@ from transformers import (
 from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.prior.denoiser import TextEmbedding, fast_dtype
-from vlm3d_gs.prior.loading.pipeline import (
+from vlm3d_gs.prior.loading.folder import (
     has_component,
     network_component,
-    quiet_loading,
     read_components,
     read_settings,
     require_complete,
     unreadable,
     weights_variant,
 )
+from vlm3d_gs.prior.loading.pipeline import quiet_loading
 
 ENCODERS = {
     "CLIPTextModel": CLIPTextModel,
@@ -205,6 +205,13 @@ def _encode_t5(
         for text in texts
     ]
     return torch.cat(rows).float().cpu()
+
+
+def load_text_encoder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:
+    """Return tokenizer and text encoder of a pipeline that has one, in float32 on the CPU."""
+    components = read_components(folder)
+    tokenizer = _load_tokenizer(folder, "tokenizer")
+    return tokenizer, _load_encoder(folder, components, "text_encoder", torch.float32)
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Tensor:

@@ -1,0 +1,143 @@
+"""The networks of diffusers as a `Denoiser`.
+
+The inputs of a UNet or an SD3 transformer beside the latents, the precision, and where a network resides are settled
+here.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vlm3d_gs.core.residency import Plan, resident
+from vlm3d_gs.prior.denoiser import TextEmbedding
+from vlm3d_gs.prior.multiview import join_views
+from vlm3d_gs.prior.noise import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class TorchDenoiser:
+    """The components of a pipeline of diffusers, frozen, in evaluation mode."""
+
+    network: UNet2DConditionModel | SD3Transformer2DModel
+    """A UNet with a 16-dimensional projected class embedding is conditioned on cameras."""
+    vae: AutoencoderTiny | AutoencoderKL
+    noise_schedule: NoiseSchedule
+    autocast: torch.dtype | None
+    """Precision of the network's matrix products where its weights are float32; None is float32."""
+    plan: Plan = "full"
+    """Other than `full`: the network is on the VAE's device only while it runs; `sequential`: one image and one branch
+    at a time."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed; the VAE always resides there."""
+        return torch.device(self.vae.device)
+
+    @property
+    def is_multiview(self) -> bool:
+        """Whether the network is conditioned on cameras, four views of an object at a time."""
+        return self.network.config.get("class_embed_type") == "projection"
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels along each side of one latent cell."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def join_views(self, n_views: int) -> None:
+        """Make the network attend over groups of `n_views` adjacent images; a single-image network always does 1."""
+        if self.is_multiview:
+            join_views(self.network, n_views)
+
+    def at_work(self) -> AbstractContextManager[object]:
+        """Return a context in which the network is on its device."""
+        return nullcontext() if self.plan == "full" else resident(self.network, self.device)
+
+    def encode(self, color: Tensor) -> Tensor:
+        """Return the latents [B, C, h, w] float32 of images [B, H, W, 3] in 0..1; differentiable."""
+        vae = self.vae
+
+        def encode(pixels: Tensor) -> Tensor:
+            output = vae.encode(pixels.to(vae.dtype))
+            return output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
+
+        pixels = color.movedim(-1, 1) * 2.0 - 1.0
+        if self.plan == "sequential":
+            # The graph of one image at a time: each is encoded again on the way back.
+            latents = torch.cat(
+                [checkpoint(encode, image, use_reentrant=False) for image in pixels.split(1)]
+            )
+        else:
+            latents = encode(pixels)
+
+        shift = vae.config.get("shift_factor") or 0.0
+        return (latents.float() - shift) * vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w]; differentiable."""
+        vae = self.vae
+        shift = vae.config.get("shift_factor") or 0.0
+        unscaled = latents / vae.config.scaling_factor + shift
+        decoded = vae.decode(unscaled.to(vae.dtype)).sample
+        return (decoded.float() / 2.0 + 0.5).clamp(0.0, 1.0).movedim(1, -1)
+
+    def evaluate(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: TextEmbedding,
+        camera_matrices: Tensor | None = None,
+    ) -> Tensor:
+        """Run the network once; shapes as in `run_network`. Differentiable in `noisy` and in trained weights."""
+        network_timesteps = self.noise_schedule.network_timesteps[timesteps]
+
+        network = self.network
+        inputs = noisy.to(network.dtype)
+        tokens = text.tokens.to(network.dtype)
+        pooled = None if text.pooled is None else text.pooled.to(network.dtype)
+        if camera_matrices is not None:
+            camera_matrices = camera_matrices.to(network.dtype)
+
+        with self.precision():
+            if isinstance(network, SD3Transformer2DModel):
+                output = network(
+                    hidden_states=inputs,
+                    encoder_hidden_states=tokens,
+                    pooled_projections=pooled,
+                    timestep=network_timesteps.to(network.dtype),
+                )
+            else:
+                conditions = None if pooled is None else self._sdxl_conditions(inputs, pooled)
+                output = network(
+                    inputs,
+                    network_timesteps,
+                    tokens,
+                    class_labels=camera_matrices,
+                    added_cond_kwargs=conditions,
+                )
+        return output.sample.float()
+
+    def precision(self) -> torch.autocast | nullcontext[None]:
+        """Return the context manager under which the network runs."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast)
+
+    def _sdxl_conditions(self, noisy: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """Return SDXL's added conditions: pooled text, and original size, crop and target size, all uncropped.
+
+        Source: Podell et al. 2023 (SDXL, arXiv 2307.01952), section 2.2.
+        """
+        height_px, width_px = (cells * self.latent_factor for cells in noisy.shape[-2:])
+        sizes = pooled.new_tensor([height_px, width_px, 0, 0, height_px, width_px])
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(noisy), -1)}

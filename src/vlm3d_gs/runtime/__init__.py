@@ -1,0 +1,1 @@
+"""Networks as graphs of an inference runtime: exported once, computed without the library that defined them."""
