@@ -64,8 +64,9 @@ class DensifyConfig:
     part_share: Annotated[float, Range(0.0, 1.0)] = 0.02
     """At the end of the run, parts with empty space around them are removed that hold a smaller fraction of the summed
     opacity; 0 keeps all."""
-    part_gap: Annotated[float, Range(1e-3, 100.0)] = 0.06
-    """How far apart such parts are at least, world units; from twice as far on, always."""
+    part_gap: Annotated[float, Range(0.1, 100.0)] = 1.5
+    """How far apart such parts are at least, in standard deviations of the median Gaussian along its longest axis; from
+    twice as far on, always."""
     noise: Annotated[Schedule, Range(0.0, 1e6)] = exponential(8.0, 0.8)
     """`mcmc`: each step moves Gaussians of opacity around `prune_opacity` and below by this factor times their
     covariance times standard normal noise, 1 / world units. The paper uses 80 to 0.8 for scenes a few units large and

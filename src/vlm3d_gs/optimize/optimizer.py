@@ -28,11 +28,7 @@ class SceneOptimizer:
 
         self.config = config
         self._leaves = _leaves(gaussians)
-        groups = [{"params": [leaf], "name": name} for name, leaf in self._leaves.items()]
-        fused = gaussians.device.type in ("cpu", "cuda")
-        self._adam = torch.optim.Adam(
-            groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused
-        )
+        self._state: dict[str, dict[str, Tensor]] = {}
 
     @property
     def gaussians(self) -> Gaussians:
@@ -48,7 +44,8 @@ class SceneOptimizer:
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        self._adam.zero_grad(set_to_none=True)
+        for leaf in self._leaves.values():
+            leaf.grad = None
 
     def step(self, fraction: float, screen: kernels.ScreenStats | None = None) -> None:
         """Take one Adam step with the learning rates of this fraction of the run.
@@ -66,35 +63,69 @@ class SceneOptimizer:
             "sh_first": config.sh_lr(fraction),
             "sh_rest": config.sh_lr(fraction) * HIGHER_SH_FACTOR,
         }
-        for group in self._adam.param_groups:
-            group["lr"] = rates[group["name"]]
-
-        if config.fused:
-            self._fused_step(screen)
-        else:
-            self._adam.step()
-
-    def _fused_step(self, screen: kernels.ScreenStats | None) -> None:
-        """Do the step of torch's Adam on the state of torch's Adam, so that checkpoints fit either way."""
-        parameters = []
-        for group in self._adam.param_groups:
-            leaf = group["params"][0]
-            if leaf.grad is None:
-                continue
-
-            state = self._adam.state[leaf]
+        trained = {name: leaf for name, leaf in self._leaves.items() if leaf.grad is not None}
+        for name, leaf in trained.items():
+            state = self._state.setdefault(name, {})
             if not state:
-                state["step"] = torch.zeros(())
+                # torch's operation reads the number of steps on the device of the leaf, our kernel on the CPU.
+                state["step"] = torch.zeros((), device=self._step_device(leaf))
                 state |= {moment: torch.zeros_like(leaf) for moment in MOMENTS}
             state["step"] += 1.0
-            mean, square = (state[moment] for moment in MOMENTS)
-            step = int(state["step"])  # on the CPU, so this does not wait for the GPU
+
+        if config.fused:
+            self._kernel_step(trained, rates, screen)
+        else:
+            self._torch_step(trained, rates)
+
+    @torch.no_grad()
+    def _torch_step(self, trained: dict[str, Tensor], rates: dict[str, float]) -> None:
+        """Do the step of torch's fused Adam, by the operation beneath `torch.optim.Adam(fused=True)`.
+
+        The class itself imports torch's compiler when it is first used, which takes as long as many steps.
+        """
+        config = self.config
+        for name, leaf in trained.items():
+            assert leaf.grad is not None
+            state = self._state[name]
+            torch._fused_adam_(
+                *(
+                    [leaf],
+                    [leaf.grad],
+                    [state["exp_avg"]],
+                    [state["exp_avg_sq"]],
+                    [],
+                    [state["step"]],
+                ),
+                lr=rates[name],
+                beta1=config.beta1,
+                beta2=config.beta2,
+                weight_decay=0.0,
+                eps=config.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _kernel_step(
+        self,
+        trained: dict[str, Tensor],
+        rates: dict[str, float],
+        screen: kernels.ScreenStats | None,
+    ) -> None:
+        """Do the same step by our kernel, on the same state, so that checkpoints fit either way."""
+        parameters = []
+        for name, leaf in trained.items():
+            assert leaf.grad is not None
+            mean, square = (self._state[name][moment] for moment in MOMENTS)
+            step = int(self._state[name]["step"])  # on the CPU, so this does not wait for the GPU
             parameters.append(
-                kernels.ParameterState(leaf, leaf.grad, mean, square, group["lr"], step)
+                kernels.ParameterState(leaf, leaf.grad, mean, square, rates[name], step)
             )
 
         rule = kernels.AdamRule(self.config.beta1, self.config.beta2, self.config.eps)
         kernels.adam_step(parameters, rule, screen)
+
+    def _step_device(self, leaf: Tensor) -> torch.device:
+        return torch.device("cpu") if self.config.fused else leaf.device
 
     def replace(self, gaussians: Gaussians, source: Tensor, fresh: Tensor) -> None:
         """Replace the scene by another one; the moments follow their Gaussians.
@@ -104,52 +135,38 @@ class SceneOptimizer:
             source: [M] int64, index of the Gaussian that each one comes from.
             fresh: [M] bool, True where the moments start at zero.
         """
-        for group, (name, leaf) in zip(
-            self._adam.param_groups, _leaves(gaussians).items(), strict=True
-        ):
-            old = group["params"][0]
-            state = self._adam.state.pop(old, {})
+        for name, leaf in _leaves(gaussians).items():
+            state = self._state.get(name, {})
             for moment in MOMENTS:
                 if moment in state:
                     values = state[moment][source]
                     values[fresh] = 0.0
                     state[moment] = values
-
-            group["params"] = [leaf]
             self._leaves[name] = leaf
-            if state:
-                self._adam.state[leaf] = state
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return parameters and moments by name, for a checkpoint."""
         tensors = {f"parameter.{name}": leaf.detach() for name, leaf in self._leaves.items()}
-        for name, leaf in self._leaves.items():
+        for name in self._leaves:
             tensors |= {
-                f"adam.{key}.{name}": value for key, value in self._adam.state.get(leaf, {}).items()
+                f"adam.{key}.{name}": value for key, value in self._state.get(name, {}).items()
             }
         return tensors
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` returned; the number of Gaussians may differ from the current one."""
-        for group in self._adam.param_groups:
-            name = group["name"]
-            old = group["params"][0]
-            self._adam.state.pop(old, None)
+        for name, old in self.leaves.items():
             leaf = tensors[f"parameter.{name}"].to(old.device).detach().clone().requires_grad_()
-            group["params"], self._leaves[name] = [leaf], leaf
-
+            self._leaves[name] = leaf
             stored = {
-                key: tensors[f"adam.{key}.{name}"]
+                key: tensors[f"adam.{key}.{name}"].clone()
                 for key in ("step", *MOMENTS)
                 if f"adam.{key}.{name}" in tensors
             }
-            if stored:
-                # torch's fused Adam counts its steps on the device of the leaf, ours on the CPU.
-                devices = {"step": "cpu"} if self.config.fused else {}
-                self._adam.state[leaf] = {
-                    key: value.to(devices.get(key, leaf.device)).clone()
-                    for key, value in stored.items()
-                }
+            places = {"step": self._step_device(leaf)}
+            self._state[name] = {
+                key: value.to(places.get(key, leaf.device)) for key, value in stored.items()
+            }
 
 
 def _leaves(gaussians: Gaussians) -> dict[str, Tensor]:

@@ -27,14 +27,15 @@ def loose_mask(scene: Gaussians, gap: float, share: float) -> Tensor:
 
     Args:
         scene: N Gaussians.
-        gap: side of the cells in `connected_parts`, world units.
+        gap: side of the cells in `connected_parts`, in standard deviations of the median Gaussian along its longest axis.
         share: 0 to 1; 0 marks nothing.
     """
     if share <= 0.0 or not len(scene):
         return torch.zeros(len(scene), dtype=torch.bool, device=scene.device)
 
     opacities = scene.opacities
-    parts = connected_parts(scene.means, gap)
+    size = float(scene.scales.amax(-1).median())
+    parts = connected_parts(scene.means, gap * size)
     held = torch.zeros_like(opacities).index_add(0, parts, opacities)
     return held[parts] < torch.minimum(share * held.sum(), held.max())
 
