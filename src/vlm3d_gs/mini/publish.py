@@ -14,12 +14,13 @@ from vlm3d_gs.core.errors import CheckpointError
 from vlm3d_gs.mini.critic.model import new_critic, save_processor
 from vlm3d_gs.mini.prior.train import new_prior
 from vlm3d_gs.mini.training import load_averaged
+from vlm3d_gs.prior.export import export_prior
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
 def publish_prior(out: Path, target: Path) -> None:
-    """Save the diffusion pipeline, half precision, from the averaged weights of a training folder."""
+    """Save the diffusion pipeline, half precision, from the averaged weights of a training folder, and its graphs."""
     prior = new_prior(0)
     codec = AutoencoderTiny.from_pretrained(out / "codec")
     _load({"unet": prior.unet, "text_encoder": prior.text_encoder}, out / "prior")
@@ -30,7 +31,8 @@ def publish_prior(out: Path, target: Path) -> None:
     prior.unet.half().save_pretrained(target / "unet")
     prior.text_encoder.half().save_pretrained(target / "text_encoder")
     codec.save_pretrained(target / "vae")
-    drop_setting(target / "vae/config.json", "block_out_channels")
+    for name in ("block_out_channels", "_name_or_path"):
+        drop_setting(target / "vae/config.json", name)
     prior.tokenizer.save_pretrained(target / "tokenizer")
     prior.scheduler.save_pretrained(target / "scheduler")
 
@@ -45,6 +47,7 @@ def publish_prior(out: Path, target: Path) -> None:
         "feature_extractor": [None, None],
     }
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    export_prior(target)
 
 
 def publish_critic(out: Path, target: Path) -> None:
@@ -56,7 +59,7 @@ def publish_critic(out: Path, target: Path) -> None:
 
 
 def drop_setting(path: Path, name: str) -> None:
-    """Remove a derived setting that diffusers writes, and about which it warns when reading."""
+    """Remove a setting that diffusers writes of itself: a derived one, or the folder of the machine it came from."""
     settings = json.loads(path.read_text())
     settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -27,7 +27,8 @@ def loose_mask(scene: Gaussians, gap: float, share: float) -> Tensor:
 
     Args:
         scene: N Gaussians.
-        gap: side of the cells in `connected_parts`, in standard deviations of the median Gaussian along its longest axis.
+        gap: side of the cells in `connected_parts`, in standard deviations of the median Gaussian along its longest
+            axis.
         share: 0 to 1; 0 marks nothing.
     """
     if share <= 0.0 or not len(scene):

@@ -99,14 +99,10 @@ def read_manifest(folder: Path) -> Manifest:
             "runtime to torch."
         )
 
+    again = f"Export the graphs again: `vlm3d-gs models export {folder}`."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"]
-        if version != FORMAT:
-            raise ConfigError(
-                f"The graphs in {path.parent} have format {version}, this version reads {FORMAT}. Export them again: "
-                f"`vlm3d-gs models export {folder}`."
-            )
         graphs = {
             name: GraphEntry(
                 entry["file"],
@@ -115,13 +111,17 @@ def read_manifest(folder: Path) -> Manifest:
             )
             for name, entry in content["graphs"].items()
         }
-        return Manifest(
+        manifest = Manifest(
             folder, graphs, dict(content["sources"]), dict(content["facts"]), content["made_with"]
         )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise InputFileError(
-            f"{path} cannot be read ({error!r}). Export the graphs again: `vlm3d-gs models export {folder}`."
-        ) from error
+        raise InputFileError(f"{path} cannot be read ({error!r}). {again}") from error
+
+    if version != FORMAT:
+        raise ConfigError(
+            f"The graphs in {path.parent} have format {version}, this version reads {FORMAT}. {again}"
+        )
+    return manifest
 
 
 def sha256(path: Path) -> str:
