@@ -20,7 +20,7 @@ from vlm3d_gs.runtime.manifest import FOLDER, Manifest
 CAMERA_SIZE = 16
 """Numbers of a camera matrix."""
 GROUPS = 2
-"""Groups of views in the example that is traced."""
+"""Groups of views in the example from which the network is traced."""
 
 
 def export_prior(folder: Path, *, n_views: int = 4, size_px: int | None = None) -> Manifest:
@@ -54,13 +54,13 @@ def export_prior(folder: Path, *, n_views: int = 4, size_px: int | None = None) 
         raise ConfigError(f"A side of {side_px} px is no multiple of {factor}. Choose such a size.")
 
     count, cells = GROUPS * n_views, side_px // factor
-    color = torch.rand(count, side_px, side_px, 3)
+    color = torch.rand(2, side_px, side_px, 3)
     latents = torch.randn(count, config.in_channels, cells, cells)
     sources = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.safetensors"))
     exporter = Exporter(folder, [source for source in sources if not source.startswith(FOLDER)])
 
     encode = Function(_Encode(denoiser), {"color": color}, {"color": (0,)})
-    decode = Function(_Decode(denoiser), {"latents": latents}, {"latents": (0,)})
+    decode = Function(_Decode(denoiser), {"latents": latents[:2]}, {"latents": (0,)})
     for name, function in (("encode", encode), ("decode", decode)):
         exporter.add(name, function)
         exporter.add_pullback(f"{name}_pullback", function)

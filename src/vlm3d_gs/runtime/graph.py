@@ -78,8 +78,9 @@ def differentiable(graph: Graph, pullback: Graph, inputs: Tensor) -> Tensor:
 
     Args:
         graph: f, a function of one tensor.
-        pullback: the graph of (inputs, gradient on f's output) -> gradient on the inputs; it computes f again.
-        inputs: x.
+        pullback: the graph of (inputs, gradient on f's output) -> gradient on the inputs, for one row; it computes f
+            again.
+        inputs: x, whose rows f takes one by one, as an encoder takes images.
 
     Returns:
         f(x), on the graph of x. Differentiable once.
@@ -99,7 +100,8 @@ class _WithPullback(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         (inputs,) = ctx.saved_tensors
-        return ctx.pullback(inputs, gradient), None, None
+        rows = zip(inputs.split(1), gradient.split(1), strict=True)
+        return torch.cat([ctx.pullback(*row) for row in rows]), None, None
 
 
 def _read_weights(manifest: Manifest, name: str) -> dict[str, np.ndarray]:
