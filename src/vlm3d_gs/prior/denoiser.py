@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vlm3d_gs.core.errors import ConfigError, ShapeError
+from vlm3d_gs.core.precision import fast_dtype as fast_dtype  # noqa: PLC0414
 from vlm3d_gs.core.profiling import count, section
 from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.prior.noise import NoiseSchedule
@@ -79,15 +80,6 @@ class Denoiser:
     def latent_factor(self) -> int:
         """Pixels along each side of one latent cell."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-
-def fast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the 16-bit type that the device multiplies faster than float32; None if there is none."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    features = torch.cpu.get_capabilities()
-    has_bfloat16 = features.get("avx512_bf16") or features.get("amx_bf16")
-    return torch.bfloat16 if has_bfloat16 else None
 
 
 def precision(denoiser: Denoiser) -> torch.autocast | nullcontext[None]:
