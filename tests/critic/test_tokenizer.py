@@ -106,3 +106,12 @@ def test_broken_files_are_refused(
         path.write_text(content)
     with pytest.raises(InputFileError, match=message):
         FolderTokenizer(tmp_path / "critic")
+
+
+def test_a_template_may_refuse_a_conversation(tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED, tmp_path / "critic")
+    (tmp_path / "critic" / "chat_template.jinja").write_text("{{ raise_exception('no pictures') }}")
+    with pytest.raises(InputFileError, match="no pictures"):
+        FolderTokenizer(tmp_path / "critic").apply_chat_template(
+            [], add_generation_prompt=True, tokenize=False
+        )

@@ -89,20 +89,18 @@ def read_small_config(folder: Path) -> SmallConfig:
     path = folder / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        _require_known(settings)
-        config = _sizes(settings)
         with safe_open(folder / WEIGHTS, "pt") as stored:
             names = set(stored.keys())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _refusal(f"config.json lacks {error}") from error
     except (OSError, ValueError, SafetensorError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise InputFileError(f"The critic in {folder} cannot be read: {error}") from error
 
     if PATCHES not in names:
-        raise _refusal(f"its weights have other names; there is no {PATCHES}")
-    return config
+        raise ConfigError(_refusal(f"its weights have other names; there is no {PATCHES}"))
+    try:
+        _require_known(settings)
+        return _sizes(settings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(_refusal(f"config.json has no usable {error}")) from error
 
 
 def _require_known(settings: dict[str, Any]) -> None:
@@ -112,25 +110,27 @@ def _require_known(settings: dict[str, Any]) -> None:
         for key in name.split("."):
             found = found.get(key) if isinstance(found, dict) else None
         if found != expected:
-            raise _refusal(f"{name} is {found!r} and must be {expected!r}")
+            raise ConfigError(_refusal(f"{name} is {found!r} and must be {expected!r}"))
 
     text, vision = settings["text_config"], settings["vision_config"]
     if sorted(vision["fullatt_block_indexes"]) != list(range(vision["depth"])):
-        raise _refusal("some blocks of its vision tower attend within windows")
+        raise ConfigError(_refusal("some blocks of its vision tower attend within windows"))
     if set(text.get("layer_types") or ()) - {"full_attention"}:
-        raise _refusal("some layers of its language model do not attend to all tokens")
+        raise ConfigError(_refusal("some layers of its language model do not attend to all tokens"))
     if text["num_key_value_heads"] != text["num_attention_heads"]:
-        raise _refusal("heads of its language model share keys")
+        raise ConfigError(_refusal("heads of its language model share keys"))
     if vision["out_hidden_size"] != text["hidden_size"]:
-        raise _refusal("its vision tower and language model have different widths")
+        raise ConfigError(_refusal("its vision tower and language model have different widths"))
 
     # Each pair of a head's numbers turns with one position.
     head = text["hidden_size"] / text["num_attention_heads"]
     section = text["rope_parameters"]["mrope_section"]
     if len(section) != 3 or 2 * sum(section) != head:
-        raise _refusal(f"mrope_section {section} does not fit heads of {head:g} numbers")
+        raise ConfigError(
+            _refusal(f"mrope_section {section} does not fit heads of {head:g} numbers")
+        )
     if vision["hidden_size"] % (4 * vision["num_heads"]):
-        raise _refusal("heads of its vision tower are no multiple of 4 numbers")
+        raise ConfigError(_refusal("heads of its vision tower are no multiple of 4 numbers"))
 
 
 def _sizes(settings: dict[str, Any]) -> SmallConfig:
@@ -166,8 +166,8 @@ def _sizes(settings: dict[str, Any]) -> SmallConfig:
     )
 
 
-def _refusal(reason: str) -> ConfigError:
-    return ConfigError(
+def _refusal(reason: str) -> str:
+    return (
         f"critic.runtime=torch computes small Qwen2.5-VLs only, and not this one: {reason}. "
         "Set critic.runtime=auto."
     )

@@ -101,4 +101,4 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> Template:
 
 def _refuse(message: str) -> NoReturn:
     """Refuse a conversation; templates call this."""
-    raise TemplateError(message)
+    raise InputFileError(f"The critic's chat template cannot write this message: {message}")
