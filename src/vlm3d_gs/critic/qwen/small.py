@@ -106,9 +106,9 @@ class VisionTower(nn.Module):
     def __init__(self, stored: StoredTensors, config: SmallConfig, dtype: torch.dtype) -> None:
         """Take the tensors of the tower and of the merger behind it."""
         super().__init__()
-        sizes, side, self.frames = config.vision, config.patch_size, config.frames
-        self.channels, self.joined = config.channels, config.merge_size**2
-        width, merged = sizes.width, sizes.width * self.joined
+        sizes, side = config.vision, config.patch_size
+        self.channels, self.frames = config.channels, config.frames
+        width, merged = sizes.width, sizes.width * config.merge_size**2
 
         # The frames of a still image are equal, so a product with the sum of their weights is the convolution.
         kernel = stored.take(PATCHES, width, config.channels, config.frames, side, side)
