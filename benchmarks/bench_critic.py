@@ -26,10 +26,10 @@ from released import released_log_odds
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlm3d_gs.app.floors import matrix_rate, operation_counter
+from vlm3d_gs.core.precision import fast_dtype
 from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.prior.denoiser import fast_dtype
 
 QUESTIONS = [
     content_question("a red cube on top of a blue sphere"),
@@ -47,17 +47,20 @@ class Models:
         self.usual = YesNoModel(folder, device, self.dtype)
 
     @cached_property
+    def transformers(self) -> YesNoModel:
+        """With the network of transformers, and our attention and patch embedding; for large models the usual one."""
+        return YesNoModel(self.folder, self.device, self.dtype, runtime="transformers")
+
+    @cached_property
     def uncached(self) -> YesNoModel:
-        """The same weights, without caching the text before the views."""
-        model = copy(self.usual)
-        model.cache_text = False
-        return model
+        """The same, without caching the text before the views."""
+        return YesNoModel(self.folder, self.device, self.dtype, cache_text=False)
 
     @cached_property
     def graphed(self) -> YesNoModel:
         """The same weights, replayed as CUDA graphs."""
         model = copy(self.usual)
-        model.graphs, model._messages = True, {}
+        model.graphs, model._readers = True, {}
         return model
 
     @cached_property
@@ -114,6 +117,7 @@ def ways(models: Models, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
         "ours, three questions": lambda: gradient(model.log_odds(images, names, QUESTIONS)),
         "ours, one question": lambda: gradient(model.log_odds(images, names, QUESTIONS[:1])),
         "three questions, one after the other": one_by_one,
+        "by transformers": lambda: gradient(models.transformers.log_odds(images, names, QUESTIONS)),
         "without cached text": lambda: gradient(models.uncached.log_odds(images, names, QUESTIONS)),
         "with gradient checkpointing": lambda: gradient(
             models.checkpointed.log_odds(images, names, QUESTIONS)
@@ -163,6 +167,7 @@ def time_ways(models: Models, options: Namespace) -> None:
         functions = {name: functions[name] for name in options.ways.split(";")}
     elif options.model != "mini":
         del functions["in the other type"]  # would take twice the memory
+        del functions["by transformers"]  # as ours is
 
     rows, ours, rate = [], 0.0, matrix_rate(device)
     for name, function in functions.items():

@@ -32,10 +32,10 @@ from vlm3d_gs.app.bench import measure_run
 from vlm3d_gs.assembly.device import choose_device
 from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.config import Config, apply_settings
+from vlm3d_gs.core.precision import fast_dtype
 from vlm3d_gs.critic.questions.templates import joint_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.optimize.guidance import Guidance
-from vlm3d_gs.prior.denoiser import fast_dtype
 
 CRITIC_PX = 252
 """Side of the pictures that the released critic sees, 81 tokens each."""

@@ -8,7 +8,12 @@ import pytest
 
 from contract.source_tree import SOURCE
 
-HEAVY = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat", "PIL", "imageio")
+HEAVY = (
+    *("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat", "PIL", "imageio"),
+    *("torch._dynamo", "sympy", "scipy"),
+)
+SLOW = {"diffusers", "transformers", "peft", "torch._dynamo", "sympy", "scipy"}
+"""What takes seconds to import, and the embedded models do not need."""
 
 SHOW = f"import sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
 
@@ -53,3 +58,29 @@ def test_gsplat_is_not_loaded_without_cuda() -> None:
         "vlm3d_gs.app.doctor.inspect()"
     )
     assert "gsplat" not in loaded_after(code)
+
+
+@pytest.mark.parametrize(
+    "module", ["guidance", "judge", "watch", "augment", "qwen.yes_no", "questions.checklist"]
+)
+def test_the_critic_loads_no_library_of_large_models(module: str) -> None:
+    assert not SLOW & set(loaded_after(f"import vlm3d_gs.critic.{module}"))
+
+
+def test_the_embedded_critic_answers_without_the_libraries_of_large_models() -> None:
+    code = """
+import torch
+from vlm3d_gs.assembly.critic import build_questions, build_vlm
+from vlm3d_gs.config import CriticConfig
+from vlm3d_gs.core.prompts import parse_prompt
+from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.models import embedded_weights
+
+critic = CriticConfig()
+model = build_vlm(critic, embedded_weights("critic"), torch.device("cpu"))
+questions = [question.text for question in build_questions(critic, parse_prompt("a red cube"), model)]
+images = torch.rand(4, 64, 64, 3, requires_grad=True)
+model.log_odds(images, VIEW_NAMES, questions).sum().backward()
+assert images.grad.abs().sum() > 0.0
+"""
+    assert not SLOW & set(loaded_after(code))

@@ -112,13 +112,18 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
+def model_of(folder: Path, **ways: Any) -> YesNoModel:
+    """The network of transformers; tests/critic/test_small.py compares our own with it."""
+    return YesNoModel(folder, CPU, runtime="transformers", **ways)
+
+
 def views(count: int = 3) -> torch.Tensor:
     return torch.rand(count, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(1))
 
 
 def test_packed_questions_are_answered_as_by_the_whole_model(folder: Path) -> None:
     images = views().requires_grad_()
-    together = YesNoModel(folder, CPU).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
+    together = model_of(folder).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
     alone = torch.stack([reference_log_odds(folder, images, question) for question in QUESTIONS])
     assert float(together.detach().std()) > 1e-3, "answers must differ, or this test could not fail"
     torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
@@ -130,8 +135,8 @@ def test_packed_questions_are_answered_as_by_the_whole_model(folder: Path) -> No
 @pytest.mark.parametrize("change", [{"cache_text": False}, {"checkpointing": True}])
 def test_cheaper_ways_say_the_same(folder: Path, change: dict[str, bool]) -> None:
     images = views().requires_grad_()
-    usual = YesNoModel(folder, CPU).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
-    other = YesNoModel(folder, CPU, **change).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
+    usual = model_of(folder).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
+    other = model_of(folder, **change).log_odds(images, VIEW_NAMES[:3], QUESTIONS)
     torch.testing.assert_close(usual, other, atol=1e-4, rtol=1e-4)
     (first,) = torch.autograd.grad(usual.sum(), images)
     (second,) = torch.autograd.grad(other.sum(), images)
@@ -144,7 +149,7 @@ def test_cheaper_ways_say_the_same(folder: Path, change: dict[str, bool]) -> Non
 def test_several_scenes_at_once_are_answered_as_one_by_one(
     folder: Path, way: dict[str, Any]
 ) -> None:
-    model = YesNoModel(folder, CPU, **way)
+    model = model_of(folder, **way)
     images = torch.stack([views(3), views(6)[3:], 0.2 * views(3)]).requires_grad_()
     together = model.scene_log_odds(images, VIEW_NAMES[:3], QUESTIONS)
     alone = torch.stack([model.log_odds(one, VIEW_NAMES[:3], QUESTIONS) for one in images])
@@ -160,7 +165,7 @@ def test_several_scenes_at_once_are_answered_as_one_by_one(
 def test_checkpointing_keeps_fewer_values(folder: Path) -> None:
     kept = []
     for checkpointing in (False, True):
-        model = YesNoModel(folder, CPU, checkpointing=checkpointing, cache_text=False)
+        model = model_of(folder, checkpointing=checkpointing, cache_text=False)
         sizes: list[int] = []
 
         def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
@@ -174,18 +179,19 @@ def test_checkpointing_keeps_fewer_values(folder: Path) -> None:
 
 
 def test_frozen_weights_get_no_gradient_and_repeated_questions_build_nothing(folder: Path) -> None:
-    model = YesNoModel(folder, CPU)
+    model = model_of(folder)
     for _ in range(2):
         model.log_odds(views().requires_grad_(), VIEW_NAMES[:3], QUESTIONS).sum().backward()
     assert all(parameter.grad is None for parameter in model.network.parameters())
-    assert len(model._messages) == len(model._text_caches) == 1
+    qwen: Any = model.qwen
+    assert len(model._readers) == len(qwen._text_caches) == 1
 
 
 def test_a_grid_is_one_picture_with_all_views(folder: Path) -> None:
-    model = YesNoModel(folder, CPU, layout="grid")
+    model = model_of(folder, layout="grid")
     images = views(4).requires_grad_()
     odds = model.log_odds(images, VIEW_NAMES, QUESTIONS)
-    (message,) = model._messages.values()
+    message = model._message(("all views",), tuple(QUESTIONS), (1, 1, 2 * SIDE, 2 * SIDE))
     assert int(message.image_mask.sum()) == 4 * (SIDE // 8) ** 2
     (gradient,) = torch.autograd.grad(odds.sum(), images)
     assert (gradient.flatten(1).norm(dim=1) > 0).all()
@@ -195,7 +201,7 @@ def test_a_grid_is_one_picture_with_all_views(folder: Path) -> None:
 
 
 def test_a_model_can_write_and_it_is_repeatable(folder: Path) -> None:
-    model = YesNoModel(folder, CPU)
+    model = model_of(folder)
     assert model.generate_text("a red cube", 5) == model.generate_text("a red cube", 5)
 
 
@@ -205,9 +211,9 @@ class Pieces:
     unk_token_id = 0
     known: ClassVar = {"Yes": [5], " Yes": [6], "yes": [5], " yes": [7, 8], "YES": [0]}
 
-    def __call__(self, word: str, add_special_tokens: bool) -> Any:
+    def encode(self, word: str, *, add_special_tokens: bool) -> list[int]:
         assert not add_special_tokens
-        return type("Encoded", (), {"input_ids": self.known[word]})
+        return self.known[word]
 
 
 def test_ways_to_write_an_answer_are_pooled_once_each() -> None:
@@ -231,7 +237,7 @@ def test_other_models_and_quantised_weights_without_a_gpu_are_refused(
 
 
 def test_a_visiting_model_answers_and_goes_home(folder: Path) -> None:
-    model = YesNoModel(folder, CPU, resident=False)
+    model = model_of(folder, resident=False)
     config = CriticConfig(clip=0.0, every=1)
     rendered = Views(views(4), orbit([0.0, 90.0, 180.0, 270.0], 15.0, 3.0, 40.0, SIDE, SIDE), 4)
     questions = [Question("a", QUESTIONS[0])]

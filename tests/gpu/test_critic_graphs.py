@@ -7,6 +7,7 @@ import torch
 
 from gradients import assert_grad_close
 from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
+from vlm3d_gs.critic.qwen.runtime import Runtime
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights
 
@@ -15,10 +16,14 @@ pytestmark = pytest.mark.gpu
 QUESTIONS = [content_question("a red cube on top of a blue sphere"), GEOMETRY_QUESTION]
 
 
-def test_a_replayed_graph_gives_the_plain_answers_and_gradients(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("runtime", ["torch", "transformers"])
+def test_a_replayed_graph_gives_the_plain_answers_and_gradients(
+    runtime: Runtime, generator: torch.Generator
+) -> None:
     device = torch.device("cuda")
     plain, graphed = (
-        YesNoModel(embedded_weights("critic"), device, graphs=graphs) for graphs in (False, True)
+        YesNoModel(embedded_weights("critic"), device, runtime=runtime, graphs=graphs)
+        for graphs in (False, True)
     )
     for _ in range(3):  # the first is recorded, the others replayed with other pictures
         images = torch.rand(4, 64, 64, 3, generator=generator).to(device).requires_grad_()

@@ -11,6 +11,7 @@ import torch
 from vlm3d_gs.assembly.device import choose_device
 from vlm3d_gs.assembly.weights import locate_models, text_cache
 from vlm3d_gs.config import Config, CriticConfig
+from vlm3d_gs.core.precision import fast_dtype
 from vlm3d_gs.core.prompts import Prompt, parse_prompt
 from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.critic.questions.checklist import cached_generator, prompt_questions
@@ -35,7 +36,6 @@ def build_vlm(
         plan: how the networks share the device; quantised weights stay there under any plan.
     """
     from vlm3d_gs.critic.qwen.yes_no import YesNoModel
-    from vlm3d_gs.prior.denoiser import fast_dtype
 
     # On a GPU the arithmetic of the embedded critic costs nothing, so it may as well be exact.
     fast = fast_dtype(device) == torch.bfloat16
@@ -46,6 +46,7 @@ def build_vlm(
         folder,
         device,
         torch.bfloat16 if half else torch.float32,
+        runtime=critic.runtime,
         quantize=critic.quantize,
         checkpointing=critic.checkpointing,
         layout=critic.layout,

@@ -157,6 +157,9 @@ class CriticConfig:
     """For the family `server`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; auto is bfloat16 where the device multiplies it faster, but float32 for `mini` on a GPU."""
+    runtime: Literal["auto", "torch", "transformers"] = "auto"
+    """What computes the network: torch, plain torch, for the architecture of `mini` only; transformers, the library,
+    whose import takes seconds; auto takes plain torch where it can."""
     quantize: Literal["none", "8bit", "4bit"] = "none"
     """Quantise the weights with bitsandbytes, on a GPU."""
     checkpointing: bool = False

@@ -236,6 +236,7 @@ def _traced_pullback(module: nn.Module, example: Tensor, gradient: Tensor) -> nn
 
     table = dict(core_aten_decompositions())
     table[torch.ops.aten.convolution_backward.default] = _convolution_backward
+    table[torch.ops.aten.upsample_nearest2d_backward.default] = _upsample_backward
     weights = [parameter.detach() for parameter in module.parameters()]
     trace: Callable[..., Any] = make_fx(
         pullback,
@@ -287,6 +288,19 @@ def _convolution_backward(  # noqa: PLR0917 - the operator's own signature
     ]
     pulled = F.conv_transpose2d(gradient, weight, None, stride, padding, lost, groups, dilation)
     return pulled, None, None
+
+
+def _upsample_backward(
+    gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], *_: object
+) -> Tensor:
+    """Return the gradient on the input of a nearest-neighbour enlargement by whole factors: sums over blocks."""
+    height, width = input_size[-2:]
+    rows, columns = output_size[0] // height, output_size[1] // width
+    if (rows * height, columns * width) != tuple(output_size):
+        raise ModelError("Only enlargements by whole factors can be exported with their gradient.")
+
+    blocks = gradient.reshape(*input_size[:2], height, rows, width, columns)
+    return blocks.sum((3, 5))
 
 
 def _dynamic_shapes(function: Function) -> tuple[dict[int, Any], ...]:

@@ -23,6 +23,8 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+from vlm3d_gs.critic.qwen.dot_product import attend, fused_is_slow
+
 VISION_ATTENTION = "vlm3d_gs_flash_chunks"
 """Transformers passes chunk borders only to implementations that have "flash" in their name."""
 TEXT_ATTENTION = "vlm3d_gs_text"
@@ -147,12 +149,7 @@ def attend_in_chunks(
 def _attend_to_batch(chunks: list[Tensor], mask: Tensor | None, scaling: float | None) -> Tensor:
     """Return [chunks * longest, heads, dim] of queries, keys and values [heads, chunks, longest, dim]."""
     query, key, value = (tensor.transpose(0, 1) for tensor in chunks)
-    if _fused_is_slow(query):
-        output = _plain_attention(query, key, value, mask, scaling)
-    else:
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-
-    return output.transpose(1, 2).flatten(0, 1)
+    return attend(query, key, value, mask, scaling).transpose(1, 2).flatten(0, 1)
 
 
 def attend_to_text(
@@ -165,33 +162,15 @@ def attend_to_text(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend as `sdpa_attention_forward` of transformers does; shapes as there."""
-    if _fused_is_slow(query) and attention_mask is not None:
+    if fused_is_slow(query) and attention_mask is not None:
         # Grouped-query attention: several query heads share one key head.
         group = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(group, 1) for tensor in (key, value))
-        output = _plain_attention(query, key, value, attention_mask, scaling)
-        return output.transpose(1, 2), None
+        return attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
 
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
     )
-
-
-def _fused_is_slow(query: Tensor) -> bool:
-    """Return whether the fused attention of torch is slower than plain products: its backward in bfloat16 on a CPU."""
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16
-
-
-def _plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
-) -> Tensor:
-    """Return `scaled_dot_product_attention`, written as two products and a softmax."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query * scale) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-
-    return scores.softmax(-1) @ value
 
 
 @lru_cache(maxsize=64)

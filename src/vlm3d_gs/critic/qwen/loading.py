@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
+from vlm3d_gs.critic.qwen.network import Quantization
 from vlm3d_gs.prior.loading.pipeline import quiet_loading
 
-Quantization = Literal["none", "8bit", "4bit"]
 MODEL_TYPES = {
     "qwen2_vl": Qwen2VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any, Protocol
 
 IMAGE_TOKEN = "<|image_pad|>"
 LAST_OF_PREFIX = "<|vision_end|>"
 
 
+class ChatTokenizer(Protocol):
+    """What is needed of a tokenizer; those of transformers have it, and `tokenizer.FolderTokenizer`."""
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """Id of what is not known."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the ids of a text."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> Any:
+        """Return the text of ids."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, add_generation_prompt: bool, tokenize: bool
+    ) -> Any:
+        """Return a conversation written as the model reads it, with `tokenize` false."""
+
+
 def split_message(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: ChatTokenizer,
     view_names: Sequence[str],
     tokens: Sequence[int],
     questions: Sequence[str],
@@ -39,7 +57,7 @@ def split_message(
 
         # Tokens never span the cut: the mark is a special token, which tokenizers keep whole.
         prefix, mark, rest = str(text).rpartition(LAST_OF_PREFIX)
-        question_ids.append(tokenizer(rest, add_special_tokens=False).input_ids)
+        question_ids.append(tokenizer.encode(rest, add_special_tokens=False))
 
         if not prefix_ids:
             # The template writes one placeholder per image; the model reads one per image token.
@@ -48,6 +66,6 @@ def split_message(
                 IMAGE_TOKEN * count + text_after
                 for count, text_after in zip(tokens, others, strict=True)
             )
-            prefix_ids = tokenizer(expanded, add_special_tokens=False).input_ids
+            prefix_ids = tokenizer.encode(expanded, add_special_tokens=False)
 
     return prefix_ids, question_ids

@@ -1,51 +1,31 @@
 """Qwen-VL models that answer Yes/No questions about several views, differentiable in the images.
 
-None of the code of transformers is changed: the vision tower receives patches cut by `preprocess` and the modules of
-`attention`; the language model receives embeddings, positions and a mask. All questions share one pass over the views;
-only the answer tokens' rows of the head are evaluated, at the last position of each question.
+All questions share one pass over the views; only the answer tokens' rows of the head are evaluated, at the last
+position of each question. The network behind it is our own plain torch or that of transformers (`runtime`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+from torch import Tensor, nn
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
 from vlm3d_gs.core.profiling import count, section
-from vlm3d_gs.critic.qwen.attention import use_fast_modules, vision_kwargs
-from vlm3d_gs.critic.qwen.loading import Quantization, checkpoint_activations, load_network
-from vlm3d_gs.critic.qwen.messages import split_message
-from vlm3d_gs.critic.qwen.packing import PackedQuestions, mrope_positions, pack
+from vlm3d_gs.critic.qwen.messages import ChatTokenizer, split_message
+from vlm3d_gs.critic.qwen.network import Message, Quantization, Reader
+from vlm3d_gs.critic.qwen.packing import mrope_positions, pack
 from vlm3d_gs.critic.qwen.preprocess import as_grid, load_patch_layout, patch_grids, to_patches
+from vlm3d_gs.critic.qwen.runtime import Runtime, load_qwen
 
 YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES")
 NO_WORDS = ("No", " No", "no", " no", "NO")
 """Ways to begin an answer; those that a tokenizer has as one token are pooled."""
 GRID_COLUMNS = 2
-
-
-@dataclass
-class _Message:
-    """What the networks read for given views and questions beside the pixels; built once."""
-
-    packed: PackedQuestions
-    image_mask: Tensor
-    """[L] bool: which tokens are image tokens."""
-    vision_kwargs: dict[str, Any]
-    """Arguments of the vision tower beside the patches."""
-    text_ids: tuple[int, ...]
-    """Token ids before the first image."""
-    n_scenes: int
-    """Scenes in one batch, each with its own views."""
-    graph: Callable[[Tensor], Tensor] | None = None
-    """The forward pass as a CUDA graph, once captured."""
 
 
 class YesNoModel:
@@ -57,6 +37,7 @@ class YesNoModel:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         *,
+        runtime: Runtime = "auto",
         quantize: Quantization = "none",
         checkpointing: bool = False,
         layout: Literal["images", "grid"] = "images",
@@ -72,6 +53,8 @@ class YesNoModel:
             folder: with config.json, .safetensors weights, tokenizer and processor files.
             device: where the model runs.
             dtype: of weights and activations.
+            runtime: what computes the network. torch: our own code, for small Qwen2.5-VLs without `quantize` and
+                `checkpointing`; transformers: any Qwen-VL; auto: torch where it can.
             quantize: store the language model's weights in fewer bits, on a GPU only.
             checkpointing: recompute activations in the backward pass instead of keeping them.
             layout: one image per view, or one image with all views in a grid.
@@ -99,20 +82,20 @@ class YesNoModel:
             )
 
         self.patch_layout = load_patch_layout(folder)
-        self.network = load_network(folder, device, dtype, quantize=quantize, resident=resident)
-        if fast_modules:
-            use_fast_modules(self.network)
-        if checkpointing:
-            checkpoint_activations(self.network)
-
-        self.device, self.dtype, self.layout = device, dtype, layout
-        self.cache_text, self.graphs = cache_text and not checkpointing, graphs
-        self._messages: dict[tuple[object, ...], _Message] = {}
-        self._text_caches: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
+        self.qwen, self.tokenizer = load_qwen(
+            folder,
+            device,
+            dtype,
+            runtime,
+            quantize=quantize,
+            checkpointing=checkpointing,
+            cache_text=cache_text,
+            fast_modules=fast_modules,
+            resident=resident,
         )
+        self.device, self.dtype, self.layout, self.graphs = device, dtype, layout, graphs
+        self._readers: dict[tuple[object, ...], Reader] = {}
+
         self.yes_ids = answer_ids(self.tokenizer, YES_WORDS if pooled else YES_WORDS[:1])
         self.no_ids = answer_ids(self.tokenizer, NO_WORDS if pooled else NO_WORDS[:1])
         self._answer_rows = [
@@ -120,15 +103,19 @@ class YesNoModel:
         ]
 
     @property
+    def network(self) -> nn.Module:
+        """All weights, to be moved by those who loaded it with `resident` false."""
+        return self.qwen.module
+
+    @property
     def trained_px(self) -> int | None:
         """Side of the images for a model that was trained on one size only (`trained_px` in its config.json)."""
-        side = getattr(self.network.config, "trained_px", None)
-        return None if side is None else int(side)
+        return self.qwen.trained_px
 
     @property
     def image_token_id(self) -> int:
         """Id of the placeholder for one token of an image."""
-        return int(self.network.config.image_token_id)
+        return self.qwen.image_token_id
 
     def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
         """Return log p(Yes) - log p(No) of each question, at the first token of the answer.
@@ -166,124 +153,51 @@ class YesNoModel:
 
         # Callers may train in mixed precision, but float16 overflows in these models.
         with torch.autocast(self.device.type, enabled=False):
-            message = self._message(tuple(names), tuple(questions), tuple(images.shape[:4]))
             patches, _ = to_patches(images.flatten(0, 1).float(), self.patch_layout)
             patches = patches.to(self.dtype)
+            reader = self._reader(tuple(names), tuple(questions), tuple(images.shape[:4]), patches)
 
-            if self.graphs:
-                return self._replayed_log_odds(message, patches)
-            return self._packed_log_odds(message, patches)
+            return reader(patches)
 
-    def _replayed_log_odds(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return `_packed_log_odds` by a CUDA graph, which is captured at the first call.
+    def _reader(
+        self,
+        names: tuple[str, ...],
+        questions: tuple[str, ...],
+        size: tuple[int, ...],
+        patches: Tensor,
+    ) -> Reader:
+        """Return the log-odds [S, K] of questions as a function of patches; built once for each message.
 
-        The gradient must be taken before the next call: both share the graph's memory.
+        Args:
+            names: of the views.
+            questions: K sentences.
+            size: numbers of scenes and views, height and width.
+            patches: of such views.
         """
-        if message.graph is None:
-            if self.cache_text:
-                self._text_cache(
-                    message
-                )  # filled here, or the graph would compute it at each replay
+        key = (names, questions, size)
+        if key not in self._readers:
+            states = self.qwen.reader(self._message(names, questions, size))
+            reader = partial(self._read, states)
+            self._readers[key] = _captured(reader, patches) if self.graphs else reader
 
-            sample = torch.zeros_like(patches, requires_grad=True)
-            capture: Any = torch.cuda.make_graphed_callables
-            with torch.enable_grad():
-                message.graph = capture(partial(self._packed_log_odds, message), (sample,))
+        return self._readers[key]
 
-        assert message.graph is not None
-        return message.graph(patches).clone()  # the next replay overwrites the graph's output
-
-    def _packed_log_odds(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return the log-odds [S, K] of a message's questions, from patches of its views."""
-        hidden = self._answer_states(message, patches)
+    def _read(self, states: Reader, patches: Tensor) -> Tensor:
+        """Return the log-odds [S, K] from the hidden states at the answers."""
+        hidden = states(patches)
 
         # The head has one row per word of the vocabulary; only those of the answers are multiplied.
-        head = self.network.lm_head.weight
+        head = self.qwen.head
         yes, no = (
             torch.logsumexp((hidden @ head[rows].T).float(), -1) for rows in self._answer_rows
         )
 
         return yes - no
 
-    def _answer_states(self, message: _Message, patches: Tensor) -> Tensor:
-        """Return the last hidden states [S, K, width], from which the answers are predicted."""
-        model, n_scenes = self.network.model, message.n_scenes
-        packed, image_mask = message.packed, message.image_mask
-
-        vision = model.visual(patches, **message.vision_kwargs)
-        image_tokens: Tensor = vision.pooler_output
-        embeddings = model.get_input_embeddings()(packed.input_ids).expand(n_scenes, -1, -1)
-        embeddings = embeddings.masked_scatter(
-            image_mask[:, None], image_tokens.to(embeddings.dtype)
-        )
-
-        # With the text before the first image in the cache, only what follows it is read.
-        start = len(message.text_ids) if self.cache_text else 0
-        mask = packed.mask[None, None, start:]
-        kwargs: dict[str, Any] = {"use_cache": False, "attention_mask": mask}
-        if start:
-            kwargs |= {"use_cache": True, "past_key_values": self._text_cache(message)}
-
-        if self.network.config.model_type == "qwen3_vl":
-            # Features of earlier vision layers are added to the image tokens in the first text layers.
-            kwargs["visual_pos_masks"] = image_mask[start:].expand(n_scenes, -1)
-            kwargs["deepstack_visual_embeds"] = vision.deepstack_features
-        else:
-            # With a mask for each layer type these models build none themselves.
-            layer_types = set(model.language_model.config.layer_types)
-            kwargs["attention_mask"] = dict.fromkeys(layer_types, mask)
-
-        output = model.language_model(
-            inputs_embeds=embeddings[:, start:],
-            position_ids=packed.position_ids[:, None, start:].expand(-1, n_scenes, -1),
-            **kwargs,
-        )
-        hidden: Tensor = output.last_hidden_state[:, packed.answer_index - start]
-
-        return hidden
-
-    def _text_cache(self, message: _Message) -> DynamicCache:
-        """Return a cache with keys and values of the text before the first image, computed once."""
-        config = self.network.model.language_model.config
-        if message.text_ids not in self._text_caches:
-            self._text_caches[message.text_ids] = self._text_keys_values(message)
-
-        # Reading appends to a cache, so each pass gets a new one; the tensors are shared.
-        cache = DynamicCache(config=config)
-        for layer, (keys, values) in enumerate(self._text_caches[message.text_ids]):
-            batched = (tensor.expand(message.n_scenes, -1, -1, -1) for tensor in (keys, values))
-            cache.update(*batched, layer)
-
-        return cache
-
-    @torch.no_grad()
-    def _text_keys_values(self, message: _Message) -> list[tuple[Tensor, Tensor]]:
-        """Return keys and values [1, heads, length, dim] of each layer for the text before the first image."""
-        language_model = self.network.model.language_model
-        length = len(message.text_ids)
-        ids, positions = message.packed.input_ids, message.packed.position_ids
-
-        cache = DynamicCache(config=language_model.config)
-        language_model(
-            inputs_embeds=self.network.get_input_embeddings()(ids[None, :length]),
-            position_ids=positions[:, None, :length],
-            past_key_values=cache,
-            use_cache=True,
-        )
-
-        return [(layer.keys, layer.values) for layer in cache.layers]
-
     def _message(
-        self,
-        names: tuple[str, ...],
-        questions: tuple[str, ...],
-        size: tuple[int, ...],
-    ) -> _Message:
-        """Build token ids, positions and masks once for `size`: numbers of scenes and views, height and width."""
-        key = (names, questions, size)
-        if key in self._messages:
-            return self._messages[key]
-
+        self, names: tuple[str, ...], questions: tuple[str, ...], size: tuple[int, ...]
+    ) -> Message:
+        """Return token ids, positions and masks of a message; for the arguments see `_reader`."""
         n_scenes, n_views, height, width = size
         merge, image_id = self.patch_layout.merge_size, self.image_token_id
         grids = patch_grids(n_views, height, width, self.patch_layout)
@@ -293,37 +207,40 @@ class YesNoModel:
         positions = mrope_positions(prefix, image_id, grids, merge)
         packed = pack(prefix, positions, question_ids).to(self.device)
 
-        tower = self.network.model.visual
-        self._messages[key] = _Message(
+        return Message(
             packed,
             packed.input_ids == image_id,
-            vision_kwargs(tower, grids.repeat(n_scenes, 1), self.device),
+            grids.repeat(n_scenes, 1),
             tuple(prefix[: prefix.index(image_id)]),
             n_scenes,
         )
-
-        return self._messages[key]
 
     @torch.no_grad()
     def generate_text(self, request: str, max_tokens: int = 512) -> str:
         """Return the model's answer to a request without images, by greedy decoding."""
         turn = [{"role": "user", "content": [{"type": "text", "text": request}]}]
         text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        encoded = self.tokenizer(str(text), add_special_tokens=False, return_tensors="pt")
-        ids = encoded.input_ids.to(self.device)
+        ids = self.tokenizer.encode(str(text), add_special_tokens=False)
 
-        output = self.network.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-        )
-
-        answer = output[0, ids.shape[1] :]
-        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+        answer = self.qwen.generate(torch.tensor(ids, device=self.device), max_tokens)
+        return str(self.tokenizer.decode(answer.tolist(), skip_special_tokens=True))
 
 
-def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
+def _captured(reader: Reader, patches: Tensor) -> Reader:
+    """Return a function of patches as a CUDA graph.
+
+    The gradient must be taken before the next call: all calls share the graph's memory.
+    """
+    sample = torch.zeros_like(patches, requires_grad=True)
+    capture: Any = torch.cuda.make_graphed_callables
+    with torch.enable_grad():
+        graph: Callable[[Tensor], Tensor] = capture(reader, (sample,))
+
+    # The next replay overwrites the graph's output.
+    return lambda patches: graph(patches).clone()
+
+
+def answer_ids(tokenizer: ChatTokenizer, words: Sequence[str]) -> tuple[int, ...]:
     """Return the distinct tokens of `words`, skipping words that are unknown or several tokens.
 
     Raises:
@@ -331,7 +248,7 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tupl
     """
     found: list[int] = []
     for word in words:
-        ids = tokenizer(word, add_special_tokens=False).input_ids
+        ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id and ids[0] not in found:
             found.append(int(ids[0]))
         elif not found:

@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from vlm3d_gs.core.errors import ConfigError, InputFileError
+from vlm3d_gs.core.precision import fast_dtype
 from vlm3d_gs.core.residency import Plan
-from vlm3d_gs.prior.denoiser import fast_dtype
 from vlm3d_gs.prior.loading.folder import (
     network_component,
     read_components,

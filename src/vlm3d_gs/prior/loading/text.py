@@ -33,7 +33,8 @@ from transformers import (
 
 from vlm3d_gs.core.errors import ConfigError, InputFileError
 from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.prior.denoiser import TextEmbedding, fast_dtype
+from vlm3d_gs.core.precision import fast_dtype
+from vlm3d_gs.prior.denoiser import TextEmbedding
 from vlm3d_gs.prior.loading.folder import (
     has_component,
     network_component,
