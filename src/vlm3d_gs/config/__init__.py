@@ -98,8 +98,8 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Diffusion prior."""
     detail: PriorConfig = DETAIL_PRIOR
-    """A second prior on the same views, such as a single-image one for detail beside a multi-view one. It distils: under
-    `train.loop=reconstruct`, at the end of the run."""
+    """A second prior on the same views, such as a single-image one for detail beside a multi-view one. It distils:
+    under `train.loop=reconstruct`, at the end of the run."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """Vision-language critic."""
     densify: DensifyConfig = field(default_factory=DensifyConfig)
