@@ -1,4 +1,4 @@
-"""What `bench_large` times: our presets as users run them, and the procedures of others as configs of ours.
+"""What `bench_large` times and `count_asset` counts: our presets, and the procedures of others as configs of ours.
 
 A procedure is restated with its views, resolutions, loss, guidance scale and number of steps, on the same renderer and
 the same networks; rivals.md names the source of each number. The scene is Gaussians, whatever the original's is.
@@ -105,3 +105,29 @@ PROCEDURES = (
     ),
 )
 """The most informative first, since time may run out."""
+
+
+MICRODREAMER_GRID = tuple(range(1, 1000, 100))
+"""Timesteps of its ten denoising steps for the whole range of noise."""
+
+
+def microdreamer_rounds() -> list[tuple[int, int]]:
+    """Return how often MicroDreamer asks its prior in each of its rounds: on the way up in noise, and down again.
+
+    The splat of its configuration for ImageDream: 31 targets, the first from pure noise, the others from renders. Those
+    get noise up to 0.6 of the round's level, are led up to it without the prompt, and down with guidance. The released
+    code computes both branches on both ways. Its loop is not ours, so this is arithmetic, and not a config.
+
+    Source: Chen et al. 2024 (arXiv 2404.19525), `configs/imagedream.yaml`, `main.py` and `guidance/imagedream_utils.py`
+    of the released code.
+    """
+    steps = len(MICRODREAMER_GRID)
+    first, last, rounds = steps * (1 - 0.8), steps * (1 - 0.4), 30
+
+    asked = [(0, steps)]
+    for number in range(rounds):
+        level = MICRODREAMER_GRID[::-1][int(number / rounds * (last - first) + first)]
+        noised = MICRODREAMER_GRID[int(level / 1000 * steps * 0.6)]
+        up = sum(noised < timestep <= level for timestep in MICRODREAMER_GRID)
+        asked.append((up, sum(timestep <= level for timestep in MICRODREAMER_GRID)))
+    return asked

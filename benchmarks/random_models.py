@@ -31,28 +31,32 @@ PRIORS: dict[str, dict[str, Any]] = {
 }
 """Width, layers and heads of the text encoder (OpenCLIP ViT-H's), channels of the VAE and of the UNet."""
 CRITICS: dict[str, dict[str, Any]] = {
-    "tiny-qwen": {"text": (512, 1408, 6, 8), "vision": (256, 684, 8, 8), "vocabulary": 15_194},
+    "tiny-qwen": {"text": (512, 1408, 6, 8, 2), "vision": (256, 684, 8, 8), "vocabulary": 15_194},
     "qwen2.5-vl-3b": {
-        "text": (2048, 11008, 36, 16),
+        "text": (2048, 11008, 36, 16, 2),
         "vision": (1280, 3420, 32, 16),
         "vocabulary": 151_936,
     },
     "qwen2.5-vl-7b": {
-        "text": (3584, 18944, 28, 28),
+        "text": (3584, 18944, 28, 28, 4),
         "vision": (1280, 3420, 32, 16),
         "vocabulary": 152_064,
     },
 }
-"""Width, feed-forward width, layers and heads of both towers, and the size of the vocabulary."""
+"""Width, feed-forward width, layers and heads of both towers; last the text's heads of keys; size of the vocabulary."""
+
+PATCHES = {
+    "patch_size": 14,
+    "merge_size": 2,
+    "min_pixels": 4 * 28**2,
+    "max_pixels": 16_384 * 28**2,
+}
+"""Of the published processors."""
 
 
 def random_prior(family: str, folder: Path, size: str = "full") -> Path:
     """Write a Stable Diffusion 2.1 (`sd`) or MVDream (`mvdream`) pipeline and return its folder."""
-    shape = PRIORS[size]
-    width, layers, heads = shape["text"]
-    channels, head = shape["channels"], shape["head"]
-    levels = (channels, 2 * channels, 4 * channels, 4 * channels)
-
+    width, layers, heads = PRIORS[size]["text"]
     text = CLIPTextConfig(
         vocab_size=49_408,
         hidden_size=width,
@@ -65,27 +69,10 @@ def random_prior(family: str, folder: Path, size: str = "full") -> Path:
     )
 
     with torch.device(_device()):
-        unet = (
-            _mvdream_unet(channels, head, width)
-            if family == "mvdream"
-            else UNet2DConditionModel(
-                sample_size=64,
-                block_out_channels=levels,
-                cross_attention_dim=width,
-                attention_head_dim=[level // head for level in levels],
-                use_linear_projection=True,
-            )
-        )
+        unet, vae = prior_networks(family, size)
         pipeline = StableDiffusionPipeline(
             unet=unet.to(_dtype()),
-            vae=AutoencoderKL(
-                block_out_channels=shape["vae"],
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-                latent_channels=4,
-                force_upcast=False,
-            ).to(_dtype()),
+            vae=vae.to(_dtype()),
             text_encoder=CLIPTextModel(text).to(_dtype()),
             tokenizer=_letters(),
             scheduler=DDIMScheduler(
@@ -105,22 +92,69 @@ def random_prior(family: str, folder: Path, size: str = "full") -> Path:
     return folder
 
 
+def prior_networks(family: str, size: str = "full") -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """Return the denoiser and the autoencoder of a prior, on torch's default device."""
+    shape = PRIORS[size]
+    width, channels, head = shape["text"][0], shape["channels"], shape["head"]
+    levels = (channels, 2 * channels, 4 * channels, 4 * channels)
+
+    if family == "mvdream":
+        unet = _mvdream_unet(channels, head, width)
+    else:
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=levels,
+            cross_attention_dim=width,
+            attention_head_dim=[level // head for level in levels],
+            use_linear_projection=True,
+        )
+    vae = AutoencoderKL(
+        block_out_channels=shape["vae"],
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        force_upcast=False,
+    )
+    return unet, vae
+
+
 def random_critic(name: str, folder: Path) -> Path:
     """Write a Qwen2.5-VL of published proportions, with the embedded critic's tokenizer, and return its folder."""
-    size = CRITICS[name]
     tokenizer = critic_tokenizer()
-    width, inner, layers, heads = size["text"]
+
+    # bfloat16, as published: in float32 the large ones would fill the memory
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(_device()):
+            model = Qwen2_5_VLForConditionalGeneration(critic_config(name))
+    finally:
+        torch.set_default_dtype(default)
+
+    model.save_pretrained(folder)
+    save_processor(folder, tokenizer)
+
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | PATCHES, indent=2) + "\n")
+    return folder
+
+
+def critic_config(name: str) -> Qwen2_5_VLConfig:
+    """Return the sizes of a critic of `CRITICS`, and the token ids of the embedded critic's tokenizer."""
+    size, tokenizer = CRITICS[name], critic_tokenizer()
+    width, inner, layers, heads, key_heads = size["text"]
     v_width, v_inner, v_layers, v_heads = size["vision"]
     half = width // heads // 2
 
-    config = Qwen2_5_VLConfig(
+    return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": size["vocabulary"],
             "hidden_size": width,
             "intermediate_size": inner,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
-            "num_key_value_heads": heads // 4,
+            "num_key_value_heads": key_heads,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
@@ -140,23 +174,6 @@ def random_critic(name: str, folder: Path) -> Path:
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
     )
-
-    # bfloat16, as published: in float32 the large ones would fill the memory
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(_device()):
-            model = Qwen2_5_VLForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(default)
-
-    model.save_pretrained(folder)
-    save_processor(folder, tokenizer)
-
-    path = folder / "preprocessor_config.json"
-    settings = json.loads(path.read_text()) | {"patch_size": 14, "merge_size": 2}
-    path.write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
 
 
 def _device() -> str:

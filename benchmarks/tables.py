@@ -29,6 +29,7 @@ times the sections of a step on your machine; `make gpu-check` runs everything t
 
 | theme | script | question |
 |---|---|---|
+| an asset | `count_asset.py` | what the networks of a whole run compute, ours and those of others, counted |
 | asset | `bench_asset.py` | how long until a scene is right, and clean, for good, by the checker |
 | composition | `bench_composition.py` | how often scenes are right; its tables are in docs/log/composition.md |
 | critic | `bench_critic.py` | what a forward and backward pass costs; `ratio` is to the first row |
@@ -41,6 +42,20 @@ times the sections of a step on your machine; `make gpu-check` runs everything t
 A floor is the time that the counted operations need at the arithmetic rate measured on that machine
 in that run. The kernels `reconstruction` and `critic_patches` were removed after they had been
 timed, since no run used them; what that table calls a twin is the reference in torch.
+
+In "an asset" nothing is timed, and the machine does not matter. The runs are whole, by our own
+loop, with stand-ins for the networks that count what those of real sizes would compute: MVDream at
+256 px, Stable Diffusion 2.1 at 512 px, Qwen2.5-VL-7B at 252 px. `evaluations` are pictures through
+the denoiser, both branches of guidance counted, `encodes` and `decodes` pictures through the
+autoencoder, `looks` scenes read by the critic, those of the watch included; `with_gradient` are
+those of them that are differentiated. `tflop` is 10^12 floating-point operations of all networks,
+backward passes included as torch counts them for frozen weights. `of_vlm3d` and `of_distilled` are
+its ratios to the released VLM3D and to our own distillation, that with the critic for rows that ask
+one. MicroDreamer and DreamGaussian are counted until their splat is there, without the refinement
+of a mesh's texture, and MicroDreamer on MVDream's networks: its own ImageDream has a fifth picture
+beside the four. `measured` are seconds near the row, with random weights, but not of the row: on an
+H200 a sketch of our loop with other rounds and 20,000 Gaussians, without start and export
+(docs/log/large-models.md), on an H100 our distillation as it was in an earlier version.
 """
 SPREAD = ("best", "worst", "quartile", "cpu_median", "repeats", "device_best", "device_worst")
 """Beginnings of the names of fields that are not shown."""
