@@ -20,6 +20,7 @@ ROOMS = [
     "kernels",
     "render",
     "models",
+    "runtime",
     # a run, and what it is optimised for
     "runs",
     "optimize",
@@ -41,7 +42,7 @@ ROOMS = [
 
 NO_TORCH = (
     *("", "config", "cli", "__main__", "core.errors", "core.files"),
-    *("formats.registry", "formats.options"),
+    *("formats.registry", "formats.options", "runtime.manifest"),
 )
 """Rooms and files that never load torch, so that help and settings answer at once."""
 
@@ -50,7 +51,10 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "numba": ("render", "mini.world.raycast", "evaluate", "mesh"),
     "llvmlite": ("render.cpu.math",),
     "gsplat": ("render.gsplat_backend",),
-    "diffusers": ("prior.denoiser", "prior.loading.pipeline", "mini"),
+    "diffusers": ("prior.torch_denoiser", "prior.loading.pipeline", "mini"),
+    "onnxruntime": ("runtime.graph",),
+    "onnx": ("runtime.export",),
+    "onnxscript": ("runtime.export",),
     "transformers": (
         "critic.qwen.attention",
         "prior.loading.pipeline",
@@ -59,7 +63,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "prior.loading.text",
         "mini",
     ),
-    "tokenizers": ("critic.qwen.tokenizer", "mini"),
+    "tokenizers": ("critic.qwen.tokenizer", "prior.graph_denoiser", "mini"),
     "jinja2": ("critic.qwen.tokenizer",),
     "huggingface_hub": ("models.hub",),
     "peft": ("prior.lora",),
@@ -71,7 +75,10 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "PIL": ("core.images", "formats.sog", "show", "mesh.writers"),
     "safetensors": (
         "models.integrity",
+        "runtime",
         "runs.checkpoint",
+        "prior.export",
+        "prior.graph_denoiser",
         "prior.loading.pipeline",
         "prior.loading.text",
         "critic.qwen.small_config",
@@ -145,6 +152,13 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("assembly.objective", "vlm3d_gs.critic.server"),
     ("assembly.objective", "vlm3d_gs.prior.view_prompts"),
     ("assembly.objective", "vlm3d_gs.prior.loading.text"),
+    # diffusers and transformers are loaded by runs that need them only
+    ("assembly.objective", "vlm3d_gs.prior.graph_denoiser"),
+    ("cli.models", "vlm3d_gs.prior.export"),
+    # an extra: only those who export need it
+    ("runtime.export", "onnx"),
+    ("runtime.export", "onnx.numpy_helper"),
+    ("runtime.export", "onnxscript"),
 }
 """(module without the package's name, what it imports inside a function)."""
 
@@ -235,7 +249,7 @@ def test_every_library_is_known() -> None:
 def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = extras["gpu"] + extras["usd"]
+    optional = extras["gpu"] + extras["usd"] + extras["export"]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
     names = {
         "PIL": "pillow",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from contract.source_tree import SOURCE
 
 HEAVY = (
     *("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat", "PIL", "imageio"),
-    *("torch._dynamo", "sympy", "scipy"),
+    *("torch._dynamo", "sympy", "scipy", "onnx", "onnxscript", "viser", "sklearn", "pandas"),
+    "huggingface_hub",
 )
 SLOW = {"diffusers", "transformers", "peft", "torch._dynamo", "sympy", "scipy"}
 """What takes seconds to import, and the embedded models do not need."""
@@ -84,3 +86,16 @@ model.log_odds(images, VIEW_NAMES, questions).sum().backward()
 assert images.grad.abs().sum() > 0.0
 """
     assert not SLOW & set(loaded_after(code))
+
+
+def test_a_default_run_loads_only_what_it_uses(tmp_path: Path) -> None:
+    # Two steps: one that fits a target and one that distils, so that both ways of a run are taken.
+    code = f"""
+from vlm3d_gs.cli import app
+arguments = ["generate", "a red cube on top of a blue sphere", "--out", {str(tmp_path / "run")!r}, "--steps", "2"]
+try: app(arguments + ["--set", "reconstruct.until=0.5"], prog_name="vlm3d-gs")
+except SystemExit as done: assert done.code in (0, None), done.code
+"""
+    needed = {"torch", "numpy", "numba", "PIL", "imageio"}
+    by_numba = {"scipy"}  # for its linear algebra, if it is installed
+    assert set(loaded_after(code)) <= needed | by_numba

@@ -20,6 +20,7 @@ from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.prior.losses import RANKING_LOSSES, loss_named
+from vlm3d_gs.runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
     from vlm3d_gs.critic.best_of_n import Scorer
@@ -187,7 +188,6 @@ def build_prior(
 
     if camera is not None and uses_graphs(settings, folder, device, plan, camera):
         from vlm3d_gs.prior.graph_denoiser import GraphDenoiser, embed_texts_by_graph
-        from vlm3d_gs.runtime.manifest import read_manifest
 
         graphs = GraphDenoiser(read_manifest(folder), joint_views(settings, camera))
         return DiffusionPrior(name, graphs, embed_texts_by_graph(folder, prompts), settings, noise)

@@ -129,7 +129,7 @@ class CriticConfig:
     group together, and 4 for one that draws each alone."""
     select_until: Annotated[float, Range(0.0, 1.0)] = 0.3
     """Fraction of the run after which noises are no longer compared."""
-    every: Annotated[int, Range(1)] = 5
+    every: Annotated[int, Range(1)] = 10
     """Ask at every k-th step: for the gradient, which is then scaled by k or repeated (`reuse`), and for the choice
     among noises."""
     reuse: bool = True

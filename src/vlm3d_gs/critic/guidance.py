@@ -122,7 +122,9 @@ class Critic:
             weights = weights / weights.sum().clamp_min(1e-12)
 
             log_odds, image_gradient = self._ask_groups(images.detach(), views, weights, fraction)
-            gradients = torch.autograd.grad(images, inputs, image_gradient)
+
+            # Not as a third argument: torch would import sympy to compare its shape.
+            gradients = torch.autograd.grad((images * image_gradient).sum(), inputs)
 
         mean = log_odds.mean(0)
         scalars = {question.name: z for question, z in zip(self.questions, mean, strict=True)}

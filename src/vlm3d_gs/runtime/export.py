@@ -21,6 +21,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlm3d_gs.core.errors import MissingDependencyError, ModelError
 from vlm3d_gs.runtime.graph import Graph
@@ -221,10 +224,6 @@ class Exporter:
 
 def _traced_pullback(module: nn.Module, example: Tensor, gradient: Tensor) -> nn.Module:
     """Return the pullback of a module as a module: torch's trace of its forward and backward pass."""
-    from torch._decomp import core_aten_decompositions
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     names = [name for name, _ in module.named_parameters()]
 
     def pullback(weights: list[Tensor], inputs: Tensor, gradient: Tensor) -> Tensor:
