@@ -70,8 +70,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "plyfile": ("formats.ply.splat", "mesh.writers"),
     "zstandard": ("formats.spz.stream",),
     "pxr": ("formats.usd",),
-    "imageio": ("show",),
-    "imageio_ffmpeg": ("show", "app.doctor"),
+    "av": ("show.video", "app.doctor"),
     "PIL": ("core.images", "formats.sog", "show", "mesh.writers"),
     "safetensors": (
         "models.integrity",
@@ -129,7 +128,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("models", "vlm3d_gs.models.hub"),
     # doctor reports what cannot be imported instead of failing on it
     ("app.doctor", "torch"),
-    ("app.doctor", "imageio_ffmpeg"),
+    ("app.doctor", "av"),
     # factories: a backend's library is loaded when that backend is chosen
     ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),
@@ -253,7 +252,6 @@ def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
     names = {
         "PIL": "pillow",
-        "imageio_ffmpeg": "imageio-ffmpeg",
         "skimage": "scikit-image",
         "fast_simplification": "fast-simplification",
         "pxr": "usd-core",

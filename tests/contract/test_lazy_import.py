@@ -10,7 +10,18 @@ import pytest
 from contract.source_tree import SOURCE
 
 HEAVY = (
-    *("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat", "PIL", "imageio"),
+    *(
+        "torch",
+        "numpy",
+        "numba",
+        "diffusers",
+        "transformers",
+        "peft",
+        "gsplat",
+        "PIL",
+        "av",
+        "imageio",
+    ),
     *("torch._dynamo", "sympy", "scipy", "onnx", "onnxscript", "viser", "sklearn", "pandas"),
     "huggingface_hub",
 )
@@ -96,6 +107,6 @@ arguments = ["generate", "a red cube on top of a blue sphere", "--out", {str(tmp
 try: app(arguments + ["--set", "reconstruct.until=0.5"], prog_name="vlm3d-gs")
 except SystemExit as done: assert done.code in (0, None), done.code
 """
-    needed = {"torch", "numpy", "numba", "PIL", "imageio"}
+    needed = {"torch", "numpy", "numba", "PIL", "av"}
     by_numba = {"scipy"}  # for its linear algebra, if it is installed
     assert set(loaded_after(code)) <= needed | by_numba

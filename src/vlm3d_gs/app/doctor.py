@@ -36,8 +36,9 @@ REQUIRED = (
     "plyfile",
     "zstandard",
     "pillow",
-    "imageio",
-    "imageio-ffmpeg",
+    "av",
+    "onnxruntime",
+    "jinja2",
     "scipy",
     "scikit-image",
     "fast-simplification",
@@ -162,14 +163,16 @@ def _writable(folder: Path) -> bool:
 
 
 def _ffmpeg() -> Finding:
-    if find_spec("imageio_ffmpeg") is None:
-        return Finding("ffmpeg", "absent", "no video", "pip install imageio-ffmpeg")
-    import imageio_ffmpeg
+    if find_spec("av") is None:
+        return Finding("ffmpeg", "absent", "no video", "pip install av")
+    import av
 
-    try:
-        return Finding("ffmpeg", "ok", imageio_ffmpeg.get_ffmpeg_version())
-    except RuntimeError:
-        return Finding("ffmpeg", "absent", "no program found: no mp4", "apt install ffmpeg")
+    version = ".".join(map(str, av.library_versions["libavcodec"]))
+    if "libx264" not in av.codecs_available:
+        return Finding(
+            "ffmpeg", "absent", "no H.264 encoder: no mp4", "pip install --force-reinstall av"
+        )
+    return Finding("ffmpeg", "ok", f"av {av.__version__}, libavcodec {version}")
 
 
 def _weights(name: Literal["prior", "critic"]) -> Finding:
