@@ -130,7 +130,7 @@ def generate(
         with counting(state.counts):
             gaussians, readings = choose_scene(state, watch, log)
         trained_s = time.monotonic() - began
-        files, mesh_error = write_products(gaussians, config)
+        files, mesh_error = write_products(gaussians, config, log.message)
 
         score = watch.readings[-1].held_out if watch is not None else None
         seconds = time.monotonic() - began

@@ -31,12 +31,15 @@ def test_splats_and_page_are_written_and_read_again(tmp_path: Path) -> None:
         name for name, product in PRODUCTS.items() if product.kind == "splat" and name != "usdc"
     )
     config = Config(
-        prompt="a <red> cube", out=tmp_path, export=ExportConfig(formats=(*kinds, "html"))
+        prompt="a <red> cube", out=tmp_path, export=ExportConfig(formats=("html", *kinds))
     )
     scene = ball(60, 0.4, torch.Generator().manual_seed(0), opacity=0.6)
     with RunLog(tmp_path, config, quiet=True):
-        files, mesh_error = write_products(scene, config)
+        said: list[str] = []
+        files, mesh_error = write_products(scene, config, said.append)
     assert not mesh_error
+    # Splats are written and announced first, whatever the order they were asked for in.
+    assert said == [f"{path} is there" for path in files[:-1]]
     assert [path.name for path in files] == [PRODUCTS[kind].file for kind in (*kinds, "html")]
     for path in files[:-1]:
         again = read_splat(path)

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from vlm3d_gs.assembly.device import COMPILES, device_notes
+from vlm3d_gs.render.cpu.cache import KERNELS, is_compiled
 
 PROGRAM = """
 import hashlib, torch
@@ -43,3 +47,17 @@ def test_the_first_run_gives_the_same_bytes_as_all_later_ones(
     assert len(cold.splitlines()) == 7
     assert cold == warm
     assert any(tmp_path.rglob("*.nbc")), "the cache was used"
+    assert any(tmp_path.rglob(KERNELS)), "the name by which `is_compiled` looks"
+
+
+def test_a_fresh_cache_says_that_the_renderer_is_not_compiled_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "none"))
+    assert not is_compiled()
+    assert COMPILES in device_notes("cpu", torch.device("cpu"))
+
+    (tmp_path / "none" / "cpu_1").mkdir(parents=True)
+    (tmp_path / "none" / "cpu_1" / "blend_backward.blend_backward-216.py311.nbi").touch()
+    assert is_compiled()
+    assert COMPILES not in device_notes("cpu", torch.device("cpu"))

@@ -19,6 +19,7 @@ from typing import Literal
 from vlm3d_gs import __version__
 from vlm3d_gs.core.errors import MissingDependencyError
 from vlm3d_gs.models import embedded_weights
+from vlm3d_gs.render.cpu.cache import cache_folders, is_compiled
 
 State = Literal["ok", "missing", "absent"]
 
@@ -135,14 +136,11 @@ def _gpu() -> list[Finding]:
 
 
 def _numba_cache() -> Finding:
-    """Find the folder in which Numba caches compiled code: beside the source, or else in the user's cache."""
-    beside = Path(__file__).parents[1] / "render" / "cpu"
-    user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numba"
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-
-    for folder in [Path(chosen)] if chosen else [beside, user]:
+    """Find the folder in which Numba caches the compiled renderer."""
+    for folder in cache_folders():
         if _writable(folder):
-            return Finding("numba cache", "ok", f"writable: {folder}")
+            state = "" if is_compiled() else "; the first run compiles the renderer"
+            return Finding("numba cache", "ok", f"writable: {folder}{state}")
 
     return Finding(
         "numba cache",

@@ -7,11 +7,15 @@ import torch
 from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.core.errors import DeviceError
 from vlm3d_gs.render import can_render_on_gpu
+from vlm3d_gs.render.cpu.cache import is_compiled
 
 NO_GSPLAT = (
     "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
     "Run: pip install 'vlm3d-gs[gpu]'."
 )
+
+
+COMPILES = "The first run on a machine compiles the renderer, once, which takes up to a minute."
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,7 +37,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_notes(name: str, device: torch.device) -> list[str]:
-    """Return what the user should know about the choice that "auto" made."""
+    """Return what the user should know about the choice that "auto" made, and about what comes first."""
+    notes = []
     if name == "auto" and device.type == "cpu" and torch.cuda.is_available():
-        return [NO_GSPLAT]
-    return []
+        notes.append(NO_GSPLAT)
+    if device.type == "cpu" and not is_compiled():
+        notes.append(COMPILES)
+    return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from vlm3d_gs.config import Config
@@ -15,12 +16,15 @@ from vlm3d_gs.show.sheet import write_sheet
 from vlm3d_gs.show.turntable import render_turntable
 
 
-def write_products(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, ...], str]:
-    """Write what `export.formats` names into the run folder, the mesh last.
+def write_products(
+    gaussians: Gaussians, config: Config, announce: Callable[[str], None]
+) -> tuple[tuple[Path, ...], str]:
+    """Write what `export.formats` names into the run folder: splats first, the mesh last.
 
     Args:
         gaussians: the scene.
         config: the run; its folder must exist.
+        announce: called with a line as soon as a splat is there, since films take longer.
 
     Returns:
         The files, and why the mesh could not be made, empty if it was: a sound scene may have no closed surface.
@@ -29,11 +33,15 @@ def write_products(gaussians: Gaussians, config: Config) -> tuple[tuple[Path, ..
         ExportError: another product cannot be written.
     """
     files = []
-    for name in config.export.formats:
-        if PRODUCTS[name].kind != "mesh":
+    quick_first = sorted(config.export.formats, key=lambda name: PRODUCTS[name].kind != "splat")
+    for name in quick_first:
+        kind = PRODUCTS[name].kind
+        if kind != "mesh":
             path = config.out / PRODUCTS[name].file
-            _write(gaussians, path, PRODUCTS[name].kind, config)
+            _write(gaussians, path, kind, config)
             files.append(path)
+            if kind == "splat":
+                announce(f"{path} is there")
 
     if "mesh" not in config.export.formats:
         return tuple(files), ""
