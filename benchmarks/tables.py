@@ -31,6 +31,7 @@ times the sections of a step on your machine; `make gpu-check` runs everything t
 |---|---|---|
 | an asset | `count_asset.py` | what the networks of a whole run compute, ours and those of others, counted |
 | asset | `bench_asset.py` | how long until a scene is right, and clean, for good, by the checker |
+| command | `bench_command.py` | whole commands from process start to the last file, checkouts in turn |
 | composition | `bench_composition.py` | how often scenes are right; its tables are in docs/log/composition.md |
 | critic | `bench_critic.py` | what a forward and backward pass costs; `ratio` is to the first row |
 | kernels | `bench_kernels.py` | the CUDA kernels; `copy_share` is of a plain copy's rate |
