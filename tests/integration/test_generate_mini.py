@@ -72,6 +72,21 @@ def test_command_line_makes_a_whole_run_folder(tmp_path: Path) -> None:
     assert summary["critic_looks"] > 3
 
 
+@pytest.mark.parametrize(
+    "runaway",
+    [
+        {"optim.means_lr": 1},
+        {"densify.method": "mcmc", "densify.noise": 1e6, "scene.n_init": 100},
+    ],
+)
+def test_a_run_whose_gaussians_fly_away_ends_as_any_other(
+    tmp_path: Path, runaway: dict[str, object]
+) -> None:
+    settings = config(tmp_path / "run", 12, **runaway)
+    generate(replace_path(settings, "critic.enabled", value=False), quiet=True)
+    assert len(read_splat(tmp_path / "run" / "scene.ply")) > 0
+
+
 def test_a_run_by_distillation_alone(tmp_path: Path) -> None:
     settings = replace_path(apply_recipe(config(tmp_path / "run"), "sds"), "train.steps", 4)
     generate(settings, quiet=True)

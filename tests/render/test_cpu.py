@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,56 @@ def test_extreme_sizes_stay_finite():
             stretched, ring(1), "cpu", [torch.ones(1, dtype=torch.float64)] * 3, torch.zeros(3)
         )
         assert all(bool(torch.isfinite(value).all()) for value in [*drawn[:4], *gradients.values()])
+
+
+@pytest.mark.parametrize("log_scale", [6.0, 12.0, 19.0, 25.0])
+def test_huge_gaussians_are_drawn_as_the_definition_says(log_scale):
+    scene = draw_scene(12, 4, 1)
+    log_scales = scene.log_scales.clone()
+    log_scales[:2] = log_scale + torch.tensor([0.0, -0.4, 0.3])
+    huge = Gaussians(**{**scene.parameters(), "log_scales": log_scales})
+    assert check_against_reference(huge, ring(2), 5) > 0.9
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e10, 1e19, 1e25, 1e38])
+def test_quaternions_of_any_norm(size):
+    scene = draw_scene(20, 4)
+    quats = torch.nn.functional.normalize(scene.quats, dim=-1)
+    plain = render(Gaussians(**{**scene.parameters(), "quats": quats}), ring(1), backend="cpu")
+    scaled = Gaussians(**{**scene.parameters(), "quats": quats * size}).requires_grad_()
+    drawn = render(scaled, ring(1), backend="cpu")
+    torch.testing.assert_close(drawn.color, plain.color, rtol=RTOL, atol=ATOL)
+    drawn.color.sum().backward()
+    assert bool(scaled.quats.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [1e6, 1e18, 1e20, 1e25])
+def test_a_world_of_any_size_looks_the_same(size):
+    scene, cameras = draw_scene(40, 4, 3), ring(2)
+    plain = render(scene, cameras, backend="cpu")
+    viewmats = cameras.viewmats.clone()
+    viewmats[:, :3, 3] *= size
+    large = Gaussians(
+        **{
+            **scene.parameters(),
+            "means": scene.means * size,
+            "log_scales": scene.log_scales + np.log(size),
+        }
+    ).requires_grad_()
+    drawn = render(large, replace(cameras, viewmats=viewmats), backend="cpu")
+    torch.testing.assert_close(drawn.color, plain.color, rtol=1e-3, atol=1e-3)
+    drawn.color.sum().backward()
+    assert bool(large.means.grad.isfinite().all())
+    assert float(large.sh.grad.abs().max()) > 0.0
+
+
+def test_a_gradient_that_overflows_is_zero_and_one_that_came_in_broken_is_not_hidden():
+    size = ring(1).height, ring(1).width
+    for slope, overflows in ((3e38, True), (float("nan"), False)):
+        scene = draw_scene(20, 0).requires_grad_()
+        drawn = render(scene, ring(1), backend="cpu")
+        drawn.color.backward(torch.full((1, *size, 3), slope))
+        assert bool(scene.means.grad.isfinite().all()) == overflows
 
 
 def test_power_of_two_is_as_exact_as_promised():

@@ -130,6 +130,20 @@ def test_a_large_scene_far_away_is_brought_into_view(scene: Gaussians) -> None:
     assert framed(scene) is scene
 
 
+@pytest.mark.parametrize("n", [1, 5])
+def test_gaussians_in_one_place_far_away_are_brought_to_a_sensible_size(n: int) -> None:
+    place = {
+        "means": torch.full((n, 3), 1e6),
+        "log_scales": torch.full((n, 3), -2.0),
+        "quats": torch.ones(n, 4),
+        "opacity_logits": torch.ones(n),
+        "sh": torch.zeros(n, 1, 3),
+    }
+    close = framed(Gaussians(**place))
+    torch.testing.assert_close(close.means, torch.zeros(n, 3))
+    torch.testing.assert_close(close.log_scales, torch.zeros(n, 3), atol=1e-5, rtol=0)
+
+
 def test_frames_do_not_depend_on_the_chunks(
     scene: Gaussians, monkeypatch: pytest.MonkeyPatch
 ) -> None:

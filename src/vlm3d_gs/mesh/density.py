@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.mesh.grid import F32, F64, REACH, Grid
-from vlm3d_gs.render.cpu.math import entry_options, next_task
+from vlm3d_gs.render.cpu.math import ceil_within, entry_options, floor_within, next_task
 from vlm3d_gs.render.cpu.threads import run_tasks
 
 SLABS = 64
@@ -127,6 +127,7 @@ def add_gaussians(
         field: [X, Y, Z], added to.
     """
     limit = REACH * REACH
+    samples_y, samples_z = field.shape[1], field.shape[2]
     while True:
         task = next_task(counter)
         if task >= tasks:
@@ -136,10 +137,10 @@ def add_gaussians(
         for n in range(rows.shape[0]):
             # The voxels within reach, inside this slab.
             cx, cy, cz = rows[n, 0] - origin[0], rows[n, 1] - origin[1], rows[n, 2] - origin[2]
-            i0 = max(math.ceil((cx - rows[n, 9]) / step), first)
-            i1 = min(math.floor((cx + rows[n, 9]) / step) + 1, last)
-            j0 = max(math.ceil((cy - rows[n, 10]) / step), 0)
-            j1 = min(math.floor((cy + rows[n, 10]) / step) + 1, field.shape[1])
+            i0 = ceil_within((cx - rows[n, 9]) / step, first, last)
+            i1 = floor_within((cx + rows[n, 9]) / step, first - 1, last - 1) + 1
+            j0 = ceil_within((cy - rows[n, 10]) / step, 0, samples_y)
+            j1 = floor_within((cy + rows[n, 10]) / step, -1, samples_y - 1) + 1
 
             xx, yy, zz = rows[n, 3], rows[n, 4], rows[n, 5]
             xy, xz, yz = rows[n, 6], rows[n, 7], rows[n, 8]
@@ -151,12 +152,12 @@ def add_gaussians(
                     b = xz * x + yz * y
                     c = xx * x * x + yy * y * y + 2.0 * xy * x * y
                     root = b * b - zz * (c - limit)
-                    if root <= 0.0:
+                    if not root > 0.0:
                         continue
 
                     root = math.sqrt(root)
-                    k0 = max(math.ceil((cz + (-b - root) / zz) / step), 0)
-                    k1 = min(math.floor((cz + (-b + root) / zz) / step) + 1, field.shape[2])
+                    k0 = ceil_within((cz + (-b - root) / zz) / step, 0, samples_z)
+                    k1 = floor_within((cz + (-b + root) / zz) / step, -1, samples_z - 1) + 1
                     for k in range(k0, k1):
                         z = k * step - cz
                         square = (zz * z + 2.0 * b) * z + c

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from vlm3d_gs.mesh.grid import F32, F64
-from vlm3d_gs.render.cpu.math import entry_options, kernel_options
+from vlm3d_gs.render.cpu.math import ceil_within, entry_options, floor_within, kernel_options
 
 I32 = NDArray[np.int32]
 
@@ -35,9 +35,12 @@ def signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float
 
 @njit(**kernel_options)
 def pixel_range(a: float, b: float, c: float, count: int) -> tuple[int, int]:
-    """Return the first and the last of `count` pixels whose centres lie within a triangle's extent."""
-    first = max(math.floor(min(a, b, c) - 0.5), 0)
-    return first, min(math.ceil(max(a, b, c) - 0.5), count - 1)
+    """Return the first and the last of `count` pixels whose centres lie within a triangle's extent.
+
+    None, with the last before the first, if the triangle lies outside or a coordinate is NaN.
+    """
+    low, high = min(a, b, c) - 0.5, max(a, b, c) - 0.5
+    return floor_within(low, 0, count), ceil_within(high, -1, count - 1)
 
 
 @njit(**entry_options)
@@ -186,10 +189,10 @@ def accumulate_colors(
         column = intrinsics[0, 0] * x / z + intrinsics[0, 2] - 0.5
         line = intrinsics[1, 1] * y / z + intrinsics[1, 2] - 0.5
 
-        # The four pixels around the projection must all lie in the image.
-        c, r = math.floor(column), math.floor(line)
-        if c < 0 or r < 0 or c + 1 >= width or r + 1 >= height:
+        # The four pixels around the projection must all lie in the image; NaN lies nowhere.
+        if not (0.0 <= column < width - 1 and 0.0 <= line < height - 1):
             continue
+        c, r = math.floor(column), math.floor(line)
 
         nearness = 1.0 - depth_difference(depth, r, c, z) * facing / tolerance
         if nearness <= 0.0:

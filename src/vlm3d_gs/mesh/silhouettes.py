@@ -133,6 +133,8 @@ def clip_to_grid(
                 far = -1.0
             continue
         first, last = -o / d, (top - o) / d
+        if math.isnan(first) or math.isnan(last):
+            return 0.0, -1.0
         near, far = max(near, min(first, last)), min(far, max(first, last))
     return near, far
 
@@ -183,10 +185,11 @@ def march(
             best = peaks[view, row, col]
             t, far = clip_to_grid(field, start, direction)
             while t < far:
-                # Rounding may leave the grid by a hair at either end.
-                x = min(max(start[0] + t * direction[0], 0.0), field.shape[0] - EDGE)
-                y = min(max(start[1] + t * direction[1], 0.0), field.shape[1] - EDGE)
-                z = min(max(start[2] + t * direction[2], 0.0), field.shape[2] - EDGE)
+                # Rounding may leave the grid by a hair at either end. The limit comes first: for NaN,
+                # max and min return what they are given first.
+                x = min(field.shape[0] - EDGE, max(0.0, start[0] + t * direction[0]))
+                y = min(field.shape[1] - EDGE, max(0.0, start[1] + t * direction[1]))
+                z = min(field.shape[2] - EDGE, max(0.0, start[2] + t * direction[2]))
                 best = max(best, interpolate(field, x, y, z))
                 t += STRIDE
             peaks[view, row, col] = best

@@ -171,9 +171,9 @@ def fuse(
 
                     across = project[0, 0] * x + project[0, 1] * y + project[0, 2] * z
                     down = project[1, 0] * x + project[1, 1] * y + project[1, 2] * z
-                    column = math.floor((across + project[0, 3]) / camera_z)
-                    row = math.floor((down + project[1, 3]) / camera_z)
-                    if column < 0 or row < 0 or column >= width or row >= height:
+                    column = (across + project[0, 3]) / camera_z
+                    row = (down + project[1, 3]) / camera_z
+                    if not (0.0 <= column < width and 0.0 <= row < height):  # nor NaN
                         continue
 
                     distance = (depth[int(row), int(column)] - camera_z) / truncation

@@ -21,6 +21,8 @@ OWN_RADIUS = 1.1
 VISIBLE_OPACITY = 0.05
 FAR_QUANTILE = 0.99
 """Share of the visible Gaussians that must be in the picture; a few stray ones must not shrink it."""
+WIDEST = 1e30
+"""A width that float32 holds, and its logarithm too."""
 CHUNK_PIXELS = 2_000_000
 """Pixels rendered in one call."""
 
@@ -49,15 +51,18 @@ def bounds(gaussians: Gaussians) -> tuple[Tensor, float]:
     """Return the centre [3] and the radius of the ball that product cameras look at, world units.
 
     The unit ball at the origin for scenes that are there already; else the median and the 99 %
-    radius of the visible Gaussians.
+    radius of the visible Gaussians, at least their median standard deviation.
     """
     means = gaussians.means.detach()
-    visible = means[gaussians.opacities.detach() > VISIBLE_OPACITY]
+    is_visible = gaussians.opacities.detach() > VISIBLE_OPACITY
+    visible = means[is_visible]
     if len(visible) == 0 or _radius(visible) <= OWN_RADIUS:
         return means.new_zeros(3), 1.0
 
+    # One Gaussian, or several in one place, have no radius but a width.
     center = visible.median(dim=0).values
-    return center, max(_radius(visible - center), 1e-9)
+    width = float(gaussians.scales.detach()[is_visible].amax(dim=-1).median())
+    return center, max(_radius(visible - center), min(width, WIDEST), 1e-9)
 
 
 def render_frames(

@@ -89,7 +89,10 @@ def open_rows(buffer: Any, low: int, high: int) -> tuple[int, int]:
 
 @njit(**kernel_options)
 def blend_one(buffer: Any, row: Any, left: Any, top: Any, low: int, high: int) -> None:
-    """Add one Gaussian to the rows low..high of the tile with its corner at (left, top)."""
+    """Add one Gaussian to the rows low..high of the tile with its corner at (left, top).
+
+    No pixel outside the tile is touched, whatever the row's numbers: rows come from `clamped_index`.
+    """
     first = max(low, clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE))
     last = min(high, clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1))
     x, y = row[X] - left, row[Y] - top

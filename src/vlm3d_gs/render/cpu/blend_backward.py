@@ -121,7 +121,10 @@ def load_slopes(
 
 @njit(**kernel_options)
 def unblend_one(buffer: Any, row: Any, left: Any, top: Any, sums: Any, low: int, high: int) -> None:
-    """Pass one Gaussian in the rows low..high of the tile, and add its gradients to `sums` [12]."""
+    """Pass one Gaussian in the rows low..high of the tile, and add its gradients to `sums` [12].
+
+    As in `blend_one`, no pixel outside the tile is touched.
+    """
     first = max(low, clamped_index(row[Y] - row[HALF_HEIGHT] - top + HALF, 0, TILE))
     last = min(high, clamped_index(row[Y] + row[HALF_HEIGHT] - top - HALF, -1, TILE - 1))
     x, y = row[X] - left, row[Y] - top

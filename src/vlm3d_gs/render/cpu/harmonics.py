@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from vlm3d_gs.core.harmonics import SH_C0, SH_C1, SH_C2, SH_C3
-from vlm3d_gs.render.cpu.math import HALF, TWO, ZERO, kernel_options
+from vlm3d_gs.render.cpu.math import HALF, LARGEST_SQUARE, TWO, ZERO, exact_options, kernel_options
 
 _C0, _C1 = np.float32(SH_C0), np.float32(SH_C1)
 _A2, _B2, _C2 = (np.float32(value) for value in SH_C2)
@@ -71,8 +71,20 @@ def write_basis(x: Any, y: Any, z: Any, degree: int, basis: Any) -> None:
 def direction(mean: Any, position: Any) -> tuple[Any, Any, Any, Any]:
     """Return the unit vector from the camera's position to the centre, and the distance (at least 1e-12)."""
     x, y, z = mean[0] - position[0], mean[1] - position[1], mean[2] - position[2]
-    length = max(math.sqrt(x * x + y * y + z * z), np.float32(1e-12))
+    square = x * x + y * y + z * z
+    if not square < LARGEST_SQUARE:
+        return far_direction(x, y, z)
+    length = max(math.sqrt(square), np.float32(1e-12))
     return x / length, y / length, z / length, length
+
+
+@njit(**exact_options)
+def far_direction(x: Any, y: Any, z: Any) -> tuple[Any, Any, Any, Any]:
+    """Return the unit vector along (x, y, z), and the length, where squares would overflow."""
+    largest = max(abs(x), abs(y), abs(z))
+    x, y, z = x / largest, y / largest, z / largest
+    length = math.sqrt(x * x + y * y + z * z)
+    return x / length, y / length, z / length, largest * length
 
 
 @njit(**kernel_options)

@@ -7,6 +7,7 @@ integer-to-float bit cast.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,13 @@ them are inlined: otherwise the process that compiles a function calls its own c
 that loads it from the cache the caller's copy, which rounds differently, so that the first run would
 differ from all later ones."""
 
+exact_options: dict[str, Any] = {**kernel_options, "fastmath": False}
+"""Options of functions that keep from overflow by the order of their operations: reordered, d * (d / c)
+becomes d * d / c."""
+
 ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
+LARGEST_SQUARE = np.float32(1e38)
+"""A sum of squares that is not below this may have overflowed."""
 
 # Minimax polynomial of 2^f on (-1, 0], relative error 7.5e-8 (tests/render/test_cpu.py).
 _E0, _E1, _E2 = np.float32(0.9999999251), np.float32(0.6931422526), np.float32(0.2401721894)
@@ -72,6 +79,29 @@ def next_task(typing_context: Any, counter: Any) -> Any:
         return builder.atomic_rmw("add", pointer, context.get_constant(types.int64, 1), "seq_cst")
 
     return types.int64(counter), generate
+
+
+@njit(**kernel_options)
+def floor_within(value: float, low: int, high: int) -> int:
+    """Return floor(value) clamped to low..high, for any float, low for NaN.
+
+    A float beyond the integers has no defined conversion, so it is clamped before.
+    """
+    if not value > low:
+        return low
+    if not value < high:
+        return high
+    return math.floor(value)
+
+
+@njit(**kernel_options)
+def ceil_within(value: float, low: int, high: int) -> int:
+    """Return ceil(value) clamped to low..high, for any float, low for NaN."""
+    if not value > low:
+        return low
+    if not value < high:
+        return high
+    return math.ceil(value)
 
 
 @njit(**kernel_options)

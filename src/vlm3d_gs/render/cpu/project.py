@@ -20,7 +20,16 @@ from numba import njit
 
 from vlm3d_gs.render import conventions
 from vlm3d_gs.render.cpu.harmonics import harmonic_color
-from vlm3d_gs.render.cpu.math import ONE, TWO, ZERO, entry_options, kernel_options, next_task
+from vlm3d_gs.render.cpu.math import (
+    LARGEST_SQUARE,
+    ONE,
+    TWO,
+    ZERO,
+    entry_options,
+    exact_options,
+    kernel_options,
+    next_task,
+)
 
 CAMERA_COLUMNS = 24
 """A camera's row: rotation (9), translation (3), fx, fy, cx, cy, limits of x/z (2) and y/z (2), position (3), spare."""
@@ -28,7 +37,9 @@ GAUSSIANS_PER_TASK = 512
 
 _DILATION, _NEAR = np.float32(conventions.DILATION_PX2), np.float32(conventions.NEAR)
 _FLOOR = np.float32(conventions.ALPHA_FLOOR)
-_LARGEST = np.float32(1e30)
+_LARGEST_VARIANCE = np.float32(1e30)
+_LARGEST = np.float32(1e35)
+"""Of depths and colours; room is left for a focal length in pixels, and for sums over a tile."""
 _ZERO_NORM_SQ = np.float32(1e-24)
 
 
@@ -39,8 +50,19 @@ def unit_quat(quat: Any) -> tuple[Any, Any, Any, Any, Any]:
     norm_sq = w * w + x * x + y * y + z * z
     if norm_sq < _ZERO_NORM_SQ:
         return ONE, ZERO, ZERO, ZERO, ZERO
+    if not norm_sq < LARGEST_SQUARE:
+        return unit_large_quat(w, x, y, z)
     norm = math.sqrt(norm_sq)
     return w / norm, x / norm, y / norm, z / norm, norm
+
+
+@njit(**exact_options)
+def unit_large_quat(w: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Do the work of `unit_quat` where squares would overflow."""
+    largest = max(abs(w), abs(x), abs(y), abs(z))
+    w, x, y, z = w / largest, x / largest, y / largest, z / largest
+    norm = math.sqrt(w * w + x * x + y * y + z * z)
+    return w / norm, x / norm, y / norm, z / norm, largest * norm
 
 
 @njit(**kernel_options)
@@ -94,6 +116,12 @@ def second_moments(rows: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     return a, b, c, y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
 
 
+@njit(**exact_options)
+def large_variance(a: Any, c: Any, d0: Any, d1: Any, d2: Any) -> Any:
+    """Return a - b^2 / c where |r1 x r2|^2 overflows; a and c are so large that their dilation is nothing."""
+    return d0 * (d0 / c) + d1 * (d1 / c) + d2 * (d2 / c) + _DILATION * (a / c + ONE)
+
+
 @njit(**kernel_options)
 def project_run(
     run: tuple[int, int],
@@ -111,8 +139,9 @@ def project_run(
     width, height, degree = np.float32(sizes[0]), np.float32(sizes[1]), sizes[2]
     for n in range(run[0], run[1]):
         # Fainter than the floor at its centre: no pixel can see it.
+        # This and all tests below are written so that NaN fails them.
         opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
-        if opacity <= _FLOOR:
+        if not opacity > _FLOOR:
             continue
         extent = math.sqrt(TWO * math.log(opacity / _FLOOR))
         write_factor(quats[n], log_scales[n], factor)
@@ -120,28 +149,34 @@ def project_run(
         for view in range(len(cameras)):
             camera = cameras[view]
             x, y, z = to_view(camera, means[n])
-            if z < _NEAR:
+            if not _NEAR <= z < _LARGEST:
                 continue
 
             image_rows(camera, (x, y, z), factor, rows)
             a, b, c, d0, d1, d2 = second_moments(rows)
-            if not (a < _LARGEST and c < _LARGEST):
+            if not (a < _LARGEST_VARIANCE and c < _LARGEST_VARIANCE):
                 continue
 
             # Skip what lies wholly outside the picture.
             u, v = camera[12] * x / z + camera[14], camera[13] * y / z + camera[15]
             reach_x, reach_y = extent * math.sqrt(a), extent * math.sqrt(c)
-            if u + reach_x <= ZERO or u - reach_x >= width:
+            if not (u + reach_x > ZERO and u - reach_x < width):
                 continue
-            if v + reach_y <= ZERO or v - reach_y >= height:
+            if not (v + reach_y > ZERO and v - reach_y < height):
                 continue
 
             shape = shapes[view, n]
             harmonic_color(sh[n], means[n], camera[20:23], degree, basis, shape[4:7])
+            if not (shape[4] < _LARGEST and shape[5] < _LARGEST and shape[6] < _LARGEST):
+                shape[4:7] = ZERO
+                continue
+
             # determinant = |r1 x r2|^2 + dilation * rest
             rest = (a - _DILATION) + (c - _DILATION) + _DILATION
             shape[0] = b / c
             shape[1] = ONE / math.sqrt((d0 * d0 + d1 * d1 + d2 * d2) / c + _DILATION * (rest / c))
+            if not shape[1] > ZERO:
+                shape[1] = ONE / math.sqrt(large_variance(a, c, d0, d1, d2))
             shape[2] = ONE / math.sqrt(c)
             shape[3] = opacity
             shape[7] = z

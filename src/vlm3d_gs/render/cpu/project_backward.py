@@ -187,7 +187,7 @@ def differentiate_run(
         seen, opacity, d_opacity = False, ZERO, ZERO
 
         for view in range(len(cameras)):
-            if radii[view, n] == ZERO:
+            if not radii[view, n] > ZERO:
                 continue
             if not seen:
                 write_factor(quats[n], log_scales[n], factor)

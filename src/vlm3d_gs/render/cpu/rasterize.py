@@ -7,6 +7,7 @@ sizes: the same input gives the same bytes with any number of threads. Letters: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from vlm3d_gs.render.conventions import FRUSTUM_MARGIN
 from vlm3d_gs.render.cpu import blend, blend_backward, project, project_backward, tiles
 from vlm3d_gs.render.cpu.threads import run_tasks
 from vlm3d_gs.render.result import Rendering
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _TASKS = 16
 """Target number of blending tasks, which sets the number of bands per view. Part of the summation order."""
@@ -37,13 +40,14 @@ def render_cpu(
         sh_degree: highest degree used, at most that of the Gaussians.
 
     Returns:
-        The rendering. Gaussians whose projected variance exceeds 1e30 px^2 are skipped.
+        The rendering. Left out is what float32 cannot hold: Gaussians whose projected variance exceeds
+        1e30 px^2, or whose depth, a channel of whose colour or an intermediate value exceeds 1e35.
 
     Raises:
         DeviceError: the Gaussians are not on the CPU.
 
-    Differentiable in every parameter. The result has the same bytes in every run, with any number of
-    threads.
+    Differentiable in every parameter; a gradient too large for float32 is zero. The result has the same
+    bytes in every run, with any number of threads.
     """
     if gaussians.device.type != "cpu":
         raise DeviceError(
@@ -145,6 +149,8 @@ class _Projection(torch.autograd.Function):
         d_means2d = _zeros(views, count, 2) if d_means2d is None else d_means2d.contiguous()
         d_shapes = _zeros(views, count, 8) if d_shapes is None else d_shapes.contiguous()
         gradients = [_zeros(*value.shape) for value in parameters]
+        written = tuple(value.numpy() for value in gradients)
+        slopes = (d_means2d.detach().numpy(), d_shapes.detach().numpy())
 
         run_tasks(
             project_backward.project_backward,
@@ -152,9 +158,11 @@ class _Projection(torch.autograd.Function):
             *(value.detach().numpy() for value in parameters),
             ctx.cameras,
             ctx.degree,
-            *(value.detach().numpy() for value in (shapes, radii, d_means2d, d_shapes)),
-            tuple(value.numpy() for value in gradients),
+            *(value.detach().numpy() for value in (shapes, radii)),
+            *slopes,
+            written,
         )
+        zero_overflow(written, slopes, (count,))
         return *gradients, None, None
 
 
@@ -221,18 +229,11 @@ class _Blending(torch.autograd.Function):
         )  # fmt: skip
 
         d_means2d, d_shapes = _zeros(views, count, 2), _zeros(views, count, 8)
+        gradients = (d_means2d.numpy(), d_shapes.numpy())
         run_tasks(
-            blend_backward.reduce_bands,
-            views,
-            packed,
-            reach,
-            order,
-            counts,
-            bands,
-            sums,
-            d_means2d.numpy(),
-            d_shapes.numpy(),
-        )
+            blend_backward.reduce_bands, views, packed, reach, order, counts, bands, sums, *gradients
+        )  # fmt: skip
+        zero_overflow(gradients, slopes, (views, count))
         return d_means2d, d_shapes, None, None, None
 
 
@@ -243,6 +244,32 @@ def list_ends(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np
     np.cumsum(counts.reshape(-1), out=running[1:])
     starts = np.arange(views)[:, None] * tiles + np.arange(tiles + 1)[None]
     return np.ascontiguousarray(running[starts])
+
+
+def zero_overflow(
+    gradients: Sequence[Floats], slopes: Sequence[Floats], rows: tuple[int, ...]
+) -> None:
+    """Set a Gaussian's gradients to zero, in place, where float32 cannot hold them.
+
+    Only if all slopes are finite: NaN and infinity that come in go out, for whoever looks for them.
+
+    Args:
+        gradients: arrays whose first dimensions are `rows`.
+        slopes: the gradients that they were computed from.
+        rows: the dimensions that number the Gaussians.
+    """
+    # A sum is the fastest look; it may overflow itself, so what it rejects gets a second one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if all(np.isfinite(value.sum()) for value in gradients):
+            return
+    if not all(np.isfinite(value).all() for value in slopes):
+        return
+
+    finite = np.ones(rows, bool)
+    for value in gradients:
+        finite &= np.isfinite(value).reshape(*rows, -1).all(-1)
+    for value in gradients:
+        value[~finite] = 0.0
 
 
 def _zeros(*size: int) -> Tensor:

@@ -45,9 +45,11 @@ _RADIX, _RADIX_BITS = 2048, 11
 
 @njit(**kernel_options)
 def clamped_index(value: Any, low: int, high: int) -> int:
-    """Return floor(value) clamped to low..high, for any float32; low is -1 or above."""
-    limited = min(max(value + ONE, np.float32(low + 1)), np.float32(high + 1))
-    return int(limited) - 1
+    """Return floor(value) clamped to low..high, for any float32, low for NaN; low is -1 or above."""
+    shifted = value + ONE
+    if not shifted > np.float32(low + 1):
+        return low
+    return int(min(shifted, np.float32(high + 1))) - 1
 
 
 @njit(**kernel_options)
