@@ -91,7 +91,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "xatlas": ("mesh.atlas",),
     "rich": ("runs.progress", "app.bench", "app.settings", "mini"),
     "typer": ("cli", "mini"),
-    "viser": ("app.viewer",),
+    "viser": ("app.viewer", "app.viewer_server"),
+    "websockets": ("app.viewer_server",),
 }
 """Library -> the only files or folders of the package that may import it."""
 

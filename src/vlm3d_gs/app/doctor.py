@@ -48,6 +48,7 @@ REQUIRED = (
     "rich",
     "typer",
     "viser",
+    "websockets",
 )
 
 
