@@ -66,6 +66,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("critic.qwen.tokenizer", "prior.graph_denoiser", "mini"),
     "jinja2": ("critic.qwen.tokenizer",),
     "huggingface_hub": ("models.hub",),
+    "httpx2": ("critic.chat",),
     "peft": ("prior.lora",),
     "plyfile": ("formats.ply.splat", "mesh.writers"),
     "zstandard": ("formats.spz.stream",),

@@ -32,6 +32,7 @@ REQUIRED = (
     "transformers",
     "tokenizers",
     "huggingface_hub",
+    "httpx2",
     "peft",
     "safetensors",
     "plyfile",
