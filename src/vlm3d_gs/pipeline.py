@@ -20,7 +20,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from vlm3d_gs.assembly.start import load_unfinished, new_run, read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.notices import noticing
 from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.optimize.guidance import Guidance
@@ -110,7 +112,7 @@ def generate(
     if checkpoint is not None:
         restore_state(checkpoint, state, everything, watch)
 
-    with RunLog(config.out, config, quiet=quiet, resume_step=state.step if resume else None) as log:
+    with _run_log(config, state, quiet=quiet, resume=resume) as log:
         for note in notes:
             log.message(note)
 
@@ -129,6 +131,7 @@ def generate(
 
         with counting(state.counts):
             gaussians, readings = choose_scene(state, watch, log)
+        _say_left_out(state.counts, log)
         trained_s = time.monotonic() - began
         files, mesh_error = write_products(gaussians, config, log.message)
 
@@ -140,6 +143,17 @@ def generate(
     if mesh_error:
         raise ExportError(f"The run is done, all but its mesh: {mesh_error}")
     return result
+
+
+@contextmanager
+def _run_log(config: Config, state: TrainState, *, quiet: bool, resume: bool) -> Iterator[RunLog]:
+    """Open the log of the run, which also says what is noticed on the way."""
+    step = state.step if resume else None
+    with (
+        RunLog(config.out, config, quiet=quiet, resume_step=step) as log,
+        noticing(log.message),
+    ):
+        yield log
 
 
 def choose_scene(
@@ -180,6 +194,13 @@ def _summary(
         "files": [path.name for path in result.files],
         **{name.replace(" ", "_"): number for name, number in counts.items()},
     }
+
+
+def _say_left_out(counts: Mapping[str, int], log: RunLog) -> None:
+    """Tell how many looks of a critic behind a server brought no answer, if any."""
+    looks, left_out = counts.get("critic looks", 0), counts.get("critic looks left out", 0)
+    if left_out > 0:
+        log.message(f"the critic's server gave no answer to {left_out} of {looks + left_out} looks")
 
 
 def _write_preview(folder: Path, backend: Backend, gaussians: Gaussians, step: int) -> None:

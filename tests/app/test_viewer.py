@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
@@ -124,7 +125,9 @@ def view() -> Iterator[LiveView]:
 
 
 def port_of(view: LiveView) -> int:
-    return int(view.address.rpartition(":")[2])
+    port = urlsplit(view.address).port
+    assert port is not None
+    return port
 
 
 def listening(port: int) -> set[str]:

@@ -16,6 +16,10 @@ MAY_RAISE = {
     "AttributeError": {"__init__.py"},  # what __getattr__ must raise
     "ValueError": {"config/coerce.py"},  # caught in the same function
     "KeyboardInterrupt": {"runs/interrupt.py"},  # the second Ctrl-C
+    # what a server did wrong: caught in the same two files
+    "BadReplyError": {"critic/chat.py", "critic/server.py"},
+    "LookFailedError": {"critic/chat.py"},
+    "_FailedAttempt": {"critic/chat.py"},
     "typer.Exit": {
         "cli/__init__.py",
         "cli/doctor.py",

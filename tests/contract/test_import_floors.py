@@ -66,6 +66,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("critic.qwen.tokenizer", "prior.graph_denoiser", "mini"),
     "jinja2": ("critic.qwen.tokenizer",),
     "huggingface_hub": ("models.hub",),
+    "httpx2": ("critic.chat",),
     "peft": ("prior.lora",),
     "plyfile": ("formats.ply.splat", "mesh.writers"),
     "zstandard": ("formats.spz.stream",),
@@ -91,7 +92,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "xatlas": ("mesh.atlas",),
     "rich": ("runs.progress", "app.bench", "app.settings", "mini"),
     "typer": ("cli", "mini"),
-    "viser": ("app.viewer",),
+    "viser": ("app.viewer", "app.viewer_server"),
+    "websockets": ("app.viewer_server",),
 }
 """Library -> the only files or folders of the package that may import it."""
 

@@ -237,3 +237,23 @@ def test_after_its_time_it_is_the_prior_itself(denoiser: TorchDenoiser) -> None:
 def test_losses_of_several_evaluations_are_refused(denoiser: TorchDenoiser) -> None:
     with pytest.raises(ConfigError, match="recon or sds"):
         BestOfN(prior_of(denoiser, loss="ism"), Brightness(), CriticConfig(mode="pairwise"))
+
+
+@pytest.mark.parametrize("mode", ["best-of-n", "pairwise"])
+def test_without_an_answer_the_noises_count_alike_and_no_score_is_logged(
+    denoiser: TorchDenoiser, mode: str
+) -> None:
+    class Silent:
+        def scores(self, images: torch.Tensor, names: Sequence[str]) -> None:
+            return None
+
+    class Even:
+        def scores(self, images: torch.Tensor, names: Sequence[str]) -> list[float]:
+            return [1.0] * len(images)
+
+    config = CriticConfig(mode=mode, n_noises=2)  # type: ignore[arg-type]
+    silent = BestOfN(prior_of(denoiser), Silent(), config)(views(), START)
+    even = BestOfN(prior_of(denoiser), Even(), config)(views(), START)
+    assert torch.equal(silent.color_gradient, even.color_gradient)
+    assert "score" not in silent.scalars
+    assert "score" in even.scalars

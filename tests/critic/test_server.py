@@ -100,19 +100,19 @@ def test_views_and_question_go_out_and_the_odds_come_back(server: Server, tmp_pa
 
 def test_a_server_that_refuses_or_is_not_there_is_named(server: Server) -> None:
     server.status = 500
-    scorer = ServerScorer(ServerConfig(url=server.url), QUESTIONS)
+    scorer = ServerScorer(ServerConfig(url=server.url, backoff_s=0.0), QUESTIONS)
     with pytest.raises(ModelError, match="500"):
-        scorer.scores(torch.full((1, 1, 8, 8, 3), 0.5), ["Front view"])
-    away = ServerScorer(ServerConfig(url="http://127.0.0.1:9/v1", timeout_s=2.0), QUESTIONS)
+        scorer.answers(torch.full((1, 8, 8, 3), 0.5), ["Front view"])
+    nowhere = ServerConfig(url="http://127.0.0.1:9/v1", timeout_s=2.0, backoff_s=0.0)
     with pytest.raises(ModelError, match=r"critic\.server\.url"):
-        away.scores(torch.zeros(1, 1, 8, 8, 3), ["Front view"])
+        ServerScorer(nowhere, QUESTIONS).answers(torch.zeros(1, 8, 8, 3), ["Front view"])
 
 
 def test_an_answer_that_is_no_completion_is_refused(server: Server) -> None:
     server.answer = lambda body: {"choices": []}  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="chat completions"):
-        ServerScorer(ServerConfig(url=server.url), QUESTIONS).scores(
-            torch.zeros(1, 1, 8, 8, 3), ["Front view"]
+        ServerScorer(ServerConfig(url=server.url, attempts=1), QUESTIONS).answers(
+            torch.zeros(1, 8, 8, 3), ["Front view"]
         )
 
 

@@ -140,3 +140,20 @@ def test_candidates_in_one_batch_are_those_drawn_one_by_one(denoiser: TorchDenoi
     source = targets_of(denoiser)
     alone = [source.candidates(views(), chain, START, count=1)[0] for _ in range(2)]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-3)
+
+
+def test_without_an_answer_the_first_chain_is_kept_and_no_score_is_logged(
+    denoiser: TorchDenoiser,
+) -> None:
+    class Silent:
+        def scores(self, images: torch.Tensor, names: Sequence[str]) -> None:
+            return None
+
+    chain = Chain(0.8, 1, 2)
+    for cameras in (True, False):
+        source = CriticTargets(targets_of(denoiser, use_cameras=cameras), Silent())
+        pictures, scalars = source.draw(views(), chain, START)
+        first = targets_of(denoiser, use_cameras=cameras)
+        (expected, _) = first.candidates(views().group(0), chain, START, count=2)
+        assert torch.equal(pictures[:4], expected)
+        assert "score" not in scalars

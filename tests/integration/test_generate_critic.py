@@ -113,6 +113,37 @@ def test_a_server_weighs_the_noises(tmp_path: Path, server: Server) -> None:
     generate(config(tmp_path / "rounds", steps=3, **values), quiet=True)
     assert "prior/score" in rows(tmp_path / "rounds")[0]
     assert len(server.requests) - before == 3 * 5, "three candidates, five questions"
+    summary = json.loads((tmp_path / "rounds" / "summary.json").read_text())
+    assert (summary["critic_looks"], summary["critic_looks_left_out"]) == (3, 0)
+
+
+def test_a_run_goes_on_without_a_server_that_fails_and_says_how_often(
+    tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.status = 503
+    (tmp_path / "key").write_text("very-secret")
+    values = {
+        "critic.mode": "best-of-n",
+        "critic.select_until": 1.0,
+        "critic.family": "server",
+        "critic.server.url": server.url,
+        "critic.server.attempts": 2,
+        "critic.server.backoff_s": 0.0,
+        "critic.server.key_file": str(tmp_path / "key"),
+    }
+    out = tmp_path / "run"
+    distilling = {"train.loop": "distill", "critic.every": 2}
+    result = generate(config(out, steps=3, **values, **distilling))
+    assert result.steps == 3
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["critic_looks_left_out"], summary.get("critic_looks", 0)) == (6, 0)
+    assert not any("prior/score" in row for row in rows(out))
+    said = capfd.readouterr()
+    assert "goes on without the critic's look (3 so far)" in said.err
+    assert "no answer to 6 of 6 looks" in said.err
+    written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    assert not any(b"very-secret" in data for data in written)
+    assert "very-secret" not in said.err + said.out
 
 
 def test_distilling_the_critic_chooses_and_pulls_while_the_layout_is_decided(

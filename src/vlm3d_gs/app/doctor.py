@@ -32,6 +32,7 @@ REQUIRED = (
     "transformers",
     "tokenizers",
     "huggingface_hub",
+    "httpx2",
     "peft",
     "safetensors",
     "plyfile",
@@ -48,6 +49,7 @@ REQUIRED = (
     "rich",
     "typer",
     "viser",
+    "websockets",
 )
 
 

@@ -1,18 +1,16 @@
 """The live view: a page served by viser that shows a splat, or a run in progress.
 
-Listens on this machine only, unless another host is chosen. Colours are those of harmonic degree 0, as viser draws no
-others. The trainer knows nothing of this file: to the trainer it is an observer.
+Listens on this machine only, unless another host is chosen, and lets in only who has the page's address
+(`app/viewer_server.py`). Colours are those of harmonic degree 0, as viser draws no others. The trainer knows nothing of
+this file: to the trainer it is an observer.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +20,9 @@ import torch
 import viser
 from torch import Tensor
 
+from vlm3d_gs.app.viewer_server import LOOPBACK, Door, start_server, stop_server
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.cameras import Cameras, orbit
-from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import tile_grid, to_uint8
 from vlm3d_gs.core.rotations import rotmat_to_quat
@@ -37,7 +35,6 @@ from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.record import RunRecord, charts, find_splat
 from vlm3d_gs.show.framing import BACKGROUND, DISTANCE, FOV_DEG, bounds
 
-LOOPBACK = "127.0.0.1"
 REFRESH_S = 1.0
 """Shortest time between two updates of a running job."""
 MOST_SHARE = 0.1
@@ -138,7 +135,8 @@ class LiveView:
         port: int | None = None,
         steps: int | None = None,
     ) -> None:
-        self._server, self._host = _serve(host or LOOPBACK, port or 0), host or LOOPBACK
+        self._door = Door(host or LOOPBACK)
+        self._server = start_server(self._door, port or 0)
         self._steps, self._rows = steps, list[dict[str, Any]]()
         self._paused, self._stopped = threading.Event(), threading.Event()
         self._frusta: list[Any] = []
@@ -161,9 +159,8 @@ class LiveView:
 
     @property
     def address(self) -> str:
-        """URL of the page."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._server.get_port()}"
+        """URL of the page, with the token that it takes to connect."""
+        return self._door.address(self._server.get_port())
 
     def __enter__(self) -> Self:
         return self
@@ -174,8 +171,7 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with _muted():
-            self._server.stop()
+        stop_server(self._server)
 
     def observe(
         self, state: TrainState, scalars: Mapping[str, float], stop_requested: Callable[[], bool]
@@ -345,42 +341,6 @@ class LiveView:
 
         choice.on_update(paint)
         paint()
-
-
-def _serve(host: str, port: int) -> Any:
-    """Start a server at exactly this host and port.
-
-    Raises:
-        ConfigError: the host is not an address of this machine, or the port is taken or not allowed.
-    """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port must be 1 to 65535, got {port}.")
-
-    # viser silently takes another port than a taken one, so try the address first.
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family[0], family[1]) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(family[4])
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen at {host}, port {port or 'any'}: {error}. Give another --port (or none, "
-            f"for a free one), or a --host that is an address of this machine."
-        ) from error
-
-    with _muted():
-        server = viser.ViserServer(host=host, port=port, label="vlm3d-gs", verbose=False)
-
-    if port and server.get_port() != port:
-        with _muted():
-            server.stop()
-        raise ConfigError(f"Port {port} was taken just now. Give another --port, or none.")
-    return server
-
-
-def _muted() -> redirect_stdout[io.StringIO]:
-    """Keep viser's own messages off the screen; it prints some even with `verbose=False`."""
-    return redirect_stdout(io.StringIO())
 
 
 def _array(values: Tensor) -> Any:

@@ -86,6 +86,9 @@ View = Annotated[
     bool, typer.Option("--view", help="Serve a page to watch, pause and stop the run.")
 ]
 Host = Annotated[
-    str | None, typer.Option(help="Address to serve the page at. Default: this machine only.")
+    str | None,
+    typer.Option(
+        help="Address to serve the page at, to whoever has its URL. Default: this machine only."
+    ),
 ]
 Port = Annotated[int | None, typer.Option(help="Default: any free port.", min=1, max=65535)]

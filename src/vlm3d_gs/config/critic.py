@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from vlm3d_gs.config.bounds import Range, check_ranges
 from vlm3d_gs.config.schedules import Schedule, linear
@@ -91,21 +92,50 @@ class ServerConfig:
     """An OpenAI-compatible server, such as a local vLLM, as a critic without gradients."""
 
     url: str = "http://127.0.0.1:8000/v1"
-    """Address up to and including /v1."""
+    """Address up to and including /v1, without user name, password or query."""
     model: str = ""
     """Name of the model on the server."""
     key_file: str | None = None
     """File that holds the server's key, if it needs one. Keys are never written to a run folder."""
     timeout_s: Annotated[float, Range(0.1, 3600.0)] = 60.0
-    """Seconds to wait for an answer."""
+    """Longest time of one attempt, from the connection to the last byte of the answer, seconds."""
+    connect_timeout_s: Annotated[float, Range(0.1, 3600.0)] = 10.0
+    """Longest time to connect, seconds."""
+    attempts: Annotated[int, Range(1, 20)] = 3
+    """How often a question is asked, if the server is busy or its answer useless, before the look is left out."""
+    backoff_s: Annotated[float, Range(0.0, 60.0)] = 1.0
+    """Wait before the second attempt, seconds; doubled before each later one. If the server asks for a longer one, that
+    counts, up to a minute."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"critic.server.url must begin with http:// or https://, got {self.url!r}. "
-                "E.g. http://127.0.0.1:8000/v1."
-            )
+        _check_address(self.url)
         check_ranges(self, "critic.server")
+
+
+def _check_address(url: str) -> None:
+    """Raise ConfigError unless `url` is the plain address of a server."""
+    # What might be a password is not shown.
+    if any(mark in url for mark in "@?#"):
+        raise ConfigError(
+            "critic.server.url must be a plain address without user name, password, query or fragment, since it is "
+            "written to the run's folder. Put the key into a file, and set critic.server.key_file to its path."
+        )
+
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if (
+        not sound
+        or not url.startswith(("http://", "https://"))
+        or not url.isprintable()
+        or " " in url
+    ):
+        raise ConfigError(
+            "critic.server.url must begin with http:// or https:// and name a host, and a port from 1 to 65535 if any, "
+            f"got {url!r}. E.g. http://127.0.0.1:8000/v1."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,4 +46,4 @@ class InputFileError(Vlm3dGsError):
 
 
 class ModelError(Vlm3dGsError):
-    """Model weights cannot be found or fetched, or are damaged."""
+    """Model weights cannot be found or fetched, or are damaged; or a server that holds them refuses."""

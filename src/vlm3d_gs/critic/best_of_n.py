@@ -36,8 +36,11 @@ MIN_SCORE_GAP = 0.1
 class Scorer(Protocol):
     """Anything that scores scenes by groups of named views; larger is better."""
 
-    def scores(self, images: Tensor, names: Sequence[str]) -> Sequence[float]:
-        """Return one number per scene, for views [S, V, H, W, 3] with the same names in all scenes."""
+    def scores(self, images: Tensor, names: Sequence[str]) -> Sequence[float] | None:
+        """Return one number per scene, for views [S, V, H, W, 3] with the same names in all scenes.
+
+        None if there is no answer this time: the scenes then count alike.
+        """
 
 
 class BestOfN:
@@ -107,7 +110,7 @@ class BestOfN:
         candidates = self.prior.draw_candidates(
             latents, timesteps, views, fraction, steps=ahead, count=count
         )
-        scores = self._scores(candidates, views, joint_views)
+        scores, judged = self._scores(candidates, views, joint_views)
         if self.config.mode == "pairwise":
             residual = pairwise_residual(candidates, scores, joint_views)
         else:
@@ -117,16 +120,23 @@ class BestOfN:
         scalars: dict[str, float | Tensor] = {
             "loss": loss.detach(),
             "t": timesteps.float().mean(),
-            "score": float(scores.mean()),
-            "score_spread": float((scores.amax(0) - scores.amin(0)).mean()),
         }
+        if judged.any():
+            heard = scores[:, judged]
+            scalars["score"] = float(heard.mean())
+            scalars["score_spread"] = float((heard.amax(0) - heard.amin(0)).mean())
 
         gradient = color_gradient(self.prior.config.weight(fraction) * loss, color, self.name)
         return GuidanceOutput(gradient, scalars)
 
     @torch.no_grad()
-    def _scores(self, candidates: Sequence[Candidate], views: Views, joint_views: int) -> Tensor:
-        """Return scores [N, G] of N noises' clean images, in groups of `joint_views` views."""
+    def _scores(
+        self, candidates: Sequence[Candidate], views: Views, joint_views: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return scores [N, G] of N noises' clean images, in groups of `joint_views` views, and whether [G] have any.
+
+        The scores of a group without an answer are equal.
+        """
         images = torch.stack(
             [decode_latents(self.prior.denoiser, candidate.clean) for candidate in candidates]
         )
@@ -136,7 +146,9 @@ class BestOfN:
             for number, group in enumerate(images.split(joint_views, 1))
         ]
 
-        return torch.tensor(groups).T
+        equal = [0.0] * len(candidates)
+        scores = torch.tensor([equal if group is None else group for group in groups]).T
+        return scores, torch.tensor([group is not None for group in groups])
 
 
 def best_of_n_residual(candidates: Sequence[Candidate], scores: Tensor, n_views: int) -> Tensor:

@@ -1,35 +1,34 @@
 """A critic behind an OpenAI-compatible server, such as a local vLLM: scores, no gradients.
 
 Each question is one request with all views as images. If the server returns log-probabilities of the first token, the
-score is the log-odds of Yes against No; if not, the word in its answer counts as a fixed score.
+score is the log-odds of Yes against No; if not, the word in its answer counts as a fixed score. A look that brings no
+answer is left out, and the run goes on.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-import json
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from vlm3d_gs.config import ServerConfig
-from vlm3d_gs.core.errors import InputFileError, ModelError
+from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.images import encode_png
+from vlm3d_gs.core.notices import notice
+from vlm3d_gs.core.profiling import count
+from vlm3d_gs.critic.chat import BadReplyError, Chat, LookFailedError
 from vlm3d_gs.critic.questions.templates import Question
 
 WORD_LOG_ODDS = 5.0
 """Log-odds of the word Yes from a server that returns no probabilities."""
-MAX_CONCURRENT_REQUESTS = 8
-"""Requests sent at the same time."""
 TOP_TOKENS = 20
 """Log-probabilities requested; the most that the protocol allows."""
+LONGEST_KEY = 4096
+"""Characters of a key file; more is some other file."""
 
 
 class ServerScorer:
@@ -39,23 +38,18 @@ class ServerScorer:
         """Read the key, if one is configured; nothing is sent yet.
 
         Raises:
-            InputFileError: the key's file cannot be read.
+            InputFileError: the key's file cannot be read, or does not hold a key.
         """
         self.config, self.questions = config, tuple(questions)
-        self._key = None
-        if config.key_file is not None:
-            try:
-                self._key = Path(config.key_file).expanduser().read_text().strip()
-            except OSError as error:
-                raise InputFileError(
-                    f"critic.server.key_file {config.key_file} cannot be read ({error})."
-                ) from error
+        self._chat = Chat(config, None if config.key_file is None else read_key(config.key_file))
+        self._left_out = 0
 
     def answers(self, images: Tensor, names: Sequence[str]) -> dict[str, float]:
         """Return the log-odds of each question about one group of named views [V, H, W, 3].
 
         Raises:
-            ModelError: the server cannot be reached, refuses, or its answer is not a chat completion.
+            LookFailedError: the server cannot be reached or its answer is not a chat completion, at every attempt.
+            ModelError: the server refuses.
         """
         views: list[dict[str, Any]] = []
         for name, image in zip(names, images, strict=True):
@@ -65,28 +59,42 @@ class ServerScorer:
                 {"type": "image_url", "image_url": {"url": url}},
             ]
 
-        texts = [question.text for question in self.questions]
-        with ThreadPoolExecutor(min(MAX_CONCURRENT_REQUESTS, len(texts))) as pool:
-            log_odds = list(pool.map(lambda text: self._ask(views, text), texts))
-
+        bodies = [self._body(views, question.text) for question in self.questions]
+        log_odds = self._chat.ask(bodies, reply_log_odds)
         return {question.name: z for question, z in zip(self.questions, log_odds, strict=True)}
 
-    def scores(self, images: Tensor, names: Sequence[str]) -> list[float]:
+    def scores(self, images: Tensor, names: Sequence[str]) -> list[float] | None:
         """Return the weighted mean log-odds over the questions, of each scene of [S, V, H, W, 3].
 
+        None where the server gave no answer about one of them: scenes can only be compared if all have a score.
+
         Raises:
-            ModelError: as `answers`.
+            ModelError: the server refuses.
         """
+        count("critic looks left out", 0)
+        try:
+            answers = [self.answers(scene, names) for scene in images]
+        except LookFailedError as error:
+            self._leave_out(len(images), error)
+            return None
+
+        count("critic looks", len(images))
         total = sum(question.weight for question in self.questions)
-        answers = [self.answers(scene, names) for scene in images]
         return [
             sum(question.weight * scene[question.name] for question in self.questions) / total
             for scene in answers
         ]
 
-    def _ask(self, views: list[dict[str, Any]], text: str) -> float:
-        """Return the log-odds of one question, from one request."""
-        body = {
+    def _leave_out(self, looks: int, error: LookFailedError) -> None:
+        before, self._left_out = self._left_out, self._left_out + looks
+        count("critic looks left out", looks)
+        # At the first, and then each time that the number has doubled.
+        if before.bit_length() < self._left_out.bit_length():
+            notice(f"The run goes on without the critic's look ({self._left_out} so far). {error}")
+
+    def _body(self, views: list[dict[str, Any]], text: str) -> dict[str, Any]:
+        """Return the request of one question."""
+        return {
             "model": self.config.model,
             "messages": [{"role": "user", "content": [*views, {"type": "text", "text": text}]}],
             "max_tokens": 1,
@@ -95,55 +103,98 @@ class ServerScorer:
             "top_logprobs": TOP_TOKENS,
         }
 
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        address = f"{self.config.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
 
-        try:
-            with urllib.request.urlopen(request, timeout=self.config.timeout_s) as reply:
-                return reply_log_odds(json.loads(reply.read()))
-        except urllib.error.HTTPError as error:
-            reason = io.TextIOWrapper(error, errors="replace").read(300)
-            raise ModelError(f"The server at {address} refused ({error.code}): {reason}") from None
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise ModelError(
-                f"The server at {address} gave no answer ({error!r}). Check critic.server.url and .model, "
-                "and that it supports OpenAI's chat completions with images."
-            ) from error
+def read_key(path: str) -> str:
+    """Return the key in a file, which no error shows.
+
+    Raises:
+        InputFileError: the file cannot be read, or holds something else than one word of visible ASCII characters.
+    """
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            data = file.read(LONGEST_KEY + 1)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputFileError(f"critic.server.key_file {path} cannot be read ({error}).") from None
+
+    key = data.decode("ascii", errors="replace").strip()
+    visible = key.isascii() and key.isprintable() and " " not in key
+    if not key or not visible or len(data) > LONGEST_KEY:
+        raise InputFileError(
+            f"critic.server.key_file {path} must hold the server's key and nothing else: one word of visible ASCII "
+            f"characters, at most {LONGEST_KEY}."
+        )
+    return key
 
 
-def reply_log_odds(reply: dict[str, Any]) -> float:
+def reply_log_odds(reply: object) -> float:
     """Return log p(Yes) - log p(No) of a chat completion's first token.
 
     A word that is not among the returned tokens counts as the least likely of them. Without probabilities the word of
     the answer decides, and any word other than Yes and No scores 0.
 
+    Args:
+        reply: parsed JSON, of any shape.
+
     Raises:
-        KeyError, IndexError, TypeError: not a chat completion.
+        BadReplyError: not a chat completion, or not finite.
     """
-    choice = reply["choices"][0]
-    tokens = (choice.get("logprobs") or {}).get("content") or [{}]
-    top_logprobs = tokens[0].get("top_logprobs") or []
+    choice = _first(_entry(reply, "choices"), "choices")
+    tokens = _entry(_entry(choice, "logprobs"), "content")
+    top_logprobs = _entry(_first(tokens, "content"), "top_logprobs") if tokens else None
 
     if not top_logprobs:
-        word = _plain(choice["message"]["content"] or "")
+        word = _plain(_text(_entry(_entry(choice, "message", needed=True), "content") or ""))
         if word.startswith("yes"):
             return WORD_LOG_ODDS
         return -WORD_LOG_ODDS if word.startswith("no") else 0.0
+    if not isinstance(top_logprobs, list):
+        raise BadReplyError("its top_logprobs is no list")
 
     # "Yes", " yes" and "YES." are tokens of one answer: their probabilities add up.
     logprobs = {"yes": -math.inf, "no": -math.inf}
+    least = math.inf
     for item in top_logprobs:
-        word = _plain(item["token"])
+        word, logprob = _plain(_text(_entry(item, "token"))), _number(_entry(item, "logprob"))
+        least = min(least, logprob)
         if word in logprobs:
-            logprobs[word] = _log_add_exp(logprobs[word], float(item["logprob"]))
+            logprobs[word] = _log_add_exp(logprobs[word], logprob)
 
-    least = min(float(item["logprob"]) for item in top_logprobs)
     yes, no = (value if value > -math.inf else least for value in logprobs.values())
+    return _number(yes - no)
 
-    return yes - no
+
+def _entry(data: object, name: str, *, needed: bool = False) -> object:
+    """Return an entry of a JSON object, None where it is absent or the object itself is null."""
+    if data is None and not needed:
+        return None
+    if not isinstance(data, dict):
+        raise BadReplyError(f"what should hold its {name} is no object")
+    return data.get(name)
+
+
+def _first(data: object, name: str) -> object:
+    if not isinstance(data, list) or not data:
+        raise BadReplyError(f"its {name} is no list with an entry")
+    return data[0]
+
+
+def _text(data: object) -> str:
+    if not isinstance(data, str):
+        raise BadReplyError("its token is no text")
+    return data
+
+
+def _number(data: object) -> float:
+    """Return a finite number; true and false are none."""
+    if isinstance(data, bool) or not isinstance(data, int | float):
+        raise BadReplyError("its logprob is no number")
+    try:
+        number = float(data)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise BadReplyError("its logprobs give a score that is not finite")
+    return number
 
 
 def _plain(word: str) -> str:

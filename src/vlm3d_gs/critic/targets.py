@@ -68,8 +68,9 @@ class CriticTargets:
         images = candidates[0]
         if len(candidates) > 1 and self.scorer is not None:
             images, scores = self._choose(candidates, first)
-            scalars["score"] = float(scores.amax(1).mean())
-            scalars["score_spread"] = float((scores.amax(1) - scores.amin(1)).mean())
+            if len(scores) > 0:
+                scalars["score"] = float(scores.amax(1).mean())
+                scalars["score_spread"] = float((scores.amax(1) - scores.amin(1)).mean())
 
         if len(views.cameras) > views.n_views:
             others = views.select(slice(views.n_views, None))
@@ -77,7 +78,10 @@ class CriticTargets:
         return images, scalars
 
     def _choose(self, candidates: Tensor, views: Views) -> tuple[Tensor, Tensor]:
-        """Return the best of [N, V, H, W, 3] candidates, as a group or view by view, and the scores [groups, N]."""
+        """Return the best of [N, V, H, W, 3] candidates, as a group or view by view, and the scores [groups, N].
+
+        A group about which there is no answer has no scores, and its first candidate is taken.
+        """
         assert self.scorer is not None
         joint_views = views.n_views if self.targets.prior.joins_views else 1
         names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
@@ -86,11 +90,16 @@ class CriticTargets:
         for start in range(0, len(names), joint_views):
             places = slice(start, start + joint_views)
             images = candidates[:, places]
-            score = torch.tensor(self.scorer.scores(images, names[places]))
+            answer = self.scorer.scores(images, names[places])
+            if answer is None:
+                chosen.append(images[0])
+                continue
+            score = torch.tensor(answer)
             chosen.append(images[int(score.argmax())])
             scores.append(score)
 
-        return torch.cat(chosen), torch.stack(scores)
+        empty = torch.empty(0, len(candidates))
+        return torch.cat(chosen), torch.stack(scores) if scores else empty
 
     def _count(self, chain: Chain) -> int:
         return 1 if self.scorer is None else chain.candidates
