@@ -28,8 +28,8 @@ MAY_RAISE = {
 }
 """Other exceptions, and the files that may raise them."""
 
-MAY_READ_ENVIRONMENT = {"app/doctor.py", "cli/waiting.py"}
-"""The one reports where caches lie, the other sets how long threads wait; nobody may let a variable change a result."""
+MAY_READ_ENVIRONMENT = {"render/cpu/cache.py", "cli/waiting.py"}
+"""The one knows where Numba's cache lies, the other sets how long threads wait; nobody may let a variable change a result."""
 
 
 def name(path: Path) -> str:
