@@ -29,7 +29,7 @@ MAY_RAISE = {
 """Other exceptions, and the files that may raise them."""
 
 MAY_READ_ENVIRONMENT = {"render/cpu/cache.py", "cli/waiting.py"}
-"""The one knows where Numba's cache lies, the other sets how long threads wait; nobody may let a variable change a result."""
+"""The one knows where Numba's cache lies, the other sets how long threads wait; none may change a result."""
 
 
 def name(path: Path) -> str:
