@@ -47,7 +47,7 @@ def publish_prior(out: Path, target: Path) -> None:
         "feature_extractor": [None, None],
     }
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    export_prior(target)
+    export_prior(target, free_batch=True)
 
 
 def publish_critic(out: Path, target: Path) -> None:

@@ -58,6 +58,7 @@ class GraphDenoiser:
         self.is_multiview = bool(facts["is_multiview"])
         self.latent_factor, self.size_px = int(facts["latent_factor"]), int(facts["size_px"])
         self.noise_schedule = _load_noise_schedule(manifest)
+        self._free_batch = bool(facts["free_batch"])
 
         # Loading is mostly the runtime's own work, which several threads can do at once.
         self._n_views = n_views if self.is_multiview else 1
@@ -112,7 +113,12 @@ class GraphDenoiser:
         if self.is_multiview:
             assert camera_matrices is not None
             inputs.append(camera_matrices)
-        return self._graph(network_name(self._n_views))(*inputs)
+
+        graph = self._graph(network_name(self._n_views))
+        if self._free_batch:
+            return graph(*inputs)
+        groups = zip(*(tensor.split(self._n_views) for tensor in inputs), strict=True)
+        return torch.cat([graph(*group) for group in groups])
 
     def _graph(self, name: str) -> Graph:
         """Return a graph, loaded when it is first needed."""
