@@ -13,8 +13,6 @@ NO_GSPLAT = (
     "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
     "Run: pip install 'vlm3d-gs[gpu]'."
 )
-
-
 COMPILES = "The first run on a machine compiles the renderer, once, which takes up to a minute."
 
 

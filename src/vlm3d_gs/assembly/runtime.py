@@ -57,7 +57,7 @@ def why_not(
         return f"{folder / stale} is not the file that was exported. Export again: vlm3d-gs models export {folder}."
 
     size_px = int(manifest.facts["size_px"])
-    sides = {settings.size_px} if settings.size_px else set(_sides_px(camera))
+    sides = {settings.size_px} if settings.size_px else _sides_px(camera)
     if sides != {size_px}:
         return f"the graphs read images of {size_px} px. Set prior.size_px={size_px}."
     n_views = joint_views(settings, camera) if manifest.facts["is_multiview"] else 1
@@ -72,6 +72,5 @@ def joint_views(settings: PriorConfig, camera: CameraConfig) -> int:
 
 
 def _sides_px(camera: CameraConfig) -> set[int]:
-    """Return the sides that the renders have in the course of a run; between points of a schedule there are more."""
-    values = {round(value) for _, value in camera.resolution_px.points}
-    return values
+    """Return the sides of the renders at the points of their schedule; one alone means that they never change."""
+    return {round(value) for _, value in camera.resolution_px.points}
