@@ -79,3 +79,10 @@ def test_share_zero_keeps_all_and_one_part_is_never_loose(generator: torch.Gener
     scene = scene_with_speck(generator)
     assert not loose_mask(scene, WIDTHS, 0.0).any()
     assert not loose_mask(scene.select(torch.arange(300)), WIDTHS, 1.0).any()
+
+
+def test_the_largest_part_stays_however_large_a_share_is_asked_for(
+    generator: torch.Generator,
+) -> None:
+    loose = loose_mask(scene_with_speck(generator), WIDTHS, 1.0)
+    assert loose.nonzero()[:, 0].tolist() == list(range(300, 306))
