@@ -27,6 +27,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vlm3d_gs.app.floors import operation_counter
 from vlm3d_gs.critic.qwen.attention import use_fast_modules, vision_kwargs
+from vlm3d_gs.critic.qwen.network import Reader
+from vlm3d_gs.critic.qwen.transformers_qwen import TransformersQwen
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.multiview import JointViewAttention, join_views
@@ -145,14 +147,18 @@ class CriticCosts:
             folder: of any critic of `random_models`, for the tokenizer and the layout of patches.
             fast_modules: as in `YesNoModel`.
         """
-        self.model = YesNoModel(folder, torch.device("cpu"), fast_modules=False)
+        self.model = YesNoModel(
+            folder, torch.device("cpu"), runtime="transformers", fast_modules=False
+        )
         with META:
             network = Qwen2_5_VLForConditionalGeneration(critic_config(name))
-        self.model.network = network.requires_grad_(False).eval()
+        network.requires_grad_(False).eval()
         if fast_modules:
-            use_fast_modules(self.model.network)
+            use_fast_modules(network)
 
-        self.model.device = META
+        qwen = self.model.qwen
+        assert isinstance(qwen, TransformersQwen)
+        qwen.network, qwen.device, self.model.device = network, META, META
         self.model._answer_rows = [rows.to(META) for rows in self.model._answer_rows]
         self.look, self.released_look = cache(self._look), cache(self._released_look)
 
@@ -171,13 +177,10 @@ class CriticCosts:
             size: numbers of scenes and views, height and width.
             patches: of all scenes.
         """
-        message = self.model._message(names, questions, size)
-        self.model._text_cache(message)
+        shape = (patches, self._patch_values())
+        reader = self.model._reader(names, questions, size, torch.empty(shape, device=META))
 
-        return count_operations(
-            lambda pixels: self.model._packed_log_odds(message, pixels),
-            (patches, self._patch_values()),
-        )
+        return count_operations(reader, shape)
 
     def _released_look(self, patches: int, grids: tuple[tuple[int, ...], ...], length: int) -> Cost:
         """Return the cost of the released critic's look (released.py): one message, logits of all tokens and words.
@@ -268,17 +271,21 @@ def stand_in_for_prior(prior: DiffusionPrior, costs: PriorCosts, tally: Tally) -
 def stand_in_for_critic(model: YesNoModel, costs: CriticCosts, tally: Tally) -> None:
     """Replace what a critic's network computes in `YesNoModel.scene_log_odds`, in place."""
 
-    def log_odds(message: Any, patches: Tensor) -> Tensor:
-        ((names, questions, size),) = (
-            key for key, known in model._messages.items() if known is message
-        )
-        cost = costs.look(names, questions, size, len(patches))
-        odds = patches.unflatten(0, (message.n_scenes, -1)).mean((1, 2))
-        odds = odds[:, None] * torch.linspace(0.5, 1.0, len(questions))
-        tally.enter(LOOKS, message.n_scenes, cost, odds)
-        return odds
+    def reader(
+        names: tuple[str, ...], questions: tuple[str, ...], size: tuple[int, ...], _: Tensor
+    ) -> Reader:
+        n_scenes = size[0]
 
-    model._packed_log_odds = log_odds  # type: ignore[method-assign]
+        def log_odds(patches: Tensor) -> Tensor:
+            cost = costs.look(names, questions, size, len(patches))
+            odds = patches.unflatten(0, (n_scenes, -1)).mean((1, 2))
+            odds = odds[:, None] * torch.linspace(0.5, 1.0, len(questions))
+            tally.enter(LOOKS, n_scenes, cost, odds)
+            return odds
+
+        return log_odds
+
+    model._reader = reader  # type: ignore[method-assign]
 
 
 def stand_in_for_released_critic(model: YesNoModel, costs: CriticCosts, tally: Tally) -> None:
