@@ -70,7 +70,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "peft": ("prior.lora",),
     "plyfile": ("formats.ply.splat", "mesh.writers"),
     "zstandard": ("formats.spz.stream",),
-    "pxr": ("formats.usd",),
+    "pxr": ("formats.usd", "formats.usd_child"),
     "av": ("show.video", "app.doctor"),
     "PIL": ("core.images", "formats.sog", "show", "mesh.writers"),
     "safetensors": (
@@ -137,6 +137,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.gsplat_backend"),
     # an extra: only those who ask for USD need it
     ("formats.usd", "pxr"),
+    ("formats.usd_child", "pxr"),
     # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
     ("render.gsplat_backend", "gsplat"),
     ("assembly.critic", "vlm3d_gs.critic.qwen.yes_no"),

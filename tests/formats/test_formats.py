@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import tracemalloc
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from splat_files import CASES, Case, assert_same_splat, flipped, random_splat, t
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError, Vlm3dGsError
 from vlm3d_gs.core.gaussians import Gaussians, with_sh_degree
+from vlm3d_gs.formats import usd, usd_child
 from vlm3d_gs.formats.convert import convert, format_of_file, read_splat, write_splat
 from vlm3d_gs.formats.options import SplatOptions
 from vlm3d_gs.formats.ply.splat import load_ply
@@ -34,6 +36,24 @@ EACH = pytest.mark.parametrize(
     ],
     ids=lambda case: case.name,
 )
+EACH_SAFE = pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if not case.suffix.startswith(".usd")],
+    ids=lambda case: case.name,
+)
+"""Formats whose damaged files are read in this process."""
+
+
+@pytest.fixture(autouse=True)
+def usd_is_read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole files need no process of their own, which takes a second to start; test_usd.py has the others."""
+    monkeypatch.setattr(usd, "_read_apart", usd_child.read_stage)
+
+
+@cache
+def tripod_from(azimuth: float, elevation: float, degree: int) -> torch.Tensor:
+    camera = orbit(azimuth, elevation, 3.0, 45.0, 64, 64)
+    return render(with_sh_degree(tripod(), degree), camera, backend="reference").color
 
 
 def written(tmp_path: Path, case: Case, scene: Gaussians) -> Path:
@@ -82,7 +102,7 @@ def test_the_picture_is_the_same_before_and_after(tmp_path: Path, case: Case) ->
     got = back(written(tmp_path, case, scene), case)
     for azimuth, elevation in [(0, 10), (90, 10), (180, 10), (270, 10), (40, 80)]:
         camera = orbit(azimuth, elevation, 3.0, 45.0, 64, 64)
-        before = render(scene, camera, backend="reference").color
+        before = tripod_from(azimuth, elevation, scene.sh_degree)
         after = render(got, camera, backend="reference").color
         assert before.std() > 0.03
         psnr = -10 * math.log10(float((before - after).square().mean()) + 1e-12)
@@ -108,7 +128,7 @@ def test_the_picture_test_sees_a_forgotten_harmonic_and_a_mirrored_axis() -> Non
         assert -10 * math.log10(float((before - after).square().mean())) < 32
 
 
-@EACH
+@EACH_SAFE
 def test_a_truncated_file_is_refused_at_any_length(tmp_path: Path, case: Case) -> None:
     path = written(tmp_path, case, random_splat(40, 1))
     data = path.read_bytes()
@@ -117,14 +137,12 @@ def test_a_truncated_file_is_refused_at_any_length(tmp_path: Path, case: Case) -
         path.write_bytes(data[:length])
         if case.suffix == ".splat" and length and length % 32 == 0:
             assert len(back(path, case)) == length // 32  # a shorter .splat is a whole one
-        elif case.suffix == ".usda" and length == len(data) - 1:
-            continue  # only the last line break is gone
         else:
             with pytest.raises(InputFileError):
                 back(path, case)
 
 
-@EACH
+@EACH_SAFE
 def test_flipped_bits_end_in_a_splat_or_in_our_error(tmp_path: Path, case: Case) -> None:
     data = written(tmp_path, case, random_splat(60, 1)).read_bytes()
     path = tmp_path / f"broken{case.suffix}"
