@@ -1,8 +1,9 @@
 """The program that reads a USD file in a process of its own: `python usd_child.py FILE RESULT.npz MEMORY SECONDS`.
 
-OpenUSD's own code may crash on a damaged file, take all memory or never end, and no `except` helps then. So `usd`
-starts this file as a program, with limits, and reads what it leaves behind. It imports nothing of the package, so that it
-starts quickly, and says what is wrong in one line on standard error, with exit code 2.
+OpenUSD's own code may crash on a damaged file, take all memory or never end, and no `except` helps
+then. So `usd` starts this file as a program, with limits, and reads what it leaves behind. It
+imports nothing of the package, so that it starts quickly, and says what is wrong in one line on
+standard error, with exit code 2.
 
 The result holds the stage's up axis and one row for each splat prim: `up`, and for prim number i `i.positions`,
 `i.orientations` (imaginary part first, as arrays have it), `i.scales`, `i.opacities`, `i.harmonics`, `i.degree` and
