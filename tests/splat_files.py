@@ -12,7 +12,8 @@ from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.core.harmonics import SH_C0, rgb_to_sh0
 from vlm3d_gs.core.rotations import quat_to_rotmat
 from vlm3d_gs.formats.frames import rotate_gaussians, world_to
-from vlm3d_gs.formats.options import Frame, SplatOptions
+from vlm3d_gs.formats.options import Frame, SplatOptions, SpzVersion
+from vlm3d_gs.formats.registry import format_of_suffix
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,19 @@ class Case:
     @property
     def frame(self) -> Frame:
         """Axes that the file is in."""
-        up = self.suffix in (".glb", ".usda", ".usdc") or self.options.spz_frame == "rub"
-        return "rub" if up else "rdf"
+        return self.options.frame or format_of_suffix(f"a{self.suffix}").frame
 
     @property
     def name(self) -> str:
-        return f"{self.suffix[1:]}-{self.options.spz_version}-{self.options.spz_frame}"
+        return f"{self.suffix[1:]}-{self.options.spz_version}-{self.frame}"
 
 
 BYTE = 0.5 / 255 + 1e-5
 EXACT = (2e-6, 2e-6, 4e-6, 2e-6, 1e-6, 2e-6)
 
 
-def _spz(version: int, frame: str) -> Case:
-    options = SplatOptions(spz_version=version, spz_frame=frame)  # type: ignore[arg-type]
+def _spz(version: SpzVersion, frame: Frame | None = None) -> Case:
+    options = SplatOptions(spz_version=version, frame=frame)
     # The rest of version 2's rotation is a square root: near w = 0 it is coarse.
     turns = 0.25 if version == 2 else 6e-3
     position, color, rest = 2**-13 + 1e-6, 0.5 / 38.25 * SH_C0 + 1e-4, 8.5 / 128
@@ -60,7 +60,7 @@ CASES = (
     Case(".ply", PLAIN, *EXACT),
     Case(".compressed.ply", PLAIN, 1.1e-3, 2.6e-3, 6e-3, BYTE, 2.1e-3, 0.5 / 32 + 1e-4),
     Case(".splat", PLAIN, 2e-6, 2e-6, 0.03, BYTE, BYTE, 0.0, most_degree=0),
-    *(_spz(version, frame) for version in (2, 3, 4) for frame in ("raw", "rub")),
+    *(_spz(2), _spz(3), _spz(4), _spz(3, "rdf"), _spz(4, "luf")),
     Case(".sog", PLAIN, 3e-5, 0.03, 0.03, BYTE, 6e-3, 0.01),
     Case(".glb", PLAIN, *EXACT[:3], 1e-5, 1e-6, 2e-6),
     Case(".usda", PLAIN, *EXACT[:3], 1e-5, 1e-6, 2e-6),

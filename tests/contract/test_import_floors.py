@@ -68,7 +68,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models.hub",),
     "httpx2": ("critic.chat",),
     "peft": ("prior.lora",),
-    "plyfile": ("formats.ply.splat", "mesh.writers"),
+    "plyfile": ("mesh.writers",),
     "zstandard": ("formats.spz.stream",),
     "pxr": ("formats.usd", "formats.usd_child"),
     "av": ("show.video", "app.doctor"),

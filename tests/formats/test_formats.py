@@ -62,8 +62,8 @@ def written(tmp_path: Path, case: Case, scene: Gaussians) -> Path:
     return path
 
 
-def back(path: Path, case: Case) -> Gaussians:
-    return read_splat(path, spz_frame=case.options.spz_frame)
+def back(path: Path, _: Case) -> Gaussians:
+    return read_splat(path)
 
 
 @EACH
@@ -269,7 +269,7 @@ def test_scales_that_freeze_viewers_are_not_written(tmp_path: Path, suffix: str)
     ("options", "message"),
     [
         (SplatOptions(spz_version=5), "2, 3 or 4"),  # type: ignore[arg-type]
-        (SplatOptions(spz_frame="luf"), "raw or rub"),  # type: ignore[arg-type]
+        (SplatOptions(frame="world"), "rub or rdf or luf or ldb"),
         (SplatOptions(sh_degree=4), "0, 1, 2 or 3"),
     ],
 )
@@ -303,13 +303,13 @@ def test_broken_gaussians_are_dropped_on_request(tmp_path: Path) -> None:
 
 def test_the_caller_may_know_the_axes_better(tmp_path: Path) -> None:
     scene = random_splat(10, 1)
-    write_splat(scene, tmp_path / "a.ply", SplatOptions(ply_frame="world"))
+    write_splat(scene, tmp_path / "a.ply", SplatOptions(frame="world"))
     assert torch.equal(read_splat(tmp_path / "a.ply").means, scene.means)  # our comment says it
     x, y, z = scene.means.T
     as_rub = read_splat(tmp_path / "a.ply", frame="rub").means
     torch.testing.assert_close(as_rub, torch.stack([z, x, y], dim=1))
-    with pytest.raises(ConfigError, match="rdf, rub, world"):
-        read_splat(tmp_path / "a.ply", frame="luf")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="rdf, rub, luf, ldb, world"):
+        read_splat(tmp_path / "a.ply", frame="lub")  # type: ignore[arg-type]
 
 
 def test_between_files_of_the_same_axes_nothing_is_rounded(tmp_path: Path) -> None:

@@ -157,8 +157,6 @@ ATTRIBUTES = ("meshes", 0, "primitives", 0, "attributes")
         _set(*ATTRIBUTES, "POSITION", True),
         _set(*ATTRIBUTES, f"{PREFIX}:SCALE", -1),
         _set("nodes", 0, "children", [0]),
-        _set("nodes", 0, "scale", [1, 2, 1]),
-        _set("nodes", 0, "scale", [-1, 1, 1]),
         _set("nodes", 0, "scale", [0, 0, 0]),
         _set("nodes", 0, "rotation", "up"),
         _set("nodes", 0, "matrix", [math.nan] * 16),
@@ -166,9 +164,9 @@ ATTRIBUTES = ("meshes", 0, "primitives", 0, "attributes")
         _set("scene", 4),
         _set("meshes", []),
         _set("meshes", 0, "primitives", 0, "extensions", {}),
-        _set(
-            "meshes", 0, "primitives", 0, "extensions", PREFIX, "colorSpace", "lin_rec709_display"
-        ),
+        _set("extensionsRequired", ["KHR_draco_mesh_compression"]),
+        _set("buffers", 0, "uri", "../a.bin"),
+        _set("buffers", 0, "uri", "data:;base64,????"),
         _set("meshes", 0, "primitives", 0, "extensions", PREFIX, "extensions", {"X_spz": {}}),
     ],
 )

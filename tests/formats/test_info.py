@@ -110,10 +110,10 @@ def test_convert_passes_its_options_on(tmp_path: Path) -> None:
 def test_convert_writes_the_axes_asked_for(tmp_path: Path) -> None:
     write_splat(random_splat(50, 1), tmp_path / "a.ply")
     out = [str(tmp_path / "a.ply"), str(tmp_path / "b.spz")]
-    assert RUNNER.invoke(app, ["convert", *out, "--spz-frame", "rub"]).exit_code == 0
-    raw, rub = (read_splat(tmp_path / "b.spz", spz_frame=frame) for frame in ("raw", "rub"))
-    assert (rub.means - raw.means).abs().max() > 0.5
-    back = [str(tmp_path / "b.spz"), str(tmp_path / "c.ply"), "--spz-frame-in", "rub"]
+    assert RUNNER.invoke(app, ["convert", *out, "--frame-out", "rdf"]).exit_code == 0
+    rdf, rub = (read_splat(tmp_path / "b.spz", frame=frame) for frame in (None, "rub"))
+    assert (rub.means - rdf.means).abs().max() > 0.5
+    back = [str(tmp_path / "b.spz"), str(tmp_path / "c.ply"), "--frame", "rub"]
     assert RUNNER.invoke(app, ["convert", *back]).exit_code == 0
     np.testing.assert_allclose(read_splat(tmp_path / "c.ply").means, rub.means, atol=1e-6)
 
@@ -124,10 +124,9 @@ def test_convert_writes_the_axes_asked_for(tmp_path: Path) -> None:
         (["a.ply", "b.xyz"], ".compressed.ply"),
         (["none.ply", "b.ply"], "no file"),
         (["a.ply", "b.spz", "--spz-version", "7"], "2, 3 or 4"),
-        (["a.ply", "b.spz", "--spz-frame", "luf"], "'raw', 'rub'"),
-        (["a.spz", "b.ply", "--spz-frame-in", "luf"], "'raw', 'rub'"),
-        (["a.ply", "b.ply", "--ply-frame", "luf"], "'viewer', 'world'"),
-        (["a.ply", "b.ply", "--frame-in", "luf"], "'rdf', 'rub', 'world'"),
+        (["a.ply", "b.ply", "--frame-out", "xyz"], "'rdf', 'rub', 'luf', 'ldb', 'world'"),
+        (["a.ply", "b.ply", "--frame", "xyz"], "'rdf', 'rub', 'luf', 'ldb', 'world'"),
+        (["a.ply", "b.glb", "--frame-out", "rdf"], "must be rub"),
         (["a.ply", "b.ply", "--sh-degree", "9"], "0, 1, 2 or 3"),
         (["a.ply", "no/where/b.ply"], "does not exist"),
     ],

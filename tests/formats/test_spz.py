@@ -14,7 +14,7 @@ from splat_files import random_splat
 from vlm3d_gs.core.errors import ExportError, InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.formats.convert import read_splat, write_splat
-from vlm3d_gs.formats.options import SplatOptions
+from vlm3d_gs.formats.options import SplatOptions, SpzVersion
 from vlm3d_gs.formats.spz.stream import load_spz
 
 
@@ -55,29 +55,59 @@ def test_of_degree_4_three_bands_are_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose(got.sh[0, 1:].reshape(-1), (np.arange(45) - 128) / 128)
 
 
-@pytest.mark.parametrize(("code", "frame"), [(0, "rub"), (4, "rub"), (6, "rdf")])
+@pytest.mark.parametrize(
+    ("code", "frame"), [(0, "rub"), (4, "rub"), (6, "rdf"), (7, "luf"), (1, "ldb")]
+)
 def test_a_record_of_the_axes_is_believed(tmp_path: Path, code: int, frame: str) -> None:
     other = struct.pack("<II5s", 0xADBE0002, 5, b"other")
     record = struct.pack("<III", 0xADBE0003, 4, code)
     data = by_hand(2, 0, [POSITION, *REST], flags=2, tail=other + record)
     (tmp_path / "a.spz").write_bytes(data)
-    for assumed in ("raw", "rub"):
-        assert load_spz(tmp_path / "a.spz", spz_frame=assumed).frame == frame
+    assert load_spz(tmp_path / "a.spz").frame == frame
 
 
 def test_other_axes_are_told(tmp_path: Path) -> None:
-    record = struct.pack("<III", 0xADBE0003, 4, 7)
+    record = struct.pack("<III", 0xADBE0003, 4, 8)
     (tmp_path / "a.spz").write_bytes(by_hand(2, 0, [POSITION, *REST], 2, record))
-    with pytest.raises(InputFileError, match="code 7"):
+    with pytest.raises(InputFileError, match="code 8"):
         load_spz(tmp_path / "a.spz")
 
 
-def test_version_4_says_its_axes_and_version_3_does_not(tmp_path: Path) -> None:
+def test_a_file_is_right_up_back_unless_it_says_otherwise(tmp_path: Path) -> None:
+    """As the specification has it, and public files are; a file of ours says so from version 4 on."""
     scene = random_splat(20, 0)
-    write_splat(scene, tmp_path / "4.spz", SplatOptions(spz_version=4, spz_frame="rub"))
-    torch.testing.assert_close(read_splat(tmp_path / "4.spz").means, scene.means, rtol=0, atol=2e-4)
-    write_splat(scene, tmp_path / "3.spz", SplatOptions(spz_version=3, spz_frame="rub"))
-    assert (read_splat(tmp_path / "3.spz").means - scene.means).abs().max() > 0.5
+    for version, said in ((2, 0), (3, 0), (4, 2)):
+        path = tmp_path / f"{version}.spz"
+        write_splat(scene, path, SplatOptions(spz_version=version))  # type: ignore[arg-type]
+        data = path.read_bytes()
+        header = data if version == 4 else gzip.decompress(data)
+        assert header[14] == said
+        x, y, z = scene.means.T
+        right_up_back = torch.stack([y, z, x], dim=1).numpy()
+        np.testing.assert_allclose(load_spz(path).means, right_up_back, rtol=0, atol=2e-4)
+    with_axes = tmp_path / "3-rdf.spz"
+    write_splat(scene, with_axes, SplatOptions(spz_version=3, frame="rdf"))
+    assert gzip.decompress(with_axes.read_bytes())[14] == 2
+    assert load_spz(with_axes).frame == "rdf"
+    # Files of ours from before are in the axes of the PLY. Versions 2 and 3 did not say so.
+    unsaid = gzip.decompress(with_axes.read_bytes())[:-12]
+    (tmp_path / "old.spz").write_bytes(gzip.compress(unsaid[:14] + b"\0" + unsaid[15:]))
+    back = read_splat(tmp_path / "old.spz", frame="rdf")
+    torch.testing.assert_close(back.means, scene.means, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_file_that_somebody_has_unpacked_is_read(tmp_path: Path, version: SpzVersion) -> None:
+    write_splat(random_splat(20, 1), tmp_path / "a.spz", SplatOptions(spz_version=version))
+    expected = read_splat(tmp_path / "a.spz")
+    plain = gzip.decompress((tmp_path / "a.spz").read_bytes())
+    (tmp_path / "a.spz").write_bytes(plain)
+    got = read_splat(tmp_path / "a.spz")
+    assert all(torch.equal(v, expected.parameters()[k]) for k, v in got.parameters().items())
+    for length in (3, 7, 15, len(plain) - 1):
+        (tmp_path / "a.spz").write_bytes(plain[:length])
+        with pytest.raises(InputFileError):
+            load_spz(tmp_path / "a.spz")
 
 
 def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:

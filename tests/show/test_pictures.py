@@ -13,7 +13,7 @@ from PIL import Image
 from scenes import splats_for
 from vlm3d_gs.core.cameras import turntable_cameras
 from vlm3d_gs.core.errors import ConfigError, ExportError
-from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.core.images import WHITE, load_png
 from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.show import framing
@@ -115,19 +115,42 @@ def test_preview_is_the_sheets_first_row(scene: Gaussians, tmp_path: Path) -> No
     assert torch.equal(load_png(tmp_path / "preview.png"), first_row)
 
 
-def test_a_large_scene_far_away_is_brought_into_view(scene: Gaussians) -> None:
-    away = {
-        **scene.parameters(),
-        "means": scene.means * 40 + 100,
-        "log_scales": scene.log_scales + np.log(40),
-    }
-    far = Gaussians.from_parameters(away)
-    close = framed(far)
-    assert float(close.means.norm(dim=-1).quantile(0.98)) <= 1.0
-    ratio = close.log_scales - far.log_scales
-    spread = close.means.std(dim=0) / far.means.std(dim=0)
-    torch.testing.assert_close(ratio, spread.log().expand_as(ratio), rtol=1e-4, atol=1e-4)
-    assert framed(scene) is scene
+def moved(scene: Gaussians, size: float, place: float) -> Gaussians:
+    return Gaussians.from_parameters(
+        {
+            **scene.parameters(),
+            "means": scene.means * size + place,
+            "log_scales": scene.log_scales + np.log(size),
+        }
+    )
+
+
+@pytest.mark.parametrize(("size", "place"), [(1e-3, 0.0), (0.2, 0.4), (40.0, 100.0), (2e3, -1e4)])
+def test_a_scene_of_any_size_anywhere_fills_the_picture_alike(
+    scene: Gaussians, size: float, place: float
+) -> None:
+    expected, close = framed(scene), framed(moved(scene, size, place))
+    torch.testing.assert_close(close.means, expected.means, rtol=0, atol=2e-3)
+    torch.testing.assert_close(close.log_scales, expected.log_scales, rtol=0, atol=1e-3)
+    reach = expected.means.norm(dim=-1) + 2 * expected.scales.amax(dim=-1)
+    assert 0.9 < float(reach.quantile(0.99)) <= 1.01
+
+
+def test_floaters_do_not_decide(scene: Gaussians) -> None:
+    """One part in twenty, opaque and far on one side."""
+    rows = torch.arange(len(scene) // 20)
+    floaters = moved(scene.select(rows), 5.0, 30.0)
+    floaters.opacity_logits.fill_(5.0)
+    center, radius = framing.bounds(scene)
+    center_with, radius_with = framing.bounds(concatenate([scene, floaters]))
+    assert radius_with == pytest.approx(radius, rel=0.03)
+    assert float((center_with - center).norm()) < 0.03 * radius
+
+
+def test_a_run_keeps_its_scale_unless_it_leaves_its_place(scene: Gaussians) -> None:
+    assert framed(scene, own=True) is scene
+    assert framed(moved(scene, 0.5, 0.0), own=True).means.abs().max() <= 0.5
+    assert framed(moved(scene, 4.0, 0.0), own=True).means.norm(dim=-1).quantile(0.9) < 1
 
 
 @pytest.mark.parametrize("n", [1, 5])
@@ -141,7 +164,8 @@ def test_gaussians_in_one_place_far_away_are_brought_to_a_sensible_size(n: int) 
     }
     close = framed(Gaussians(**place))
     torch.testing.assert_close(close.means, torch.zeros(n, 3))
-    torch.testing.assert_close(close.log_scales, torch.zeros(n, 3), atol=1e-5, rtol=0)
+    half = torch.full((n, 3), 0.5).log()  # two standard deviations are what is seen
+    torch.testing.assert_close(close.log_scales, half, atol=1e-5, rtol=0)
 
 
 def test_frames_do_not_depend_on_the_chunks(

@@ -27,6 +27,7 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import tile_grid, to_uint8
 from vlm3d_gs.core.rotations import rotmat_to_quat
 from vlm3d_gs.formats.convert import read_splat
+from vlm3d_gs.formats.options import Frame
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.targets import Target
 from vlm3d_gs.pipeline import GenerateResult, generate
@@ -85,6 +86,7 @@ def show(
     *,
     host: str | None = None,
     port: int | None = None,
+    frame: Frame | None = None,
     announce: Callable[[str], None],
 ) -> None:
     """Serve a page with a splat until Ctrl-C.
@@ -93,6 +95,7 @@ def show(
         source: a splat file, or a run's folder, which adds its prompt and curves.
         host: address to listen at; None is this machine only.
         port: None takes a free one.
+        frame: axes of the file where the caller knows better, as in `formats.convert.read_splat`.
         announce: called with the page's address.
 
     Raises:
@@ -100,7 +103,7 @@ def show(
         ConfigError: host and port cannot be listened at.
     """
     path, record = find_splat(source)
-    gaussians = read_splat(path)
+    gaussians = read_splat(path, frame=frame)
 
     with LiveView(record.prompt if record else path.name, host=host, port=port) as view:
         view.look_at(gaussians)
@@ -220,7 +223,7 @@ class LiveView:
 
     def look_at(self, gaussians: Gaussians) -> None:
         """Set where new visitors start: a little beside the front; for a run, outside its cameras."""
-        center, radius = bounds(gaussians.detach())
+        center, radius = bounds(gaussians, own=self._steps is not None)
         start, middle = self._server.initial_camera, _array(center.cpu())
 
         far = DISTANCE * radius * (1.0 if self._steps is None else RUN_DISTANCE)

@@ -27,6 +27,7 @@ from vlm3d_gs.cli.settings import settings as settings_command
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
 from vlm3d_gs.core.errors import Vlm3dGsError
+from vlm3d_gs.core.notices import noticing
 
 USER_ERROR = 2
 """Exit code of every error that the user can fix."""
@@ -37,8 +38,16 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        told = set[str]()
+
+        def tell_once(text: str) -> None:
+            if text not in told:
+                told.add(text)
+                typer.secho(f"note: {text}", fg=typer.colors.YELLOW, err=True)
+
         try:
-            return super().invoke(ctx)
+            with noticing(tell_once):
+                return super().invoke(ctx)
         except Vlm3dGsError as error:
             message = str(error)
         except typer.BadParameter as error:

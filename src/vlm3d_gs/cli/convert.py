@@ -7,7 +7,8 @@ from typing import Annotated, cast
 
 import typer
 
-from vlm3d_gs.formats.options import Frame, PlyFrame, SplatOptions, SpzFrame, SpzVersion
+from vlm3d_gs.cli.options import FrameOfSplat
+from vlm3d_gs.formats.options import Frame, SplatOptions, SpzVersion
 from vlm3d_gs.formats.registry import SPLAT_SUFFIXES
 
 
@@ -25,21 +26,17 @@ def convert(
     pad_sh3: Annotated[
         bool, typer.Option("--pad-sh3", help="PLY: write all 62 properties, whatever the degree.")
     ] = False,
-    ply_frame: Annotated[
-        PlyFrame, typer.Option(help="PLY: axes; viewer has y down, world z up.")
-    ] = "viewer",
     spz_version: Annotated[int, typer.Option(help="SPZ: 2, 3 or 4.")] = 3,
-    spz_frame: Annotated[
-        SpzFrame, typer.Option(help="SPZ: axes to write; raw is as in the PLY, rub has y up.")
-    ] = "raw",
-    spz_frame_in: Annotated[
-        SpzFrame, typer.Option(help="SPZ: axes of SOURCE, if it does not name its own.")
-    ] = "raw",
-    frame_in: Annotated[
-        Frame | None, typer.Option(help="Axes of SOURCE, if they are not those of its format.")
+    frame: FrameOfSplat = None,
+    frame_out: Annotated[
+        Frame | None,
+        typer.Option(help="Axes of OUT. Default: those that its readers expect; world has z up."),
     ] = None,
     drop_broken: Annotated[
-        bool, typer.Option("--drop-broken", help="Skip Gaussians with NaN or infinity.")
+        bool,
+        typer.Option(
+            "--drop-broken", help="Skip Gaussians with NaN or infinity, and say how many."
+        ),
     ] = False,
 ) -> None:
     """Convert a splat; positions, rotations and harmonics are turned into the axes of the target format."""
@@ -48,16 +45,14 @@ def convert(
     options = SplatOptions(
         sh_degree=sh_degree,
         pad_sh3=pad_sh3,
-        ply_frame=ply_frame,
+        frame=frame_out,
         spz_version=cast(SpzVersion, spz_version),
-        spz_frame=spz_frame,
     )
     splat = convert(
         source,
         out,
         options,
-        frame=frame_in,
-        spz_frame=spz_frame_in,
+        frame=frame,
         drop_broken=drop_broken,
         overwrite=overwrite,
     )

@@ -8,18 +8,16 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.formats.options import SpzFrame
+from vlm3d_gs.cli.options import FrameOfSplat
 
 
 def info(
     file: Annotated[Path, typer.Argument(help="A splat file of any format.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    spz_frame_in: Annotated[
-        SpzFrame, typer.Option(help="Axes of an .spz file that does not name its own.")
-    ] = "raw",
+    frame: FrameOfSplat = None,
 ) -> None:
     """Report what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
     from vlm3d_gs.formats.info import info_text, inspect_splat
 
-    found = inspect_splat(file, spz_frame=spz_frame_in)
+    found = inspect_splat(file, frame=frame)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else info_text(found))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vlm3d_gs.cli.options import FrameOfSplat
 from vlm3d_gs.config import Backend
 
 
@@ -36,6 +37,7 @@ def mesh(
     backend: Annotated[Backend, typer.Option(help="Renderer.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    frame: FrameOfSplat = None,
 ) -> None:
     """Extract a mesh from a splat: the outer surface, closed, with the splat's colours."""
     from vlm3d_gs.assembly.device import choose_device
@@ -50,6 +52,7 @@ def mesh(
         out,
         settings,
         overwrite=overwrite,
+        frame=frame,
         device=where,
         backend=choose_backend(backend, where),
     )

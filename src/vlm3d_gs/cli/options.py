@@ -12,6 +12,7 @@ from vlm3d_gs.config import CriticFamily
 from vlm3d_gs.config.presets import PRESETS, PresetName
 from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.config.recipes import RecipeName
+from vlm3d_gs.formats.options import AXES, Frame
 
 Prompt = Annotated[str, typer.Argument(help="What to make, in quotes.")]
 Preset = Annotated[
@@ -73,6 +74,15 @@ Model = Annotated[
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Never contact the model hub; see `models pull`.")
+]
+
+FrameOfSplat = Annotated[
+    Frame | None,
+    typer.Option(
+        "--frame",
+        help="Axes of the splat, where it names none and those of its format are wrong: "
+        f"{'; '.join(f'{frame}: {words}' for frame, words in AXES.items())}.",
+    ),
 ]
 
 Overwrite = Annotated[

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from vlm3d_gs.cli.options import FrameOfSplat
+
 
 def render(
     splat: Annotated[Path, typer.Argument(help="A splat file of any format.")],
@@ -36,6 +38,7 @@ def render(
             "K, width, height."
         ),
     ] = None,
+    frame: FrameOfSplat = None,
 ) -> None:
     """Render a splat: a turntable, a grid of stills, or the views of a file of cameras."""
     from vlm3d_gs.show.pictures import render_pictures
@@ -49,6 +52,7 @@ def render(
         background=background,
         beside=beside,
         cameras=cameras,
+        frame=frame,
     )
     for path in files:
         typer.echo(f"written to {path}")

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.cli.options import Host, Port
+from vlm3d_gs.cli.options import FrameOfSplat, Host, Port
 
 
 def view(
     splat: Annotated[Path, typer.Argument(metavar="SPLAT|RUN", help="A splat, or a run's folder.")],
     host: Host = None,
     port: Port = None,
+    frame: FrameOfSplat = None,
 ) -> None:
     """Show a splat in the browser until Ctrl-C."""
     from vlm3d_gs.app.viewer import show
 
-    show(splat, host=host, port=port, announce=typer.echo)
+    show(splat, host=host, port=port, frame=frame, announce=typer.echo)

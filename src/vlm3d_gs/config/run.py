@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,13 +27,19 @@ RUN_FOLDER = Path("runs/{prompt}")
 
 
 def folder_name(prompt: str) -> str:
-    """Return the prompt as a file name.
+    """Return the prompt as a file name; letters without a Latin form are told apart by a hash.
 
     Example:
-        >>> folder_name("A red cube!")
-        'a-red-cube'
+        >>> folder_name("A red cube!"), folder_name("un café"), folder_name("красный куб")
+        ('a-red-cube', 'un-cafe', 'prompt-60c66125')
     """
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "unnamed"
+    plain = unicodedata.normalize("NFKD", prompt.lower())
+    latin = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    name = re.sub(r"[^a-z0-9]+", "-", latin).strip("-")[:60].rstrip("-")
+    if not any(letter.isalnum() and not letter.isascii() for letter in latin):
+        return name or "unnamed"
+    digest = hashlib.sha256(unicodedata.normalize("NFC", prompt).encode()).hexdigest()[:8]
+    return f"{name[:50].rstrip('-') or 'prompt'}-{digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises:
         ExportError: the folder does not exist, or `path` is a folder.
     """
-    target = Path(path)
+    # A link stays one: what it points to is replaced.
+    target = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
     if not target.parent.is_dir():
         raise ExportError(
             f"Cannot write {target}: the folder {target.parent} does not exist. Create it first."

@@ -9,9 +9,9 @@ _listeners: list[Callable[[str], None]] = []
 
 
 def notice(text: str) -> None:
-    """Tell whoever listens; see `noticing`."""
-    for tell in _listeners:
-        tell(text)
+    """Tell whoever listens, the innermost of several; see `noticing`."""
+    if _listeners:
+        _listeners[-1](text)
 
 
 @contextmanager

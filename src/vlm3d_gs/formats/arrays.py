@@ -8,6 +8,8 @@ that a broken file can still be described.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,10 @@ FloatArray = NDArray[np.float32]
 
 CHUNK = 65_536
 """Gaussians rotated in double precision at once; bounds the memory beside the result."""
+LIMIT_LOGIT = 80.0
+"""Stands for an infinite logit: its sigmoid is 0 or 1 as far as float32 can tell."""
+FLAT_LOG_SCALE = math.log(float(np.finfo(np.float32).tiny))
+"""Stands for the logarithm of a scale of zero."""
 MAX_LOG_SCALE = 20.0
 """e^20 world units: no scene has such a Gaussian, but scales that were activated twice do."""
 
@@ -46,6 +52,12 @@ class SplatArrays:
     """[N, K, 3], K in {1, 4, 9, 16}."""
     frame: Frame
     """Axes that all of the above are in."""
+    antialiased: bool = False
+    """Whether the scene was trained with Mip-Splatting's filter, and should be drawn with it."""
+    comments: tuple[str, ...] = ()
+    """What the maker of a file wrote into it, for the formats that hold text."""
+    remarks: tuple[str, ...] = ()
+    """What of a file was not read or not obeyed, for whoever reads it; never written."""
 
     def __len__(self) -> int:
         return len(self.means)
@@ -60,11 +72,26 @@ class SplatArrays:
             "sh": self.sh,
         }
 
+    @classmethod
+    def of(cls, columns: Mapping[str, FloatArray], frame: Frame) -> SplatArrays:
+        """Return the splat of arrays by the names that `columns` gives them."""
+        none = np.empty(0, np.float32)
+        return cls(none, none, none, none, none, frame).with_columns(columns)
+
+    def with_columns(self, columns: Mapping[str, FloatArray]) -> SplatArrays:
+        """Return a splat of other arrays, about which all else is true as well."""
+        return replace(
+            self,
+            means=columns["means"],
+            log_scales=columns["log_scales"],
+            quats=columns["quats"],
+            opacity_logits=columns["opacity_logits"],
+            sh=columns["sh"],
+        )
+
     def select(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> SplatArrays:
         """Return some of the Gaussians, or all in another order."""
-        return SplatArrays(
-            **{name: value[index] for name, value in self.columns().items()}, frame=self.frame
-        )
+        return self.with_columns({name: value[index] for name, value in self.columns().items()})
 
     def with_degree(self, degree: int) -> SplatArrays:
         """Return the same splat with harmonics of another degree: cut off, or filled with zeros.
@@ -76,12 +103,54 @@ class SplatArrays:
         missing = max(0, count - self.sh.shape[1])
         return replace(self, sh=np.pad(self.sh[:, :count], ((0, 0), (0, missing), (0, 0))))
 
-    def finite(self) -> NDArray[np.bool_]:
-        """Return [N], whether all numbers of a Gaussian are finite."""
-        finite = np.ones(len(self), bool)
-        for value in self.columns().values():
-            finite &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
-        return finite
+    def sound(self) -> NDArray[np.bool_]:
+        """Return [N], whether all numbers of a Gaussian are finite or limits that mean something.
+
+        An infinite logit is an opacity of 0 or 1, and a logarithm of minus infinity a flat axis;
+        trainers write both.
+        """
+        rows = [sound_rows(name, value) for name, value in self.columns().items()]
+        sound: NDArray[np.bool_] = np.logical_and.reduce(rows)
+        return sound
+
+    def bounded(self) -> SplatArrays:
+        """Return the same splat with finite numbers in place of the limits that `sound` allows."""
+        return replace(
+            self,
+            opacity_logits=np.clip(self.opacity_logits, -LIMIT_LOGIT, LIMIT_LOGIT),
+            log_scales=np.maximum(self.log_scales, FLAT_LOG_SCALE),
+        )
+
+
+def sound_rows(name: str, column: FloatArray) -> NDArray[np.bool_]:
+    """Return [N], whether the numbers of a column, named as in `columns`, are as `sound` wants them."""
+    if name == "opacity_logits":
+        broken = np.isnan(column)
+    elif name == "log_scales":
+        broken = np.isnan(column) | np.isposinf(column)
+    else:
+        broken = ~np.isfinite(column)
+    rows: NDArray[np.bool_] = np.logical_not(broken.any(axis=tuple(range(1, broken.ndim))))
+    return rows
+
+
+def joined(parts: Sequence[SplatArrays]) -> SplatArrays:
+    """Return several splats of the same axes as one; those of lower degree get zeros.
+
+    Args:
+        parts: at least one.
+    """
+    degree = max(math.isqrt(part.sh.shape[1]) - 1 for part in parts)
+    even = [part.with_degree(degree) for part in parts]
+    columns = {
+        name: np.concatenate([part.columns()[name] for part in even]) for name in even[0].columns()
+    }
+    return replace(
+        even[0].with_columns(columns),
+        antialiased=any(part.antialiased for part in parts),
+        comments=tuple(dict.fromkeys(text for part in parts for text in part.comments)),
+        remarks=tuple(dict.fromkeys(text for part in parts for text in part.remarks)),
+    )
 
 
 def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
@@ -100,7 +169,7 @@ def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
     if len(gaussians) == 0:
         raise ExportError("There are no Gaussians to write: the scene is empty.")
     for name, tensor in gaussians.parameters().items():
-        bad = int((~tensor.isfinite()).sum())
+        bad = int((~tensor.isfinite() & ~_is_limit(name, tensor)).sum())
         if bad:
             raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
     _expect_sane_scale(float(gaussians.log_scales.max()))
@@ -115,9 +184,8 @@ def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
         for name, value in unit.items():
             chunks[name].append(value.float())
 
-    return SplatArrays(
-        **{name: torch.cat(values).numpy() for name, values in chunks.items()}, frame=frame
-    )
+    columns = {name: torch.cat(values).numpy() for name, values in chunks.items()}
+    return SplatArrays.of(columns, frame).bounded()
 
 
 def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
@@ -161,24 +229,32 @@ def change_frame(arrays: SplatArrays, frame: Frame, source: Path) -> SplatArrays
         ExportError: a scale above e^20 world units.
     """
     if arrays.frame != frame:
-        return to_arrays(to_gaussians(arrays, source), frame)
+        turned = to_arrays(to_gaussians(arrays, source), frame)
+        return replace(turned, antialiased=arrays.antialiased, comments=arrays.comments)
     ready = _validated(arrays, source)
     _expect_sane_scale(float(ready.log_scales.max()))
     return ready
 
 
 def _validated(arrays: SplatArrays, source: Path) -> SplatArrays:
-    """Return the arrays with unit quaternions; raise if there are none or not all are finite."""
+    """Return the arrays with unit quaternions and no limits; raise if there are none or some are broken."""
     if len(arrays) == 0:
         raise InputFileError(f"{source} holds no Gaussians.")
-    bad = int((~arrays.finite()).sum())
+    bad = int((~arrays.sound()).sum())
     if bad:
         raise InputFileError(
             f"{source} holds NaN or infinite values in {bad} of {len(arrays)} Gaussians; export it again, "
             "or skip them with `vlm3d-gs convert --drop-broken`."
         )
     quats = normalize_quats(torch.from_numpy(np.ascontiguousarray(arrays.quats, np.float32)))
-    return replace(arrays, quats=quats.numpy())
+    return replace(arrays.bounded(), quats=quats.numpy())
+
+
+def _is_limit(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return where values are infinite and mean something, as `SplatArrays.sound` does."""
+    if name == "opacity_logits":
+        return tensor.isinf()
+    return tensor.isneginf() if name == "log_scales" else torch.zeros_like(tensor, dtype=torch.bool)
 
 
 def _expect_sane_scale(largest: float) -> None:

@@ -34,8 +34,14 @@ class Budget:
     def __init__(self, source: Path, length: int, expansion: int = MAX_EXPANSION) -> None:
         self._source = source
         self._length = length
+        self._expansion = expansion
         self._left = FREE_BYTES + expansion * length
         self._promised = 0
+
+    def grow(self, length: int) -> None:
+        """Count the bytes of one more file that belongs to the first; no more for the expansion of it."""
+        self._length += length
+        self._left += self._expansion * length
 
     def spend(self, promised: str, needed: int) -> None:
         """Take `needed` bytes for what a part promises.
@@ -70,6 +76,10 @@ def expect_file(source: Path) -> None:
     Raises:
         InputFileError: it is not.
     """
+    if source.is_dir():
+        inside = [path for path in (source / "scene.ply", source / "meta.json") if path.is_file()]
+        cure = f"Give {inside[0]}" if inside else "Give a file in it"
+        raise InputFileError(f"{source} is a folder, not a splat file. {cure}.")
     if not source.is_file():
         raise InputFileError(f"There is no file {source}.")
 

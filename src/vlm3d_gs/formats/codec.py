@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from vlm3d_gs.formats.arrays import SplatArrays
-from vlm3d_gs.formats.options import Frame, SplatOptions
+from vlm3d_gs.formats.options import ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import SplatFormat
 
 
@@ -20,12 +20,10 @@ from vlm3d_gs.formats.registry import SplatFormat
 class Codec:
     """Reads and writes the bytes of one format."""
 
-    load: Callable[[Path, SplatOptions], SplatArrays]
+    load: Callable[[Path, ReadOptions], SplatArrays]
     """Return what a file holds, in the file's axes, even values that are not finite."""
     save: Callable[[SplatArrays, Path, SplatOptions], None]
-    """Write arrays that are in the format's axes."""
-    frame: Callable[[SplatOptions], Frame] | None = None
-    """Axes to write, where options choose them; None: the format has one."""
+    """Write arrays that are in one of the format's axes."""
     accepts: Callable[[Path], bool] | None = None
     """Return whether a file with the format's first bytes is its own; None: all are."""
 

@@ -6,16 +6,19 @@ signature, goes by its name. The suffix decides what is written.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
-from vlm3d_gs.core.errors import ExportError, InputFileError
+from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.notices import notice
 from vlm3d_gs.formats.arrays import SplatArrays, change_frame, to_arrays, to_gaussians
 from vlm3d_gs.formats.claims import expect_file
 from vlm3d_gs.formats.codec import codec_of
-from vlm3d_gs.formats.options import Frame, SplatOptions, SpzFrame
+from vlm3d_gs.formats.losses import of_drawing, of_reading, of_writing
+from vlm3d_gs.formats.options import Frame, ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import (
     FORMATS,
     MAGIC_BYTES,
@@ -32,9 +35,13 @@ def format_of_file(path: str | Path) -> SplatFormat:
         InputFileError: no such file, or it begins like no splat.
     """
     source = Path(path)
+    if source.is_dir() and (source / "meta.json").is_file():
+        return next(row for row in FORMATS if row.name == "sog")
     expect_file(source)
     with source.open("rb") as stream:
         start = stream.read(MAGIC_BYTES)
+    if start.lstrip()[:1] == b"{":
+        start = start.lstrip()  # JSON may begin with any blanks
 
     for row in FORMATS:
         if start.startswith(row.magic):
@@ -52,15 +59,12 @@ def format_of_file(path: str | Path) -> SplatFormat:
     )
 
 
-def load_arrays(
-    path: str | Path, *, frame: Frame | None = None, spz_frame: SpzFrame = "raw"
-) -> SplatArrays:
+def load_arrays(path: str | Path, *, frame: Frame | None = None) -> SplatArrays:
     """Read any splat file as arrays in its own axes, even one with broken values.
 
     Args:
         path: the file.
-        frame: axes of the file where the caller knows better than the format's custom.
-        spz_frame: axes of an .spz file that does not name its own.
+        frame: axes of the file where the caller knows better than the file and its format's custom.
 
     Raises:
         InputFileError: no such file, unknown format, truncated or damaged.
@@ -69,7 +73,7 @@ def load_arrays(
     source = Path(path)
     try:
         codec = codec_of(format_of_file(source))
-        arrays = codec.load(source, SplatOptions(spz_frame=spz_frame))
+        arrays = codec.load(source, ReadOptions(frame))
     except OSError as error:
         raise InputFileError(f"{source} cannot be read: {error}") from error
     except MemoryError as error:
@@ -77,16 +81,13 @@ def load_arrays(
     return arrays if frame is None else replace(arrays, frame=frame)
 
 
-def read_splat(
-    path: str | Path, *, frame: Frame | None = None, spz_frame: SpzFrame = "raw"
-) -> Gaussians:
+def read_splat(path: str | Path, *, frame: Frame | None = None) -> Gaussians:
     """Read any splat file as Gaussians of our world.
 
     Args:
         path: the file; its first bytes choose the format.
-        frame: axes of the file where the caller knows better: `rdf` (x right, y down, z away),
-            `rub` (x right, y up, z towards the viewer) or `world` (our own).
-        spz_frame: axes of an .spz file that does not name its own: `raw` (as in the PLY) or `rub`.
+        frame: axes of the file where the caller knows better, one of `options.AXES`: `rdf` (x right,
+            y down, z away), `rub` (x right, y up, z towards the viewer), `world` (our own).
 
     Returns:
         Float32 Gaussians on the CPU.
@@ -95,7 +96,9 @@ def read_splat(
         InputFileError: as `load_arrays`, or a value is not finite.
         MissingDependencyError: a USD file without usd-core.
     """
-    return to_gaussians(load_arrays(path, frame=frame, spz_frame=spz_frame), Path(path))
+    arrays = load_arrays(path, frame=frame)
+    _say(f"{path}", [*of_reading(arrays), *of_drawing(arrays)])
+    return to_gaussians(arrays, Path(path))
 
 
 def write_splat(
@@ -125,7 +128,6 @@ def convert(
     options: SplatOptions | None = None,
     *,
     frame: Frame | None = None,
-    spz_frame: SpzFrame = "raw",
     drop_broken: bool = False,
     overwrite: bool = False,
 ) -> SplatArrays:
@@ -136,7 +138,6 @@ def convert(
         target: what to write; the suffix chooses the format.
         options: of the writer.
         frame: axes of `source`, as in `read_splat`.
-        spz_frame: axes of `source`, as in `read_splat`.
         drop_broken: skip Gaussians with NaN or infinite values instead of refusing the file.
         overwrite: replace `target` if it exists.
 
@@ -153,9 +154,13 @@ def convert(
     if Path(target).exists() and not overwrite:
         raise ExportError(f"{target} exists. Give --overwrite to replace it, or another name.")
 
-    arrays = load_arrays(source, frame=frame, spz_frame=spz_frame)
+    arrays = load_arrays(source, frame=frame)
+    remarks = of_reading(arrays)
     if drop_broken:
-        arrays = arrays.select(arrays.finite())
+        sound = arrays.sound()
+        remarks.append(f"{int((~sound).sum())} of {len(sound)} Gaussians broken and dropped")
+        arrays = arrays.select(sound)
+    _say(f"{source}", remarks)
 
     ready = change_frame(arrays, target_frame, Path(source))
     _save(ready, row, Path(target), chosen)
@@ -166,11 +171,29 @@ def _save(arrays: SplatArrays, row: SplatFormat, path: Path, options: SplatOptio
     """Write arrays that are in the axes of a format."""
     if options.sh_degree is not None:
         arrays = arrays.with_degree(options.sh_degree)
+    losses = of_writing(arrays, row)
     with atomic_path(path) as temporary:
-        codec_of(row).save(arrays, temporary, options)
+        codec_of(row).save(arrays.with_degree(_degree(arrays, row)), temporary, options)
+    _say(f"lost in {path}", losses)
+
+
+def _degree(arrays: SplatArrays, row: SplatFormat) -> int:
+    """Return the degree of the harmonics that a format can hold of a splat."""
+    return min(row.sh_degree, math.isqrt(arrays.sh.shape[1]) - 1)
+
+
+def _say(subject: str, findings: list[str]) -> None:
+    """Tell whoever listens, in one line; see `core.notices`."""
+    if findings:
+        notice(f"{subject}: {'; '.join(findings)}")
 
 
 def _frame_for(row: SplatFormat, options: SplatOptions) -> Frame:
     """Return the axes that a file is written in."""
-    choose = codec_of(row).frame
-    return row.frame if choose is None else choose(options)
+    if options.frame is None:
+        return row.frame
+    if options.frame not in row.frames:
+        raise ConfigError(
+            f"The axes of a {row.title} file must be {' or '.join(row.frames)}, got {options.frame!r}."
+        )
+    return options.frame

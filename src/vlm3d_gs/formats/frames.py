@@ -21,7 +21,19 @@ from vlm3d_gs.formats.options import Frame
 WORLD_TO_RDF = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
 """x right, y down, z away, as the front camera sees the object: PLY, .splat, SOG."""
 WORLD_TO_RUB = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
-"""x right, y up, z towards the viewer: glTF and meshes."""
+"""x right, y up, z towards the viewer: glTF, SPZ and meshes."""
+WORLD_TO_LUF = ((0.0, -1.0, 0.0), (0.0, 0.0, 1.0), (-1.0, 0.0, 0.0))
+"""x left, y up, z away: glTF's axes as the object itself would name them."""
+WORLD_TO_LDB = ((0.0, -1.0, 0.0), (0.0, 0.0, -1.0), (1.0, 0.0, 0.0))
+"""x left, y down, z towards the viewer."""
+ROTATIONS: dict[Frame, tuple[tuple[float, ...], ...]] = {
+    "rdf": WORLD_TO_RDF,
+    "rub": WORLD_TO_RUB,
+    "luf": WORLD_TO_LUF,
+    "ldb": WORLD_TO_LDB,
+    "world": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+}
+"""Rotation from our world into each frame."""
 
 FIT_DIRECTIONS = 64
 """Directions on which the harmonics' rotation is solved; the largest system has 16 unknowns."""
@@ -33,13 +45,11 @@ def world_to(frame: Frame) -> Tensor:
     Raises:
         ConfigError: unknown frame; the known ones are listed.
     """
-    if frame == "rdf":
-        return torch.tensor(WORLD_TO_RDF)
-    if frame == "rub":
-        return torch.tensor(WORLD_TO_RUB)
-    if frame == "world":
-        return torch.eye(3)
-    raise ConfigError(f"The frame of a file must be one of rdf, rub, world, got {frame!r}.")
+    if frame not in ROTATIONS:
+        raise ConfigError(
+            f"The frame of a file must be one of {', '.join(ROTATIONS)}, got {frame!r}."
+        )
+    return torch.tensor(ROTATIONS[frame])
 
 
 def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:

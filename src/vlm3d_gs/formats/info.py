@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.arrays import FloatArray, SplatArrays, sound_rows
 from vlm3d_gs.formats.convert import format_of_file, load_arrays
-from vlm3d_gs.formats.options import AXES, Frame, SpzFrame
+from vlm3d_gs.formats.losses import of_reading, scene_radius
+from vlm3d_gs.formats.options import AXES, Frame
 from vlm3d_gs.formats.quantize import sigmoid
 
 OPACITY_BINS = 10
@@ -28,8 +28,6 @@ ABSURD_SCALE = 10.0
 """From this many radii of the scene on, even a single Gaussian is worth a warning."""
 INVISIBLE_SCALE = 1e-9
 """A Gaussian whose largest axis is below this share of the radius is invisible."""
-ACTIVATED_SPREAD = 0.01
-"""Opacity logits within 0..1, give or take this, are opacities that were activated before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +59,20 @@ class SplatInfo:
         return data
 
 
-def inspect_splat(
-    path: str | Path, *, frame: Frame | None = None, spz_frame: SpzFrame = "raw"
-) -> SplatInfo:
+def inspect_splat(path: str | Path, *, frame: Frame | None = None) -> SplatInfo:
     """Look into a splat file.
 
     Args:
         path: the file.
         frame: as in `convert.read_splat`.
-        spz_frame: as in `convert.read_splat`.
 
     Raises:
         InputFileError: the file cannot be read as a splat; NaN alone is only a warning.
         MissingDependencyError: a USD file without usd-core.
     """
     source = Path(path)
-    arrays = load_arrays(source, frame=frame, spz_frame=spz_frame)
-    good = arrays.select(arrays.finite())
+    arrays = load_arrays(source, frame=frame)
+    good = arrays.select(arrays.sound()).bounded()
 
     none = (math.nan, math.nan, math.nan)
     low, high = (
@@ -129,7 +124,7 @@ def info_text(info: SplatInfo) -> str:
 def _warnings(arrays: SplatArrays, good: SplatArrays) -> list[str]:
     warnings = []
     for name, value in arrays.columns().items():
-        bad = int((~np.isfinite(value).reshape(len(arrays), -1).all(1)).sum())
+        bad = int((~sound_rows(name, value)).sum())
         if bad:
             warnings.append(f"{name} is NaN or infinite in {bad} Gaussians")
 
@@ -139,14 +134,14 @@ def _warnings(arrays: SplatArrays, good: SplatArrays) -> list[str]:
 
     if len(good) == 0:
         return [*warnings, "no Gaussian is finite"]
-    return [*warnings, *_scale_warnings(good), *_activation_warnings(good)]
+    return [*warnings, *_scale_warnings(good), *of_reading(arrays)]
 
 
 def _scale_warnings(good: SplatArrays) -> list[str]:
-    center = np.median(good.means, axis=0)
-    distances = np.linalg.norm((good.means - center).astype(np.float64), axis=1)
-    radius = max(float(np.quantile(distances, 0.99)), 1e-12)
-    largest = good.log_scales.max(1).astype(np.float64) - math.log(radius)
+    # One Gaussian alone, or several in one place, are their own scene.
+    largest = good.log_scales.max(1).astype(np.float64)
+    usual, radius = float(np.median(largest)), math.log(scene_radius(good.means))
+    largest -= radius if radius > usual + math.log(INVISIBLE_SCALE) else usual
 
     warnings = []
     absurd = int((largest > math.log(ABSURD_SCALE)).sum())
@@ -161,22 +156,6 @@ def _scale_warnings(good: SplatArrays) -> list[str]:
     if invisible:
         warnings.append(f"{invisible} Gaussians are too small to be seen")
     return warnings
-
-
-def _activation_warnings(good: SplatArrays) -> list[str]:
-    """Return warnings where opacities or scales look as if they were activated before writing."""
-    warnings = []
-    logits: NDArray[np.float64] = good.opacity_logits.astype(np.float64)
-    inside = logits.min() >= -ACTIVATED_SPREAD and logits.max() <= 1.0 + ACTIVATED_SPREAD
-    if inside and _varied(good.opacity_logits):
-        warnings.append("opacities look activated twice: all logits lie in 0..1")
-    if good.log_scales.min() >= 0 and _varied(good.log_scales):
-        warnings.append("scales look activated twice: all logarithms are positive")
-    return warnings
-
-
-def _varied(values: FloatArray) -> bool:
-    return float(np.ptp(values)) > 1e-3
 
 
 def _triple(values: FloatArray) -> tuple[float, float, float]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.formats.options import Frame
+
+ANY_FRAME: tuple[Frame, ...] = get_args(Frame)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,20 @@ class SplatFormat:
     """First bytes of its files, at most `MAGIC_BYTES`; empty where only the suffix tells."""
     frame: Frame
     """Axes of its files, unless an option or the file itself names others."""
+    frames: tuple[Frame, ...] = ANY_FRAME
+    """Axes that can be written: those that a file can name, so that its readers need not guess."""
     sh_degree: int
     """Highest degree of harmonics written."""
+    color_range: tuple[float, float] | None = None
+    """Lowest and highest degree-0 colour that fits, 0..1 being black to white; None: any."""
+    sh_range: float | None = None
+    """Largest absolute coefficient of higher harmonics that fits; None: any."""
+    grid: Literal["", "linear", "logarithmic", "chunks"] = ""
+    """How positions are quantised: over the whole scene, or over the bounds of each chunk."""
+    holds_text: bool = True
+    """Whether comments of the maker survive."""
+    holds_filter: bool = True
+    """Whether the mark of Mip-Splatting's filter survives."""
     lossless: bool
     """Whether float32 values survive up to the rounding of exp, log and the change of axes."""
     scales: str
@@ -75,6 +90,8 @@ FORMATS = (
         magic=(b"ply",),
         frame="rdf",
         sh_degree=3,
+        sh_range=4.0,
+        grid="chunks",
         lossless=False,
         scales="logarithm, 11-10-11 bits a chunk",
         opacities="byte",
@@ -88,7 +105,11 @@ FORMATS = (
         suffixes=(".splat",),
         magic=(),
         frame="rdf",
+        frames=("rdf",),
         sh_degree=0,
+        color_range=(0.0, 1.0),
+        holds_text=False,
+        holds_filter=False,
         lossless=False,
         scales="linear",
         opacities="byte",
@@ -101,8 +122,13 @@ FORMATS = (
         module="spz",
         suffixes=(".spz",),
         magic=(b"NGSP", b"\x1f\x8b"),
-        frame="rdf",
+        frame="rub",
+        frames=("rub", "rdf", "luf", "ldb"),
         sh_degree=3,
+        color_range=(-0.440, 1.440),
+        sh_range=1.0,
+        grid="linear",
+        holds_text=False,
         lossless=False,
         scales="logarithm, sixteenths",
         opacities="byte",
@@ -114,8 +140,10 @@ FORMATS = (
         title="glTF",
         module="gltf",
         suffixes=(".glb",),
-        magic=(b"glTF",),
+        read_only_suffixes=(".gltf",),
+        magic=(b"glTF", b"{"),
         frame="rub",
+        frames=("rub",),
         sh_degree=3,
         lossless=True,
         scales="linear",
@@ -131,6 +159,7 @@ FORMATS = (
         read_only_suffixes=(".usdz",),
         magic=(b"PXR-USDC", b"#usda", b"PK"),
         frame="rub",
+        frames=("rub",),
         sh_degree=3,
         lossless=True,
         scales="linear",
@@ -143,9 +172,11 @@ FORMATS = (
         title="SOG",
         module="sog",
         suffixes=(".sog",),
-        magic=(b"PK",),
+        read_only_suffixes=(".json",),
+        magic=(b"PK", b"{"),
         frame="rdf",
         sh_degree=3,
+        grid="logarithmic",
         lossless=False,
         scales="logarithm, palette of 256",
         opacities="byte",

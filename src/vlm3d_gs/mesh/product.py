@@ -10,6 +10,7 @@ import torch
 
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.formats.convert import read_splat
+from vlm3d_gs.formats.options import Frame
 from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
 from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.mesh.writers import files_of, mesh_format, write_mesh
@@ -39,6 +40,7 @@ def make_mesh(
     settings: MeshSettings | None = None,
     *,
     overwrite: bool = False,
+    frame: Frame | None = None,
     device: torch.device | str = "cpu",
     backend: Backend = "auto",
 ) -> MeshReport:
@@ -49,6 +51,7 @@ def make_mesh(
         out: the mesh file; its suffix chooses the format.
         settings: None for the defaults.
         overwrite: replace files that exist.
+        frame: axes of the splat where the caller knows better, as in `formats.convert.read_splat`.
         device: where density or depth is computed.
         backend: as in `render.render`.
 
@@ -64,7 +67,7 @@ def make_mesh(
     splat, _ = find_splat(Path(source))
     _check_not_source(splat, out)
 
-    gaussians = read_splat(splat).to(device)
+    gaussians = read_splat(splat, frame=frame).to(device)
     mesh = extract_mesh(gaussians, settings, color=color, backend=backend)
     write_mesh(mesh, out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,53 +17,99 @@ DISTANCE, FOV_DEG = 3.1, 40.0
 """Product cameras: the unit ball just fills the picture."""
 BACKGROUND: Color = (0.75, 0.78, 0.82)
 """Background of the products: a cool light grey on which white, dark and hazy objects are all visible."""
-OWN_RADIUS = 1.1
-"""Scenes within this radius are shown as they are, at true scale."""
+OWN_REACH = 1.1
+"""A scene of a run is in its place when it reaches no farther from the origin."""
 VISIBLE_OPACITY = 0.05
-FAR_QUANTILE = 0.99
-"""Share of the visible Gaussians that must be in the picture; a few stray ones must not shrink it."""
-WIDEST = 1e30
-"""A width that float32 holds, and its logarithm too."""
+CORE = (0.1, 0.9)
+"""Quantiles of opacity, on each axis, between which the core of a scene lies, whatever floats around."""
+CORE_SIZES = 4.0
+"""What is farther from the middle of the core than this many times its half size is a floater."""
+WHOLE = (0.002, 0.998)
+"""Quantiles of what is left, between which all of the scene is that matters."""
+REACH_SIGMAS = 2.0
+"""Standard deviations by which a Gaussian reaches beyond its centre, as an eye sees it."""
+MOST_SAMPLES = 200_000
+"""Gaussians that quantiles are taken of; of more, every k-th."""
+SMALLEST = 1e-30
+"""Radius of a scene without any extent."""
 CHUNK_PIXELS = 2_000_000
 """Pixels rendered in one call."""
 
 
-def framed(gaussians: Gaussians) -> Gaussians:
-    """Return the scene moved and scaled into the unit ball, if it is not there already.
+def framed(gaussians: Gaussians, *, own: bool = False) -> Gaussians:
+    """Return the scene moved and scaled so that it fills the unit ball.
 
     Args:
         gaussians: any scene; splats of other programs may be anywhere and of any size.
+        own: as in `bounds`.
 
     Returns:
-        The same Gaussians if nearly all visible ones are within `OWN_RADIUS` of the origin, else
-        a copy whose median is the origin and whose 99 % radius is 1.
+        A copy whose `bounds` are the unit ball at the origin; the same Gaussians where they are it already.
     """
-    center, radius = bounds(gaussians)
+    center, radius = bounds(gaussians, own=own)
     if radius == 1.0 and not bool(center.any()):
         return gaussians
     moved = {
         "means": (gaussians.means - center) / radius,
-        "log_scales": gaussians.log_scales - torch.tensor(radius, dtype=center.dtype).log(),
+        "log_scales": gaussians.log_scales - math.log(radius),
     }
     return Gaussians.from_parameters({**gaussians.parameters(), **moved})
 
 
-def bounds(gaussians: Gaussians) -> tuple[Tensor, float]:
+def bounds(gaussians: Gaussians, *, own: bool = False) -> tuple[Tensor, float]:
     """Return the centre [3] and the radius of the ball that product cameras look at, world units.
 
-    The unit ball at the origin for scenes that are there already; else the median and the 99 %
-    radius of the visible Gaussians, at least their median standard deviation.
-    """
-    means = gaussians.means.detach()
-    is_visible = gaussians.opacities.detach() > VISIBLE_OPACITY
-    visible = means[is_visible]
-    if len(visible) == 0 or _radius(visible) <= OWN_RADIUS:
-        return means.new_zeros(3), 1.0
+    A ball around a robust box: opacity decides what counts, and floaters far from where most of it is do
+    not, however many Gaussians they are made of.
 
-    # One Gaussian, or several in one place, have no radius but a width.
-    center = visible.median(dim=0).values
-    width = float(gaussians.scales.detach()[is_visible].amax(dim=-1).median())
-    return center, max(_radius(visible - center), min(width, WIDEST), 1e-9)
+    Args:
+        gaussians: any scene.
+        own: a scene of a run, which is meant for the unit ball at the origin: that ball, so that pictures of
+            one run have one scale, unless the scene reaches beyond it.
+    """
+    points, sizes, weights = _visible(gaussians)
+    zero = gaussians.means.new_zeros(3)
+    if len(points) == 0:
+        return zero, 1.0
+
+    low, high = _quantiles(points, weights, CORE)
+    middle, half = (low + high) / 2, (high - low) / 2
+    half = half.clamp(min=max(float(half.max()) * 0.1, float(sizes.median())))
+    kept = ((points - middle).abs() <= CORE_SIZES * half).all(1)
+    points, sizes, weights = points[kept], sizes[kept], weights[kept]
+
+    low, high = _quantiles(points, weights, WHOLE)
+    center = (low + high) / 2
+    reach = ((points - center).norm(dim=1) + REACH_SIGMAS * sizes)[:, None]
+    radius = max(float(_quantiles(reach, weights, WHOLE)[1]), SMALLEST)
+
+    if own and float(center.norm()) + radius <= OWN_REACH:
+        return zero, 1.0
+    return center.to(gaussians.means), radius
+
+
+def _visible(gaussians: Gaussians) -> tuple[Tensor, Tensor, Tensor]:
+    """Return centres [M, 3], sizes [M] and opacities [M] of a sample of what can be seen, float64 on the CPU."""
+    stride = max(1, len(gaussians) // MOST_SAMPLES)
+    some = (
+        gaussians.detach().select(torch.arange(0, len(gaussians), stride)).to("cpu", torch.float64)
+    )
+    opacities = some.opacities
+    seen = opacities > VISIBLE_OPACITY
+    if not bool(seen.any()):
+        seen = torch.ones_like(seen)
+    return some.means[seen], some.scales[seen].amax(1), opacities[seen].clamp(min=1e-6)
+
+
+def _quantiles(values: Tensor, weights: Tensor, at: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return two weighted quantiles of each column of [M, C], each [C]."""
+    ordered, order = values.sort(dim=0)
+    mass = weights[order].cumsum(dim=0)
+    found = []
+    for share in at:
+        index = (mass < share * mass[-1]).sum(dim=0, keepdim=True).clamp(max=len(values) - 1)
+        found.append(ordered.gather(0, index)[0])
+    return found[0], found[1]
 
 
 def render_frames(
@@ -75,8 +122,3 @@ def render_frames(
         with torch.no_grad():
             rendering = render(gaussians, views, backend=backend, background=background)
         yield from rendering.color.cpu()
-
-
-def _radius(points: Tensor) -> float:
-    distances = points.norm(dim=-1).sort().values
-    return float(distances[int(FAR_QUANTILE * (len(distances) - 1))])

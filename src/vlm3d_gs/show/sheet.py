@@ -108,5 +108,7 @@ def _sheet(
 
     names, azimuths, elevations = zip(*views, strict=True)
     cameras = orbit(list(azimuths), list(elevations), DISTANCE, FOV_DEG, size_px, size_px)
-    frames = torch.stack(list(render_frames(framed(gaussians), cameras, background, backend)))
+    frames = torch.stack(
+        list(render_frames(framed(gaussians, own=True), cameras, background, backend))
+    )
     return tile_grid(label(frames, names), COLUMNS)

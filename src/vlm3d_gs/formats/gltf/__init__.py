@@ -1,9 +1,14 @@
-"""Splats in binary glTF."""
+"""Splats in glTF, binary or not."""
 
 from __future__ import annotations
 
 from vlm3d_gs.formats.codec import Codec
+from vlm3d_gs.formats.gltf.document import is_gltf
 from vlm3d_gs.formats.gltf.reader import load_glb
 from vlm3d_gs.formats.gltf.writer import save_glb
 
-CODEC = Codec.plain(load_glb, save_glb)
+CODEC = Codec(
+    load=lambda source, _: load_glb(source),
+    save=lambda arrays, path, _: save_glb(arrays, path),
+    accepts=is_gltf,
+)

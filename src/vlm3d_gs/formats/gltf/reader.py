@@ -1,132 +1,81 @@
-"""Reading splats from binary glTF: floats or the quantised types that the extension allows.
+"""Reading splats from glTF: floats, the quantised types that the extension allows, or SPZ.
 
 All primitives with `KHR_gaussian_splatting` in the default scene are read, each with the transform
-of its nodes. Every index, offset and length is untrusted and checked against the buffer.
+of its nodes. `document` checks what the file claims.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import MAX_DEGREE
-from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
-from vlm3d_gs.formats.claims import Budget, file_bytes, gaussian_bytes
-from vlm3d_gs.formats.gltf.nodes import MAX_DEPTH, node_matrix, transform
-from vlm3d_gs.formats.gltf.writer import CHUNK, EXTENSION, HEADER, MAGIC, VERSION, sh_name
+from vlm3d_gs.core.harmonics import MAX_DEGREE, SH_C0
+from vlm3d_gs.formats.arrays import FloatArray, SplatArrays, joined
+from vlm3d_gs.formats.claims import gaussian_bytes
+from vlm3d_gs.formats.frames import world_to
+from vlm3d_gs.formats.gltf.document import Document, parse
+from vlm3d_gs.formats.gltf.nodes import MAX_DEPTH, node_matrix
+from vlm3d_gs.formats.gltf.writer import EXTENSION, sh_name
 from vlm3d_gs.formats.quantize import log_of, logit
+from vlm3d_gs.formats.spz.stream import parse_spz
+from vlm3d_gs.formats.transforms import transformed
 
-COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
-WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
-COLOR_SPACE = "srgb_rec709_display"
-EXPANSION = 20
-"""Bytes that each byte of a file may unpack to: four by quantised types, and five nodes that share a mesh."""
+DISPLAY, LINEAR = "srgb_rec709_display", "lin_rec709_display"
+SPZ = ("KHR_gaussian_splatting_compression_spz_2", "KHR_gaussian_splatting_compression_spz")
+"""The draft's name for SPZ inside glTF, and the one before."""
+KNOWN = (EXTENSION, *SPZ, "KHR_mesh_quantization", "KHR_materials_unlit")
+"""Extensions that a file may require."""
+OBEYED = {"kernel": "ellipse", "projection": "perspective", "sortingMethod": "cameraDistance"}
+"""Properties of the extension, and the only value of each that pictures here follow."""
 LEAST_PART = 4096
 """Bytes that a splat of few Gaussians counts as, since each takes time, too."""
-
-
-@dataclass(frozen=True)
-class _Document:
-    """The JSON and the bytes of a .glb."""
-
-    source: Path
-    json: dict[str, Any]
-    buffer: memoryview
-    budget: Budget
-    """What all of its splats may unpack to: nodes may share meshes, and attributes the same bytes."""
-
-    def broken(self, why: str) -> str:
-        """Return an error message that says why the file cannot be read."""
-        return f"{self.source} is not a readable splat .glb: {why}."
-
-    def item(self, kind: str, index: object) -> dict[str, Any]:
-        """Return an object of one of the document's arrays."""
-        items = self.json.get(kind, [])
-        if not isinstance(items, list) or not isinstance(index, int) or isinstance(index, bool):
-            raise InputFileError(self.broken(f"an index into {kind} is {str(index)[:20]}"))
-        if not 0 <= index < len(items) or not isinstance(items[index], dict):
-            raise InputFileError(self.broken(f"there is no {kind} {index}"))
-        return dict(items[index])
-
-    def number(self, holder: dict[str, Any], name: str, default: int | None = None) -> int:
-        """Return a non-negative whole number."""
-        value = holder.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InputFileError(
-                self.broken(f"{name} must be a whole number, got {str(value)[:20]}")
-            )
-        return value
+CLEARLY = 0.5
+"""Share of the misfit of one orientation that that of the other must stay below to be believed."""
 
 
 def load_glb(source: Path) -> SplatArrays:
-    """Read the splats of a .glb as arrays in `rub` axes. Negative scales become NaN.
+    """Read the splats of a .glb or .gltf as arrays in `rub` axes. Negative scales become NaN.
 
     Raises:
-        InputFileError: not a .glb, no splat in it, truncated, or damaged.
+        InputFileError: not glTF, no splat in it, truncated, damaged, or in need of an extension
+            that is not known.
     """
-    document = _parse(source, file_bytes(source))
+    document = parse(source)
     try:
+        required = document.json.get("extensionsRequired", [])
+        unknown = sorted({str(name) for name in required} - {*KNOWN})
+        if unknown:
+            raise document.broken(
+                f"it requires {', '.join(unknown)}, which this program does not know"
+            )
         splats = list(_primitives(document))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputFileError(document.broken(f"{type(error).__name__}: {error}")) from error
+        raise document.broken(f"{type(error).__name__}: {error}") from error
     if not splats:
-        raise InputFileError(document.broken(f"no primitive of its scene has {EXTENSION}"))
+        raise document.broken(f"no primitive of its scene has {EXTENSION}")
 
-    # Primitives of lower degree are padded with zeros, so that all can be joined.
-    count = max(arrays.sh.shape[1] for arrays in splats)
-    padded = [
-        replace(arrays, sh=np.pad(arrays.sh, ((0, 0), (0, count - arrays.sh.shape[1]), (0, 0))))
-        for arrays in splats
-    ]
-    columns = {
-        name: np.concatenate([arrays.columns()[name] for arrays in padded])
-        for name in padded[0].columns()
-    }
-    return SplatArrays(**columns, frame="rub")
+    return replace(joined(splats), **_notes(document))
 
 
-def _parse(source: Path, data: bytes) -> _Document:
-    """Return the JSON and the buffer of a .glb, after checking the headers of its chunks."""
-    budget = Budget(source, len(data), EXPANSION)
-    empty = _Document(source, {}, memoryview(b""), budget)
-    if len(data) < HEADER.size + CHUNK.size or data[:4] != MAGIC:
-        raise InputFileError(empty.broken("it does not begin like one"))
-
-    _, version, total = HEADER.unpack_from(data)
-    length, kind = CHUNK.unpack_from(data, HEADER.size)
-    start = HEADER.size + CHUNK.size
-    if version != VERSION or kind != b"JSON":
-        raise InputFileError(empty.broken(f"it is of version {version}, begins with {kind!r}"))
-    if total > len(data) or start + length > total:
-        raise InputFileError(
-            empty.broken(f"it is truncated, {len(data)} bytes of {max(total, start + length)}")
-        )
-
-    try:
-        content = json.loads(data[start : start + length])
-    except (ValueError, RecursionError) as error:
-        raise InputFileError(empty.broken(f"its JSON is damaged: {error}")) from error
-    if not isinstance(content, dict):
-        raise InputFileError(empty.broken("its JSON is not an object"))
-
-    rest = start + length
-    buffer = memoryview(b"")
-    if rest + CHUNK.size <= total:
-        size, kind = CHUNK.unpack_from(data, rest)
-        if kind != b"BIN\0" or rest + CHUNK.size + size > total:
-            raise InputFileError(empty.broken("its second chunk is not a buffer, or truncated"))
-        buffer = memoryview(data)[rest + CHUNK.size : rest + CHUNK.size + size]
-    return _Document(source, content, buffer, budget)
+def _notes(document: Document) -> dict[str, Any]:
+    """Return what the file says about itself, as `SplatArrays` holds it."""
+    asset = document.json.get("asset", {})
+    extras = asset.get("extras") if isinstance(asset, dict) else None
+    extras = extras if isinstance(extras, dict) else {}
+    comments = extras.get("comments", [])
+    texts = (
+        [text for text in comments if isinstance(text, str)] if isinstance(comments, list) else []
+    )
+    if isinstance(asset, dict) and isinstance(asset.get("copyright"), str):
+        texts.append(f"copyright: {asset['copyright']}")
+    return {"comments": tuple(texts), "antialiased": extras.get("antialiased") is True}
 
 
-def _primitives(document: _Document) -> Iterator[SplatArrays]:
+def _primitives(document: Document) -> Iterator[SplatArrays]:
     """Yield the splats of the default scene, transformed by their nodes."""
     scene = document.item("scenes", document.json.get("scene", 0))
     node_count = len(document.json.get("nodes", []))
@@ -138,7 +87,7 @@ def _primitives(document: _Document) -> Iterator[SplatArrays]:
         index, parent, depth = pending.pop()
         visited += 1
         if visited > node_count or depth > MAX_DEPTH:
-            raise InputFileError(document.broken("its nodes do not form a tree"))
+            raise document.broken("its nodes do not form a tree")
 
         node = document.item("nodes", index)
         matrix = parent @ node_matrix(document.source, node)
@@ -149,30 +98,41 @@ def _primitives(document: _Document) -> Iterator[SplatArrays]:
         for primitive in document.item("meshes", node["mesh"])["primitives"]:
             extension = primitive.get("extensions", {}).get(EXTENSION)
             if extension is not None:
-                yield transform(document.source, _arrays(document, primitive, extension), matrix)
+                yield transformed(_splat(document, primitive, extension), matrix, document.source)
 
 
-def _arrays(
-    document: _Document, primitive: dict[str, Any], extension: dict[str, Any]
-) -> SplatArrays:
+def _splat(document: Document, primitive: dict[str, Any], extension: dict[str, Any]) -> SplatArrays:
     """Return the splat of a primitive, in the axes of its node."""
-    if extension.get("extensions"):
-        raise InputFileError(
-            document.broken(f"it is compressed: {', '.join(map(str, extension['extensions']))}")
-        )
+    compressed = extension.get("extensions") or {}
+    packed = next((compressed[name] for name in SPZ if name in compressed), None)
+    if packed is not None:
+        arrays = _unpacked(document, primitive, packed)
+    elif compressed:
+        raise document.broken(f"it is compressed: {', '.join(map(str, compressed))}")
+    else:
+        arrays = _attributes(document, primitive["attributes"])
 
-    space = extension.get("colorSpace", COLOR_SPACE)
-    if space != COLOR_SPACE:
-        raise InputFileError(
-            document.broken(f"its colours are {str(space)[:40]!r}; only {COLOR_SPACE} is read")
-        )
+    remarks = [
+        f"not obeyed: {name} {str(extension[name])[:40]}"
+        for name, value in OBEYED.items()
+        if extension.get(name, value) != value
+    ]
+    space = extension.get("colorSpace", DISPLAY)
+    if space == LINEAR:
+        arrays = replace(arrays, sh=_displayed(arrays.sh))
+        remarks.append("linear colours turned into those of a display")
+    elif space != DISPLAY:
+        remarks.append(f"not obeyed: colour space {str(space)[:40]}")
+    return replace(arrays, remarks=(*arrays.remarks, *remarks))
 
-    attributes = primitive["attributes"]
+
+def _attributes(document: Document, attributes: dict[str, Any]) -> SplatArrays:
+    """Return the splat of a primitive's attributes."""
 
     def column(name: str, width: int) -> FloatArray:
         if name not in attributes:
-            raise InputFileError(document.broken(f"it lacks {name}"))
-        return _accessor(document, attributes[name], width)
+            raise document.broken(f"it lacks {name}")
+        return document.accessor(attributes[name], width)
 
     degree = max(d for d in range(MAX_DEGREE + 1) if d == 0 or sh_name(d * d) in attributes)
     count = document.number(document.item("accessors", attributes.get("POSITION")), "count")
@@ -182,12 +142,11 @@ def _arrays(
 
     means = column("POSITION", 3)
     sh = [column(sh_name(index), 3) for index in range((degree + 1) ** 2)]
-
     quats = column(f"{EXTENSION}:ROTATION", 4)
     scales = column(f"{EXTENSION}:SCALE", 3)
     opacities = column(f"{EXTENSION}:OPACITY", 1)
     if any(len(values) != len(means) for values in (*sh, quats, scales, opacities)):
-        raise InputFileError(document.broken("its attributes differ in length"))
+        raise document.broken("its attributes differ in length")
 
     return SplatArrays(
         means=means,
@@ -199,38 +158,45 @@ def _arrays(
     )
 
 
-def _accessor(document: _Document, index: object, width: int) -> FloatArray:
-    """Return the values of an accessor, [count, width]; normalised integers as 0..1 or -1..1."""
-    accessor = document.item("accessors", index)
-    kind = accessor.get("componentType")
-    if kind not in COMPONENTS or WIDTHS.get(accessor.get("type", "")) != width:
-        raise InputFileError(document.broken(f"accessor {index} has an unexpected type"))
-    if "sparse" in accessor or "bufferView" not in accessor:
-        raise InputFileError(document.broken(f"accessor {index} is sparse, which is not read"))
+def _unpacked(document: Document, primitive: dict[str, Any], packed: dict[str, Any]) -> SplatArrays:
+    """Return the splat of an SPZ blob in a buffer view, in the axes of its node.
 
-    view = document.item("bufferViews", accessor["bufferView"])
-    if view.get("buffer") != 0 or "uri" in document.item("buffers", 0):
-        raise InputFileError(document.broken("its data lies outside the file"))
-
-    # All in whole numbers from the file: `last` is the end of the last row, `end` that of the view.
-    dtype = np.dtype(COMPONENTS[kind])
-    count = document.number(accessor, "count")
-    stride = document.number(view, "byteStride", 0) or dtype.itemsize * width
-    start = document.number(view, "byteOffset", 0) + document.number(accessor, "byteOffset", 0)
-    end = document.number(view, "byteOffset", 0) + document.number(view, "byteLength")
-    last = start + stride * (count - 1) + dtype.itemsize * width
-
-    if count < 1 or stride < dtype.itemsize * width or last > end or end > len(document.buffer):
-        raise InputFileError(
-            document.broken(f"accessor {index} promises {count} values that are not there")
-        )
-
-    values: NDArray[Any] = np.ndarray(
-        (count, width), dtype, document.buffer, start, (stride, dtype.itemsize)
+    The draft unpacks SPZ as `luf`, half around y from what the blob holds, and takes these numbers
+    for glTF's. Cesium, which it comes from, takes the numbers of the blob as they are. The bounds
+    that the accessor of POSITION must have tell which was meant.
+    """
+    data, _ = document.view(packed.get("bufferView"))
+    arrays = parse_spz(document.source, bytes(data))
+    document.budget.spend(
+        f"{len(arrays)} Gaussians",
+        max(LEAST_PART, sum(v.nbytes for v in arrays.columns().values())),
     )
 
-    if dtype.kind == "f":
-        return values.astype(np.float32)
-    if accessor.get("normalized") is True:
-        return np.maximum(values / np.iinfo(dtype).max, -1.0).astype(np.float32)
-    return values.astype(np.float32)
+    matrix = np.eye(4)
+    matrix[:3, :3] = (world_to("luf") @ world_to(arrays.frame).T).double().numpy()
+    drafted = replace(transformed(arrays, matrix, document.source), frame="rub")
+    plain = replace(arrays, frame="rub")
+    wrong, right = (_misfit(document, primitive, splat) for splat in (drafted, plain))
+    return plain if right < CLEARLY * wrong else drafted
+
+
+def _misfit(document: Document, primitive: dict[str, Any], arrays: SplatArrays) -> float:
+    """Return how far the bounds of a splat are from those that the accessor of POSITION has."""
+    index = primitive.get("attributes", {}).get("POSITION")
+    entry = {} if index is None else document.item("accessors", index)
+    try:
+        low, high = (np.array(entry[name], np.float64).reshape(3) for name in ("min", "max"))
+    except (KeyError, ValueError, TypeError):
+        return 0.0
+    off = np.abs(arrays.means.min(0) - low) + np.abs(arrays.means.max(0) - high)
+    return float(off.max()) + 1e-12
+
+
+def _displayed(sh: FloatArray) -> FloatArray:
+    """Return the harmonics of linear colours as those of displayed ones, to first order around degree 0."""
+    linear = np.clip(sh[:, :1] * SH_C0 + 0.5, 0.0, None).astype(np.float64)
+    dark = linear <= 0.0031308
+    safe = np.maximum(linear, 0.0031308)
+    srgb = np.where(dark, 12.92 * linear, 1.055 * safe ** (1 / 2.4) - 0.055)
+    slope = np.where(dark, 12.92, 1.055 / 2.4 * safe ** (1 / 2.4 - 1))
+    return np.concatenate([(srgb - 0.5) / SH_C0, sh[:, 1:] * slope], axis=1).astype(np.float32)

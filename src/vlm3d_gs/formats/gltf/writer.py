@@ -65,6 +65,9 @@ def save_glb(arrays: SplatArrays, path: Path) -> None:
         offset += len(blob)
 
     document = _document(columns, accessors, views, offset)
+    if arrays.comments or arrays.antialiased:
+        notes = {"comments": list(arrays.comments), "antialiased": arrays.antialiased}
+        document["asset"]["extras"] = {name: value for name, value in notes.items() if value}
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)  # chunks are aligned to four bytes
     total = HEADER.size + 2 * CHUNK.size + len(text) + offset

@@ -18,7 +18,13 @@ from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.order import morton_order
-from vlm3d_gs.formats.ply.header import PlyHeader, PlyTable, expect_rows, read_header
+from vlm3d_gs.formats.ply.header import (
+    PlyHeader,
+    PlyTable,
+    comment_lines,
+    expect_rows,
+    read_header,
+)
 from vlm3d_gs.formats.quantize import (
     INV_SQRT2,
     alpha_bytes,
@@ -37,6 +43,8 @@ BOUNDS = tuple(
 )
 """Columns of `chunk`. Files of the first version lack the last six; their colours lie in 0..1."""
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
+ELEMENTS = ("chunk", "vertex", "sh")
+"""In this order, the last only where there are harmonics; elements after them are not read."""
 FEWEST_BOUNDS = 12
 SH_SPAN = 8.0
 """Harmonics in -4..4 fit; larger ones are clipped."""
@@ -69,7 +77,8 @@ def save_compressed_ply(arrays: SplatArrays, path: Path) -> None:
     rest = arrays.sh[:, 1:].transpose(0, 2, 1).reshape(len(arrays), -1)
     codes = np.clip(np.trunc((rest / SH_SPAN + 0.5) * 256.0), 0, 255).astype(np.uint8)
 
-    header = _header(len(starts), len(arrays), codes.shape[1])
+    comments = comment_lines(arrays.frame, arrays.antialiased, arrays.comments)
+    header = _header(len(starts), len(arrays), codes.shape[1], comments)
     with path.open("wb") as stream:
         for section in (header.encode(), bounds.tobytes(), packed.tobytes(), codes.tobytes()):
             stream.write(section)
@@ -85,10 +94,10 @@ def load_compressed_ply(source: Path) -> SplatArrays:
     _expect_layout(source, header)
     expect_rows(source, header)
 
-    tables = {table.name: table for table in header.tables}
+    tables = {table.name: table for table in header.tables[:3] if table.name in ELEMENTS}
     with source.open("rb") as stream:
         stream.seek(header.bytes)
-        rows = {table.name: stream.read(table.count * table.row_bytes) for table in header.tables}
+        rows = {table.name: stream.read(table.count * table.row_bytes) for table in tables.values()}
 
     bounds = np.frombuffer(rows["chunk"], "<f4").reshape(tables["chunk"].count, -1)
     packed = np.frombuffer(rows["vertex"], "<u4").reshape(-1, 4)
@@ -113,7 +122,9 @@ def load_compressed_ply(source: Path) -> SplatArrays:
         quats=_unpack_rotation(packed[:, 1]),
         opacity_logits=byte_logits((packed[:, 3] & 255).astype(np.uint8)),
         sh=np.ascontiguousarray(sh),
-        frame="rdf",
+        frame=header.frame,
+        antialiased=header.antialiased,
+        comments=header.free_comments,
     )
 
 
@@ -159,8 +170,8 @@ def _unpack_rotation(packed: NDArray[np.uint32]) -> FloatArray:
     return join_largest(packed >> 30, rest)
 
 
-def _header(chunks: int, count: int, rest_count: int) -> str:
-    lines = ["ply", "format binary_little_endian 1.0", f"element chunk {chunks}"]
+def _header(chunks: int, count: int, rest_count: int, comments: list[str]) -> str:
+    lines = ["ply", "format binary_little_endian 1.0", *comments, f"element chunk {chunks}"]
     lines += [f"property float {name}" for name in BOUNDS]
     lines += [f"element vertex {count}", *(f"property uint {name}" for name in PACKED)]
     if rest_count:
@@ -174,7 +185,8 @@ def _expect_layout(source: Path, header: PlyHeader) -> None:
     tables = {table.name: table for table in header.tables}
     fits = (
         header.encoding == "binary_little_endian"
-        and header.element_names in (["chunk", "vertex"], ["chunk", "vertex", "sh"])
+        and header.is_compressed
+        and header.element_names.count("sh") == ("sh" in header.element_names[2:3])
         and _has(tables["chunk"], "float", (BOUNDS, BOUNDS[:FEWEST_BOUNDS]))
         and _has(tables["vertex"], "uint", (PACKED,))
     )

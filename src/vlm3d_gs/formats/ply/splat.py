@@ -3,22 +3,34 @@
 Binary little endian, one `vertex` element of float32 properties in this order: x y z, nx ny nz
 (zeros), f_dc_0..2, f_rest_* (channel-major: all red coefficients, then green, then blue), opacity
 (logit), scale_0..2 (natural log), rot_0..3 (unit quaternion, wxyz). PLY names no frame. Viewers
-assume x right, y down, z away, so scenes are rotated into that on writing and back on reading.
+assume x right, y down, z away, so scenes are rotated into that on writing and back on reading,
+unless a comment names the axes.
+
+Also read: other orders, types and encodings; elements beside the vertices, which are skipped; bytes
+red green blue instead of f_dc (nerfstudio's `rgb`); two scales instead of three (2DGS).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from plyfile import PlyData, PlyElement, PlyParseError
 
-from vlm3d_gs.core.errors import ConfigError, InputFileError
+from vlm3d_gs.core.errors import InputFileError
+from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.codec import Codec
-from vlm3d_gs.formats.options import Frame, PlyFrame
-from vlm3d_gs.formats.ply.header import PlyHeader, expect_rows, read_header
+from vlm3d_gs.formats.ply.header import (
+    TYPES,
+    PlyHeader,
+    PlyTable,
+    comment_lines,
+    expect_rows,
+    read_header,
+    seek_table,
+)
 
 REST_COUNTS = (0, 9, 24, 45, 72)
 """Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4, the last band is dropped."""
@@ -26,11 +38,11 @@ KEPT_REST = 15
 """Coefficients per channel beyond degree 0 that a scene can hold."""
 LEADING = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
 TRAILING = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
-REQUIRED = ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", *TRAILING)
-COMMENTS = {
-    "viewer": "axes: x right, y down, z away from the front camera",
-    "world": "axes: x towards the front camera, y its right, z up",
-}
+DC = ("f_dc_0", "f_dc_1", "f_dc_2")
+RGB = ("red", "green", "blue")
+REQUIRED = ("x", "y", "z", "opacity", "scale_0", "scale_1", "rot_0", "rot_1", "rot_2", "rot_3")
+THIN = 1e-3
+"""Third scale of a flat Gaussian (2DGS), as a share of its smaller other one."""
 
 
 def save_ply(arrays: SplatArrays, path: Path, *, pad_sh3: bool = False) -> None:
@@ -47,11 +59,13 @@ def save_ply(arrays: SplatArrays, path: Path, *, pad_sh3: bool = False) -> None:
     table = np.empty((len(arrays), len(names)), "<f4")
     for index, column in enumerate(columns):
         table[:, index] = column
-    rows = table.view(np.dtype([(name, "<f4") for name in names])).reshape(len(arrays))
 
-    comments = [COMMENTS["world" if arrays.frame == "world" else "viewer"]]
-    element = PlyElement.describe(rows, "vertex")
-    PlyData([element], text=False, byte_order="<", comments=comments).write(str(path))
+    lines = ["ply", "format binary_little_endian 1.0"]
+    lines += comment_lines(arrays.frame, arrays.antialiased, arrays.comments)
+    lines += [f"element vertex {len(arrays)}", *(f"property float {name}" for name in names)]
+    with path.open("wb") as stream:
+        stream.write("\n".join([*lines, "end_header", ""]).encode())
+        table.tofile(stream)
 
 
 def load_ply(source: Path) -> SplatArrays:
@@ -62,85 +76,131 @@ def load_ply(source: Path) -> SplatArrays:
             header are checked against the size of the file before anything is allocated.
     """
     header = read_header(source)
-    _expect_splat(source, header)
+    vertex = _expect_splat(source, header)
     expect_rows(source, header)
-    frame: Frame = "world" if COMMENTS["world"] in header.comments else "rdf"
     try:
-        return _from_table(PlyData.read(str(source))["vertex"].data, header, frame)
-    except (PlyParseError, ValueError, OverflowError, EOFError) as error:
+        with source.open("rb") as stream:
+            seek_table(stream, header, vertex.name)
+            rows = _read_rows(source, stream, header, vertex)
+    except (ValueError, OverflowError, EOFError) as error:
         raise InputFileError(f"{source} is not a readable PLY file: {error}") from error
+    return _from_rows(rows, header, vertex)
 
 
-def axes_of(frame: PlyFrame) -> Frame:
-    """Return the axes of a PLY file for the user's choice.
+def _read_rows(
+    source: Path, stream: BinaryIO, header: PlyHeader, table: PlyTable
+) -> NDArray[np.void]:
+    """Return the rows of a table without lists that a stream is at."""
+    if header.encoding != "ascii":
+        kinds = [(name, header.byte_order + TYPES[kind]) for kind, name in table.properties]
+        rows = np.fromfile(stream, np.dtype(kinds), table.count)
+    else:
+        lines = (stream.readline().decode("latin1") for _ in range(table.count))
+        values = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
+        if table.count and values.shape[1] != len(table.names):
+            raise InputFileError(
+                f"{source} is not a readable PLY file: a row has {values.shape[1]} values for "
+                f"{len(table.names)} properties."
+            )
+        kinds = [(name, "f8") for name in table.names]
+        rows = np.ascontiguousarray(values).view(np.dtype(kinds)).reshape(-1)
 
-    Raises:
-        ConfigError: neither `viewer` nor `world`.
-    """
-    if frame == "viewer":
-        return "rdf"
-    if frame == "world":
-        return "world"
-    raise ConfigError(f"The frame of a PLY file must be viewer or world, got {frame!r}.")
+    if len(rows) != table.count:
+        raise InputFileError(f"{source} is truncated: {len(rows)} rows of {table.count} are there.")
+    return rows
 
 
-def _from_table(data: NDArray[np.void], header: PlyHeader, frame: Frame) -> SplatArrays:
+def _from_rows(rows: NDArray[np.void], header: PlyHeader, vertex: PlyTable) -> SplatArrays:
     """Return the arrays of a vertex table."""
 
     def columns(*names: str) -> FloatArray:
-        values = np.empty((len(data), len(names)), np.float32)
+        values = np.empty((len(rows), len(names)), np.float32)
         # Doubles beyond float32 become infinite, which `to_gaussians` refuses.
         with np.errstate(over="ignore"):
             for index, name in enumerate(names):
-                values[:, index] = data[name]
+                values[:, index] = rows[name]
         return values
 
-    per_channel = sum(name.startswith("f_rest_") for name in header.tables[0].names) // 3
+    per_channel = sum(name.startswith("f_rest_") for name in vertex.names) // 3
     kept = min(per_channel, KEPT_REST)
-    sh = np.empty((len(data), 1 + kept, 3), np.float32)
-    sh[:, 0] = columns("f_dc_0", "f_dc_1", "f_dc_2")
+    sh = np.empty((len(rows), 1 + kept, 3), np.float32)
+    if DC[0] in vertex.names:
+        sh[:, 0] = columns(*DC)
+    else:
+        byte = rows.dtype[RGB[0]].kind == "u" or header.encoding == "ascii"
+        sh[:, 0] = (columns(*RGB) / (255.0 if byte else 1.0) - 0.5) / SH_C0
     for channel in range(3):
         first = channel * per_channel
         sh[:, 1:, channel] = columns(*(f"f_rest_{first + index}" for index in range(kept)))
 
+    if "scale_2" in vertex.names:
+        log_scales = columns("scale_0", "scale_1", "scale_2")
+    else:
+        flat = columns("scale_0", "scale_1")
+        log_scales = np.column_stack([flat, flat.min(1) + np.float32(np.log(THIN))])
+
     return SplatArrays(
         means=columns("x", "y", "z"),
-        log_scales=columns("scale_0", "scale_1", "scale_2"),
+        log_scales=log_scales,
         quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
         opacity_logits=columns("opacity")[:, 0],
         sh=sh,
-        frame=frame,
+        frame=header.frame,
+        antialiased=header.antialiased,
+        comments=header.free_comments,
+        remarks=tuple(_remarks(header, vertex)),
     )
 
 
-def _expect_splat(source: Path, header: PlyHeader) -> None:
-    """Refuse a file whose header is not that of a splat."""
-    if header.element_names != ["vertex"]:
+def _remarks(header: PlyHeader, vertex: PlyTable) -> list[str]:
+    """Return what of a file is not read or not obeyed."""
+    remarks = []
+    others = [table.name for table in header.tables if table is not vertex and table.count]
+    if others:
+        remarks.append(f"not read: element {', '.join(others)}")
+    if sum(name.startswith("f_rest_") for name in vertex.names) > 3 * KEPT_REST:
+        remarks.append("harmonics of degree 4 cut to 3")
+    if header.vertical_axis not in (None, "y", "-y", "z", "+z"):
+        remarks.append(f"not obeyed: vertical axis {header.vertical_axis} (give --frame)")
+    return remarks
+
+
+def _expect_splat(source: Path, header: PlyHeader) -> PlyTable:
+    """Return the table of Gaussians; refuse a file whose header is not that of a splat."""
+    vertex = next((table for table in header.tables if table.name == "vertex"), None)
+    if vertex is None:
         found = ", ".join(f"{table.name} {table.count}" for table in header.tables) or "none"
         raise InputFileError(
-            f"{source} is not a plain Gaussian splat: it should have the one element 'vertex', it "
-            f"has: {found}. Meshes are not read; compressed PLY is, by `vlm3d-gs convert`."
+            f"{source} is not a Gaussian splat: it should have the element 'vertex', it has: {found}."
         )
 
-    names = header.tables[0].names
+    names = vertex.names
     missing = [name for name in REQUIRED if name not in names]
+    if not {*DC} <= {*names} and not {*RGB} <= {*names}:
+        missing += [name for name in DC if name not in names]
     if missing:
+        kind = "A mesh" if "face" in header.element_names else "A point cloud"
         raise InputFileError(
-            f"{source} is not a Gaussian splat: it lacks {', '.join(missing)}. A point cloud or a "
-            "mesh cannot be rendered as Gaussians."
+            f"{source} is not a Gaussian splat: it lacks {', '.join(missing)}. {kind} cannot be rendered "
+            "as Gaussians."
+        )
+    if vertex.has_lists or len({*names}) < len(names):
+        raise InputFileError(
+            f"{source} has vertices with lists or with two properties of one name; a splat has plain "
+            "number columns only."
         )
 
-    rest = {name for name in names if name.startswith("f_rest_")}
-    if len(rest) not in REST_COUNTS or rest != {f"f_rest_{index}" for index in range(len(rest))}:
+    rest = [name for name in names if name.startswith("f_rest_")]
+    if len(rest) not in REST_COUNTS or {*rest} != {f"f_rest_{i}" for i in range(len(rest))}:
         allowed = ", ".join(str(count) for count in REST_COUNTS)
         raise InputFileError(
             f"{source} has {len(rest)} f_rest properties; a splat has {allowed} (degree 0 to 4)."
         )
+    return vertex
 
 
 CODEC = Codec(
     load=lambda source, _: load_ply(source),
     save=lambda arrays, path, options: save_ply(arrays, path, pad_sh3=options.pad_sh3),
-    frame=lambda options: axes_of(options.ply_frame),
     accepts=lambda source: not read_header(source).is_compressed,
 )

@@ -66,6 +66,7 @@ def save_sog(arrays: SplatArrays, path: Path) -> None:
     meta: dict[str, Any] = {
         "version": VERSION,
         "count": len(arrays),
+        **_notes(arrays),
         "means": {"mins": low, "maxs": high, "files": ["means_l.webp", "means_u.webp"]},
         "scales": {"codebook": scale_palette.tolist(), "files": ["scales.webp"]},
         "quats": {"files": ["quats.webp"]},
@@ -81,6 +82,18 @@ def save_sog(arrays: SplatArrays, path: Path) -> None:
         archive.writestr(zipfile.ZipInfo("meta.json"), json.dumps(meta))
         for name, pixels in pictures.items():
             archive.writestr(zipfile.ZipInfo(f"{name}.webp"), _webp(pixels))
+
+
+def _notes(arrays: SplatArrays) -> dict[str, Any]:
+    """Return what the file says about itself: the training filter, and with our own keys the rest."""
+    notes: dict[str, Any] = {}
+    if arrays.antialiased:
+        notes["model"] = "antialiased"
+    if arrays.frame != "rdf":
+        notes["axes"] = arrays.frame
+    if arrays.comments:
+        notes["comments"] = list(arrays.comments)
+    return notes
 
 
 def _positions(means: FloatArray) -> tuple[list[float], list[float], dict[str, ByteArray]]:

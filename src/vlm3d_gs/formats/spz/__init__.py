@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from vlm3d_gs.formats.codec import Codec
-from vlm3d_gs.formats.spz.stream import frame_of, load_spz, save_spz
+from vlm3d_gs.formats.spz.stream import load_spz, save_spz
 
 CODEC = Codec(
-    load=lambda source, options: load_spz(source, spz_frame=options.spz_frame),
+    load=lambda source, _: load_spz(source),
     save=lambda arrays, path, options: save_spz(arrays, path, version=options.spz_version),
-    frame=lambda options: frame_of(options.spz_frame),
 )

@@ -50,6 +50,8 @@ class SpzHeader:
     degree: int
     fractional_bits: int
     """Positions are integers divided by 2 to this power."""
+    antialiased: bool = False
+    """Whether the scene was trained with Mip-Splatting's filter."""
 
 
 def section_sizes(header: SpzHeader) -> list[int]:
@@ -79,7 +81,7 @@ def encode(arrays: SplatArrays, version: int) -> tuple[SpzHeader, list[bytes]]:
     ]
     if degree:
         columns.append(_encode_sh(arrays.sh).tobytes())
-    return SpzHeader(version, len(arrays), degree, bits), columns
+    return SpzHeader(version, len(arrays), degree, bits, arrays.antialiased), columns
 
 
 def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> SplatArrays:
@@ -102,6 +104,8 @@ def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> Sp
         opacity_logits=byte_logits(alphas),
         sh=sh.astype(np.float32),
         frame=frame,
+        antialiased=header.antialiased,
+        remarks=("harmonics of degree 4 cut to 3",) if header.degree > 3 else (),
     )
 
 

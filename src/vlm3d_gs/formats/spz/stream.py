@@ -1,10 +1,10 @@
 """SPZ, Niantic's compressed splat: versions 1 to 4 are read, 2 to 4 written.
 
 The quantised columns (`columns`) follow each other in one gzip stream up to version 3; from version
-4 each is a zstd stream. The specification says x right, y up, z towards the viewer (`rub`), yet
-most files in the wild, and the tools that make them, keep the axes of the PLY (`raw`). Our version
-4 files name their axes in an extension record, and such a record is trusted on reading; otherwise
-the caller decides.
+4 each is a zstd stream. The specification says x right, y up, z towards the viewer (`rub`), unless
+an extension record names other axes. Our version 4 files always have that record, those of version
+2 and 3 where their axes are others. Files of ours from before version 4 was the first to be written
+in `rub` have no record and the axes of the PLY; only the caller can know that.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.claims import expect_plausible, expect_present, file_bytes, gaussian_bytes
-from vlm3d_gs.formats.options import Frame, SpzFrame, SpzVersion
+from vlm3d_gs.formats.options import Frame, SpzVersion
 from vlm3d_gs.formats.spz.columns import DEGREES, SpzHeader, decode, encode, section_sizes
 
 MAGIC = b"NGSP"
@@ -31,28 +32,16 @@ RECORD = struct.Struct("<III")
 """Our only extension record: type, length of the payload, the payload."""
 ENTRY = struct.Struct("<QQ")
 """A stream in the table: bytes compressed, bytes unpacked."""
-HAS_EXTENSIONS = 0x2
+ANTIALIASED, HAS_EXTENSIONS = 0x1, 0x2
+"""Flags of the header."""
 AXES_EXTENSION = 0xADBE0003
-AXES_RUB, AXES_RDF = 4, 6
+AXES_CODES: dict[Frame, int] = {"rub": 4, "rdf": 6, "luf": 7, "ldb": 1}
 """Codes of coordinate systems in that record; 0, unspecified, means that of the specification too."""
 MAX_COUNT = 2**32 - 1
 GZIP_LEVEL, ZSTD_LEVEL = 4, 12
 """On quantised columns, level 4 with Z_FILTERED takes a fifth of level 6's time and packs tighter."""
 MAX_TRAILING_BYTES = 2**20
 """Most bytes of extension records after the columns of versions 1 to 3."""
-
-
-def frame_of(spz_frame: SpzFrame) -> Frame:
-    """Return the axes of an .spz file for the user's choice.
-
-    Raises:
-        ConfigError: neither `raw` nor `rub`.
-    """
-    if spz_frame == "raw":
-        return "rdf"
-    if spz_frame == "rub":
-        return "rub"
-    raise ConfigError(f"The axes of an .spz file must be raw or rub, got {spz_frame!r}.")
 
 
 def save_spz(arrays: SplatArrays, path: Path, *, version: SpzVersion = 3) -> None:
@@ -73,53 +62,86 @@ def save_spz(arrays: SplatArrays, path: Path, *, version: SpzVersion = 3) -> Non
         raise ExportError(f"An .spz file holds at most {MAX_COUNT} Gaussians, got {len(arrays)}.")
 
     header, columns = encode(arrays, version)
-    fields = (MAGIC, version, header.count, header.degree, header.fractional_bits)
+    axes = b""
+    if version == 4 or arrays.frame != "rub":
+        axes = RECORD.pack(AXES_EXTENSION, 4, AXES_CODES[arrays.frame])
+    flags = (ANTIALIASED if header.antialiased else 0) | (HAS_EXTENSIONS if axes else 0)
+    fields = (MAGIC, version, header.count, header.degree, header.fractional_bits, flags)
+
     if version < 4:
-        body = HEADER.pack(*fields, 0, 0) + b"".join(columns)
+        body = HEADER.pack(*fields, 0) + b"".join(columns) + axes
         gzip = zlib.compressobj(GZIP_LEVEL, wbits=31, strategy=zlib.Z_FILTERED)
         path.write_bytes(gzip.compress(body) + gzip.flush())
         return
 
     zstd = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
     streams = [zstd.compress(column) for column in columns]
-    axes = RECORD.pack(AXES_EXTENSION, 4, AXES_RUB if arrays.frame == "rub" else AXES_RDF)
     offset = HEADER_V4.size + len(axes)
-    sections = [HEADER_V4.pack(*fields, HAS_EXTENSIONS, len(streams), offset), axes]
+    sections = [HEADER_V4.pack(*fields, len(streams), offset), axes]
     sections += [ENTRY.pack(len(s), len(c)) for s, c in zip(streams, columns, strict=True)]
     path.write_bytes(b"".join([*sections, *streams]))
 
 
-def load_spz(source: Path, *, spz_frame: SpzFrame = "raw") -> SplatArrays:
-    """Read an .spz file as arrays in the file's axes.
-
-    Args:
-        source: the file; gzip or zstd container.
-        spz_frame: its axes, unless an extension record names them.
+def load_spz(source: Path) -> SplatArrays:
+    """Read an .spz file as arrays in the file's axes: those of a record, else `rub`.
 
     Raises:
-        InputFileError: not SPZ, an unknown version, truncated, damaged, or in axes other than ours.
+        InputFileError: as `parse_spz`.
     """
-    data = file_bytes(source)
-    frame = frame_of(spz_frame)
+    return parse_spz(source, file_bytes(source))
+
+
+def parse_spz(source: Path, data: bytes) -> SplatArrays:
+    """Return what the bytes of an .spz file hold.
+
+    Args:
+        source: the file, or one that holds these bytes, for messages.
+        data: gzip or zstd container, or the content of a gzip container.
+
+    Raises:
+        InputFileError: not SPZ, an unknown version, truncated, damaged, or in mirrored axes.
+    """
     if data[:4] == MAGIC:
-        return _load_zstd(source, data, frame)
+        version = struct.unpack_from("<I", data, 4)[0] if len(data) >= 8 else 0
+        return _load_plain(source, data) if version in (1, 2, 3) else _load_zstd(source, data)
     if data[:2] == b"\x1f\x8b":
         try:
-            return _load_gzip(source, data, frame)
+            return _load_gzip(source, data)
         except zlib.error as error:
             raise InputFileError(f"{source} is damaged or truncated: {error}.") from error
     raise InputFileError(f"{source} is not an .spz file: it begins with neither gzip nor NGSP.")
 
 
-def _load_gzip(source: Path, data: bytes, frame: Frame) -> SplatArrays:
+def _load_plain(source: Path, data: bytes) -> SplatArrays:
+    """Read versions 1 to 3 that somebody has unpacked."""
+    if len(data) < HEADER.size:
+        raise InputFileError(f"{source} is truncated: it is shorter than an .spz header.")
+    header, flags = _header(HEADER.unpack_from(data)[:6])
+    sizes = _sizes(source, header, (1, 2, 3))
+    body = memoryview(data)[HEADER.size :]
+    _expect_plausible(source, header, len(data))
+    expect_present(source, f"{header.count} Gaussians", sum(sizes), len(body))
+
+    tail = bytes(body[sum(sizes) :])
+    frame = _frame_in_records(source, tail) if flags & HAS_EXTENSIONS else "rub"
+    return decode(header, _split(body, sizes), frame)
+
+
+def _header(fields: tuple[Any, ...]) -> tuple[SpzHeader, int]:
+    """Return the header of magic, version, count, degree, fractional bits and flags; and the flags."""
+    _, version, count, degree, bits, flags = fields
+    return SpzHeader(version, count, degree, bits, bool(flags & ANTIALIASED)), flags
+
+
+def _load_gzip(source: Path, data: bytes) -> SplatArrays:
     """Read versions 1 to 3: header, columns and extension records in one gzip stream."""
     gzip = zlib.decompressobj(wbits=31)
     start = gzip.decompress(data, HEADER.size)
     if len(start) < HEADER.size or start[:4] != MAGIC:
         raise InputFileError(f"{source} is not an .spz file: its gzip stream holds no SPZ header.")
 
-    _, version, count, degree, bits, flags, _ = HEADER.unpack(start)
-    header = SpzHeader(version, count, degree, bits)
+    header, flags = _header(HEADER.unpack(start)[:6])
+    count = header.count
     sizes = _sizes(source, header, (1, 2, 3))
     _expect_plausible(source, header, len(data))
 
@@ -136,22 +158,21 @@ def _load_gzip(source: Path, data: bytes, frame: Frame) -> SplatArrays:
     trailing = gzip.decompress(gzip.unconsumed_tail, MAX_TRAILING_BYTES)
     if not gzip.eof:
         raise InputFileError(f"{source} is truncated, or has unknown data after its Gaussians.")
-    if flags & HAS_EXTENSIONS:
-        frame = _frame_in_records(source, trailing, frame)
+    frame = _frame_in_records(source, trailing) if flags & HAS_EXTENSIONS else "rub"
 
     body = memoryview(b"".join(chunks))
     return decode(header, _split(body, sizes), frame)
 
 
-def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
+def _load_zstd(source: Path, data: bytes) -> SplatArrays:
     """Read version 4: header, extension records, table of streams, one zstd stream a column."""
     if len(data) < HEADER_V4.size:
         raise InputFileError(
             f"{source} is truncated: it is shorter than the header of an .spz file."
         )
 
-    _, version, count, degree, bits, flags, streams, offset = HEADER_V4.unpack_from(data)
-    header = SpzHeader(version, count, degree, bits)
+    *fields, streams, offset = HEADER_V4.unpack_from(data)
+    header, flags = _header(tuple(fields))
     sizes = [size for size in _sizes(source, header, (4,)) if size]
     _expect_plausible(source, header, len(data))
 
@@ -161,8 +182,8 @@ def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
             f"{source} is damaged or truncated: its table of streams is not there."
         )
 
-    if flags & HAS_EXTENSIONS:
-        frame = _frame_in_records(source, data[HEADER_V4.size : offset], frame)
+    records = data[HEADER_V4.size : offset]
+    frame = _frame_in_records(source, records) if flags & HAS_EXTENSIONS else "rub"
 
     columns: list[memoryview] = []
     for index, size in enumerate(sizes):
@@ -173,7 +194,7 @@ def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
         columns.append(_unzstd(source, data[end : end + packed], size))
         end += packed
 
-    if degree == 0:
+    if header.degree == 0:
         columns.append(memoryview(b""))
     return decode(header, columns, frame)
 
@@ -220,19 +241,19 @@ def _split(body: memoryview, sizes: list[int]) -> list[memoryview]:
     return columns
 
 
-def _frame_in_records(source: Path, records: bytes, frame: Frame) -> Frame:
-    """Return the axes that extension records name, or `frame` where none does."""
+def _frame_in_records(source: Path, records: bytes) -> Frame:
+    """Return the axes that extension records name, or those of the specification where none does."""
     while len(records) >= 8:
         kind, length = struct.unpack_from("<II", records)
         if kind == AXES_EXTENSION and length == 4 and len(records) >= RECORD.size:
             code = RECORD.unpack_from(records)[2]
-            if code == AXES_RDF:
-                return "rdf"
-            if code in (0, AXES_RUB):
-                return "rub"
+            for frame, known in AXES_CODES.items():
+                if code == known or (code == 0 and frame == "rub"):
+                    return frame
+            known_codes = ", ".join(f"{code} ({name})" for name, code in AXES_CODES.items())
             raise InputFileError(
-                f"{source} has the axes of code {code}; this program knows 4 (x right, y up, z back) "
-                "and 6 (x right, y down, z away). Export it in one of these."
+                f"{source} has the axes of code {code}; this program knows {known_codes}. Export it in "
+                "one of these."
             )
         records = records[8 + length :]
-    return frame
+    return "rub"
