@@ -85,7 +85,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "critic.qwen.small_weights",
         "mini",
     ),
-    "scipy": ("mesh.atlas", "mesh.bake"),
+    "scipy": ("formats.ply.points", "mesh.atlas", "mesh.bake"),
     "skimage": ("mesh.solid",),
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),

@@ -51,25 +51,6 @@ def test_the_degree_of_a_row_is_what_its_files_hold() -> None:
         assert format_of_suffix(f"a{case.suffix}").sh_degree == case.most_degree
 
 
-def documented() -> list[str]:
-    """Return the table of formats as docs/CONVENTIONS.md must have it."""
-    lines = [
-        "| format | suffix | axes | scale | opacity | rotation | harmonics | exact |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in FORMATS:
-        suffixes = " ".join(f"`{suffix}`" for suffix in row.suffixes)
-        stored = [row.scales, row.opacities, row.rotations, row.harmonics]
-        exact = "yes" if row.lossless else "no"
-        lines.append(f"| {' | '.join([row.title, suffixes, f'`{row.frame}`', *stored, exact])} |")
-    return lines
-
-
-def test_the_page_of_conventions_has_the_table(repo_root: Path) -> None:
-    page = (repo_root / "docs" / "CONVENTIONS.md").read_text()
-    assert "\n".join(documented()) in page, "\n".join(documented())
-
-
 def test_the_pages_of_conventions_explain_the_axes(repo_root: Path) -> None:
     page = (repo_root / "docs" / "CONVENTIONS.md").read_text()
     assert all(f"| `{frame}` | {words} |" in page for frame, words in AXES.items())

@@ -89,9 +89,9 @@ def test_many_gaussians_share_harmonics(tmp_path: Path) -> None:
     assert float((got.sh[:, 1:] - few).square().mean().sqrt()) < 0.05  # the spread is 0.26
 
 
-def test_an_old_version_says_what_to_do(good: Path) -> None:
+def test_an_unknown_version_says_what_to_do(good: Path) -> None:
     with pytest.raises(InputFileError, match="splat-transform"):
-        read_splat(repacked(good, version=1))
+        read_splat(repacked(good, version=3))
 
 
 @pytest.mark.parametrize(

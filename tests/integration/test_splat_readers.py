@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 import node_programs
 from node_programs import NodeTools
@@ -158,6 +159,11 @@ def test_three_loads_our_glb(glb: Path, node_tools: NodeTools) -> None:
     np.testing.assert_allclose(got, covariances, atol=1e-6)
     alphas = np.array(splat["colors"]).reshape(-1, 4)[:, 3].astype(int)
     assert np.abs(alphas - alpha_bytes(expected.opacity_logits)).max() <= 1
+
+
+def test_trimesh_sees_our_glb_as_points(glb: Path) -> None:
+    (cloud,) = trimesh.load_scene(glb).geometry.values()
+    np.testing.assert_allclose(cloud.vertices, to_arrays(SCENE, "rub").means, atol=1e-6)
 
 
 @pytest.mark.node

@@ -26,8 +26,8 @@ from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import tile_grid, to_uint8
 from vlm3d_gs.core.rotations import rotmat_to_quat
-from vlm3d_gs.formats.convert import read_splat
-from vlm3d_gs.formats.options import Frame
+from vlm3d_gs.formats.convert import read_as
+from vlm3d_gs.formats.options import ReadOptions
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.targets import Target
 from vlm3d_gs.pipeline import GenerateResult, generate
@@ -86,7 +86,7 @@ def show(
     *,
     host: str | None = None,
     port: int | None = None,
-    frame: Frame | None = None,
+    reading: ReadOptions | None = None,
     announce: Callable[[str], None],
 ) -> None:
     """Serve a page with a splat until Ctrl-C.
@@ -95,7 +95,7 @@ def show(
         source: a splat file, or a run's folder, which adds its prompt and curves.
         host: address to listen at; None is this machine only.
         port: None takes a free one.
-        frame: axes of the file where the caller knows better, as in `formats.convert.read_splat`.
+        reading: how to read the splat; None for the defaults.
         announce: called with the page's address.
 
     Raises:
@@ -103,7 +103,7 @@ def show(
         ConfigError: host and port cannot be listened at.
     """
     path, record = find_splat(source)
-    gaussians = read_splat(path, frame=frame)
+    gaussians = read_as(path, reading)
 
     with LiveView(record.prompt if record else path.name, host=host, port=port) as view:
         view.look_at(gaussians)

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vlm3d_gs.cli.options import FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
 from vlm3d_gs.formats.options import Frame, SplatOptions, SpzVersion
 from vlm3d_gs.formats.registry import SPLAT_SUFFIXES
 
@@ -28,6 +28,7 @@ def convert(
     ] = False,
     spz_version: Annotated[int, typer.Option(help="SPZ: 2, 3 or 4.")] = 3,
     frame: FrameOfSplat = None,
+    as_points: AsPoints = False,
     frame_out: Annotated[
         Frame | None,
         typer.Option(help="Axes of OUT. Default: those that its readers expect; world has z up."),
@@ -53,6 +54,7 @@ def convert(
         out,
         options,
         frame=frame,
+        as_points=as_points,
         drop_broken=drop_broken,
         overwrite=overwrite,
     )

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.cli.options import FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
 
 
 def html(
     splat: Annotated[Path, typer.Argument(metavar="SPLAT|RUN", help="A splat, or a run's folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, .html.")],
     frame: FrameOfSplat = None,
+    as_points: AsPoints = False,
 ) -> None:
     """Write one self-contained page that shows a splat in any browser, offline."""
     from vlm3d_gs.formats.convert import read_splat
@@ -21,5 +22,10 @@ def html(
     from vlm3d_gs.show.page import write_page
 
     path, record = find_splat(splat)
-    write_page(read_splat(path, frame=frame), out, name=splat.resolve().stem, record=record)
+    write_page(
+        read_splat(path, frame=frame, as_points=as_points),
+        out,
+        name=splat.resolve().stem,
+        record=record,
+    )
     typer.echo(f"written to {out}")

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlm3d_gs.cli.options import FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
 from vlm3d_gs.config import Backend
+from vlm3d_gs.formats.options import ReadOptions
 
 
 def mesh(
@@ -38,6 +39,7 @@ def mesh(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     frame: FrameOfSplat = None,
+    as_points: AsPoints = False,
 ) -> None:
     """Extract a mesh from a splat: the outer surface, closed, with the splat's colours."""
     from vlm3d_gs.assembly.device import choose_device
@@ -52,7 +54,7 @@ def mesh(
         out,
         settings,
         overwrite=overwrite,
-        frame=frame,
+        reading=ReadOptions(frame, as_points),
         device=where,
         backend=choose_backend(backend, where),
     )

@@ -84,6 +84,14 @@ FrameOfSplat = Annotated[
         f"{'; '.join(f'{frame}: {words}' for frame, words in AXES.items())}.",
     ),
 ]
+AsPoints = Annotated[
+    bool,
+    typer.Option(
+        "--as-points",
+        help="Read a PLY as a point cloud: a ball for each vertex, as large as its distance to its "
+        "neighbours.",
+    ),
+]
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlm3d_gs.cli.options import FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
+from vlm3d_gs.formats.options import ReadOptions
 
 
 def render(
@@ -39,6 +40,7 @@ def render(
         ),
     ] = None,
     frame: FrameOfSplat = None,
+    as_points: AsPoints = False,
 ) -> None:
     """Render a splat: a turntable, a grid of stills, or the views of a file of cameras."""
     from vlm3d_gs.show.pictures import render_pictures
@@ -52,7 +54,7 @@ def render(
         background=background,
         beside=beside,
         cameras=cameras,
-        frame=frame,
+        reading=ReadOptions(frame, as_points),
     )
     for path in files:
         typer.echo(f"written to {path}")

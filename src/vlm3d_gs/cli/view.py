@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.cli.options import FrameOfSplat, Host, Port
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat, Host, Port
+from vlm3d_gs.formats.options import ReadOptions
 
 
 def view(
@@ -15,8 +16,9 @@ def view(
     host: Host = None,
     port: Port = None,
     frame: FrameOfSplat = None,
+    as_points: AsPoints = False,
 ) -> None:
     """Show a splat in the browser until Ctrl-C."""
     from vlm3d_gs.app.viewer import show
 
-    show(splat, host=host, port=port, frame=frame, announce=typer.echo)
+    show(splat, host=host, port=port, reading=ReadOptions(frame, as_points), announce=typer.echo)

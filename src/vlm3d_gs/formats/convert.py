@@ -59,12 +59,15 @@ def format_of_file(path: str | Path) -> SplatFormat:
     )
 
 
-def load_arrays(path: str | Path, *, frame: Frame | None = None) -> SplatArrays:
+def load_arrays(
+    path: str | Path, *, frame: Frame | None = None, as_points: bool = False
+) -> SplatArrays:
     """Read any splat file as arrays in its own axes, even one with broken values.
 
     Args:
         path: the file.
         frame: axes of the file where the caller knows better than the file and its format's custom.
+        as_points: read a PLY as a point cloud.
 
     Raises:
         InputFileError: no such file, unknown format, truncated or damaged.
@@ -72,8 +75,10 @@ def load_arrays(path: str | Path, *, frame: Frame | None = None) -> SplatArrays:
     """
     source = Path(path)
     try:
-        codec = codec_of(format_of_file(source))
-        arrays = codec.load(source, ReadOptions(frame))
+        row = format_of_file(source)
+        if as_points and row.name != "ply":
+            raise ConfigError(f"Point clouds are read from PLY files; {source} is {row.title}.")
+        arrays = codec_of(row).load(source, ReadOptions(frame, as_points))
     except OSError as error:
         raise InputFileError(f"{source} cannot be read: {error}") from error
     except MemoryError as error:
@@ -81,13 +86,16 @@ def load_arrays(path: str | Path, *, frame: Frame | None = None) -> SplatArrays:
     return arrays if frame is None else replace(arrays, frame=frame)
 
 
-def read_splat(path: str | Path, *, frame: Frame | None = None) -> Gaussians:
+def read_splat(
+    path: str | Path, *, frame: Frame | None = None, as_points: bool = False
+) -> Gaussians:
     """Read any splat file as Gaussians of our world.
 
     Args:
         path: the file; its first bytes choose the format.
         frame: axes of the file where the caller knows better, one of `options.AXES`: `rdf` (x right,
             y down, z away), `rub` (x right, y up, z towards the viewer), `world` (our own).
+        as_points: read a PLY as a point cloud: a ball for each point.
 
     Returns:
         Float32 Gaussians on the CPU.
@@ -96,9 +104,15 @@ def read_splat(path: str | Path, *, frame: Frame | None = None) -> Gaussians:
         InputFileError: as `load_arrays`, or a value is not finite.
         MissingDependencyError: a USD file without usd-core.
     """
-    arrays = load_arrays(path, frame=frame)
+    arrays = load_arrays(path, frame=frame, as_points=as_points)
     _say(f"{path}", [*of_reading(arrays), *of_drawing(arrays)])
     return to_gaussians(arrays, Path(path))
+
+
+def read_as(path: str | Path, reading: ReadOptions | None) -> Gaussians:
+    """Read a splat file as `read_splat` does, with the options in one record; None for the defaults."""
+    options = reading or ReadOptions()
+    return read_splat(path, frame=options.frame, as_points=options.as_points)
 
 
 def write_splat(
@@ -128,6 +142,7 @@ def convert(
     options: SplatOptions | None = None,
     *,
     frame: Frame | None = None,
+    as_points: bool = False,
     drop_broken: bool = False,
     overwrite: bool = False,
 ) -> SplatArrays:
@@ -138,6 +153,7 @@ def convert(
         target: what to write; the suffix chooses the format.
         options: of the writer.
         frame: axes of `source`, as in `read_splat`.
+        as_points: as in `read_splat`.
         drop_broken: skip Gaussians with NaN or infinite values instead of refusing the file.
         overwrite: replace `target` if it exists.
 
@@ -154,7 +170,7 @@ def convert(
     if Path(target).exists() and not overwrite:
         raise ExportError(f"{target} exists. Give --overwrite to replace it, or another name.")
 
-    arrays = load_arrays(source, frame=frame)
+    arrays = load_arrays(source, frame=frame, as_points=as_points)
     remarks = of_reading(arrays)
     if drop_broken:
         sound = arrays.sound()

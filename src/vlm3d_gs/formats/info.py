@@ -59,19 +59,22 @@ class SplatInfo:
         return data
 
 
-def inspect_splat(path: str | Path, *, frame: Frame | None = None) -> SplatInfo:
+def inspect_splat(
+    path: str | Path, *, frame: Frame | None = None, as_points: bool = False
+) -> SplatInfo:
     """Look into a splat file.
 
     Args:
         path: the file.
         frame: as in `convert.read_splat`.
+        as_points: as in `convert.read_splat`.
 
     Raises:
         InputFileError: the file cannot be read as a splat; NaN alone is only a warning.
         MissingDependencyError: a USD file without usd-core.
     """
     source = Path(path)
-    arrays = load_arrays(source, frame=frame)
+    arrays = load_arrays(source, frame=frame, as_points=as_points)
     good = arrays.select(arrays.sound()).bounded()
 
     none = (math.nan, math.nan, math.nan)

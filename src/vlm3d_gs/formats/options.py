@@ -29,6 +29,8 @@ class ReadOptions:
 
     frame: Frame | None = None
     """Axes of the file where the caller knows better than the file and its format's custom."""
+    as_points: bool = False
+    """Read the vertices of a PLY as points: a ball for each, as large as its distance to its neighbours."""
 
 
 @dataclass(frozen=True, slots=True)

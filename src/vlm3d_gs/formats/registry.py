@@ -50,6 +50,8 @@ class SplatFormat:
     """Whether the mark of Mip-Splatting's filter survives."""
     lossless: bool
     """Whether float32 values survive up to the rounding of exp, log and the change of axes."""
+    reads: str
+    """What is read beside what is written, in prose."""
     scales: str
     """How scales are stored; this and the next three are columns in the documents."""
     opacities: str
@@ -77,6 +79,9 @@ FORMATS = (
         frame="rdf",
         sh_degree=3,
         lossless=True,
+        reads="ASCII, big endian, doubles, any order; other elements are skipped; `rgb` colours"
+        " (nerfstudio); two scales (2DGS); point clouds with `--as-points`; degree 4, cut"
+        " to 3",
         scales="logarithm",
         opacities="logit",
         rotations="wxyz",
@@ -93,6 +98,7 @@ FORMATS = (
         sh_range=4.0,
         grid="chunks",
         lossless=False,
+        reads="files of the first version, without bounds of colours",
         scales="logarithm, 11-10-11 bits a chunk",
         opacities="byte",
         rotations="smallest three, 10 bits",
@@ -111,6 +117,7 @@ FORMATS = (
         holds_text=False,
         holds_filter=False,
         lossless=False,
+        reads="the same",
         scales="linear",
         opacities="byte",
         rotations="wxyz, bytes",
@@ -130,6 +137,7 @@ FORMATS = (
         grid="linear",
         holds_text=False,
         lossless=False,
+        reads="versions 1 to 4, gzip unpacked or not; degree 4, cut to 3",
         scales="logarithm, sixteenths",
         opacities="byte",
         rotations="smallest three, 10 bits (version 2: xyz bytes)",
@@ -146,6 +154,8 @@ FORMATS = (
         frames=("rub",),
         sh_degree=3,
         lossless=True,
+        reads="`.gltf` with buffers beside it or inside; quantised attributes; SPZ inside; any "
+        "node transforms; linear colours",
         scales="linear",
         opacities="0..1",
         rotations="xyzw",
@@ -155,13 +165,13 @@ FORMATS = (
         name="usd",
         title="OpenUSD",
         module="usd",
-        suffixes=(".usdc", ".usda", ".usd"),
-        read_only_suffixes=(".usdz",),
+        suffixes=(".usdc", ".usda", ".usd", ".usdz"),
         magic=(b"PXR-USDC", b"#usda", b"PK"),
         frame="rub",
         frames=("rub",),
         sh_degree=3,
         lossless=True,
+        reads="several prims, half precision, z up, any transforms; the first moment of what moves",
         scales="linear",
         opacities="0..1",
         rotations="real part first",
@@ -178,6 +188,7 @@ FORMATS = (
         sh_degree=3,
         grid="logarithmic",
         lossless=False,
+        reads="versions 1 and 2; a folder with `meta.json`",
         scales="logarithm, palette of 256",
         opacities="byte",
         rotations="smallest three, bytes",

@@ -1,6 +1,7 @@
-"""Splats as OpenUSD: one `ParticleField3DGaussianSplat` prim, y up, one unit a metre.
+"""Splats as OpenUSD: `ParticleField3DGaussianSplat` prims; one is written, y up, one unit a metre.
 
-x right, y up, z towards the viewer. Everything is activated, as in glTF; quaternions have the real
+x right, y up, z towards the viewer. All visible prims are read, each with its transform, and stages
+with z up are turned upright. Everything is activated, as in glTF; quaternions have the real
 part first; harmonics are stored Gaussian by Gaussian, degree 0 included. usd-core is an extra, so
 it is imported inside functions, and the error names the command that installs it. Files are read in
 a process of their own (`usd_child`), since damaged ones may crash the library.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,15 +24,18 @@ from numpy.typing import NDArray
 from vlm3d_gs.core.errors import ExportError, InputFileError, MissingDependencyError
 from vlm3d_gs.core.harmonics import MAX_DEGREE
 from vlm3d_gs.formats import usd_child
-from vlm3d_gs.formats.arrays import SplatArrays
-from vlm3d_gs.formats.claims import FREE_BYTES, expect_file, expect_plausible
+from vlm3d_gs.formats.arrays import SplatArrays, joined
+from vlm3d_gs.formats.claims import FREE_BYTES, Budget, expect_file, expect_plausible
 from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.quantize import log_of, logit, sigmoid
+from vlm3d_gs.formats.transforms import transformed
 
 PRIM = usd_child.PRIM
 TOO_OLD = "This usd-core knows no Gaussian splats. Run: pip install 'usd-core>=26.3'"
 EXTENT_SIGMAS = 3.0
 """Standard deviations of its largest axis by which a Gaussian extends the written bounds."""
+Z_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], np.float64)
+"""From a stage with z up, seen from its front (-y), to one with y up, seen from its front (z)."""
 CHILD_COPIES = 16
 """The reading process may take this many times what any file may unpack to, 1 GiB, ..."""
 MAX_TEXT_EXPANSION = 100
@@ -40,15 +45,16 @@ CHILD_SECONDS, BYTES_A_SECOND = 20, 2**20
 
 
 def save_usd(arrays: SplatArrays, path: Path) -> None:
-    """Write arrays that are in `rub` axes; the suffix chooses text (.usda) or binary.
+    """Write arrays that are in `rub` axes; the suffix chooses text (.usda), binary, or a package (.usdz).
 
     Raises:
         MissingDependencyError: usd-core is not installed, or older than 26.3.
         ExportError: the library could not write.
     """
     usd, geometry, volume, value = _library()
-    if path.suffix == ".usdz":
-        raise ExportError("A .usdz cannot be written here; write .usdc, and pack it with usdzip.")
+    if path.suffix.lower() == ".usdz":
+        _save_package(arrays, path)
+        return
 
     # Programs frame and cull by the extent, so it must contain what is visible of every Gaussian.
     scales = np.exp(arrays.log_scales)
@@ -60,6 +66,11 @@ def save_usd(arrays: SplatArrays, path: Path) -> None:
     geometry.SetStageMetersPerUnit(stage, 1.0)
     prim = volume.ParticleField3DGaussianSplat.Define(stage, "/Splat")
     stage.SetDefaultPrim(prim.GetPrim())
+    notes: dict[str, Any] = {"antialiased": True} if arrays.antialiased else {}
+    if arrays.comments:
+        notes["comments"] = value.StringArray(list(arrays.comments))
+    if notes:
+        stage.GetRootLayer().customLayerData = notes
 
     prim.CreatePositionsAttr(value.Vec3fArray.FromNumpy(np.ascontiguousarray(arrays.means)))
     prim.CreateOrientationsAttr(_quaternions(value, arrays))
@@ -79,12 +90,23 @@ def save_usd(arrays: SplatArrays, path: Path) -> None:
         raise ExportError(f"OpenUSD could not write {path}.")
 
 
+def _save_package(arrays: SplatArrays, path: Path) -> None:
+    """Write a binary file and pack it alone."""
+    from pxr import UsdUtils
+
+    with TemporaryDirectory(prefix="vlm3d-gs-") as folder:
+        inner = Path(folder) / "scene.usdc"
+        save_usd(arrays, inner)
+        if not UsdUtils.CreateNewUsdzPackage(str(inner), str(path)):
+            raise ExportError(f"OpenUSD could not write {path}.")
+
+
 def load_usd(source: Path) -> SplatArrays:
-    """Read the splat of a USD file as arrays in `rub` axes.
+    """Read the splats of a USD file as arrays in `rub` axes.
 
     Raises:
-        InputFileError: not a USD file, damaged, not exactly one splat prim, a stage that is not
-            y up, or a prim with a transform; or a file that OpenUSD cannot read within its limits.
+        InputFileError: not a USD file, damaged, without a visible splat prim, or one that OpenUSD
+            cannot read within its limits.
         MissingDependencyError: as `save_usd`.
     """
     expect_file(source)
@@ -92,13 +114,25 @@ def load_usd(source: Path) -> SplatArrays:
     data = _read_apart(source)
 
     count = len([name for name in data if name.endswith(".positions")])
-    if count != 1:
-        raise InputFileError(f"{source} holds {count} prims of type {PRIM}; one is read.")
-    if str(data["up"]) != "Y":
-        raise InputFileError(f"{source} is not y up; rotate it in the program that made it.")
-    if not np.allclose(data["0.transform"], np.eye(4)):
-        raise InputFileError(f"{source} moves its splat by a transform; apply it first.")
-    return _arrays(source, data)
+    if count == 0:
+        raise InputFileError(f"{source} holds no visible prim of type {PRIM}.")
+
+    upright = Z_UP if str(data["up"]) == "Z" else np.eye(4)
+    budget = Budget(source, source.stat().st_size)
+    splats = []
+    for index in range(count):
+        arrays = _arrays(source, data, index)
+        budget.spend(f"{len(arrays)} Gaussians", sum(v.nbytes for v in arrays.columns().values()))
+        # The library's matrices act on rows.
+        matrix = upright @ data[f"{index}.transform"].T
+        if not np.isfinite(matrix).all():
+            raise InputFileError(f"{source} has a transform that is not finite.")
+        splats.append(transformed(arrays, matrix, source))
+    return replace(
+        joined(splats),
+        comments=tuple(str(text) for text in data["comments"]),
+        antialiased=bool(data["antialiased"]),
+    )
 
 
 def _read_apart(source: Path) -> dict[str, NDArray[Any]]:
@@ -161,10 +195,12 @@ def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     return f"OpenUSD crashed on it ({ended}), as damaged files make it do; export it again"
 
 
-def _arrays(source: Path, data: dict[str, NDArray[Any]]) -> SplatArrays:
-    """Return the arrays of the first splat prim; raise if their lengths disagree."""
-    means, quats, scales, opacities, sh = (data[f"0.{name}"] for name, *_ in usd_child.COLUMNS)
-    count, degree = len(means), int(data["0.degree"])
+def _arrays(source: Path, data: dict[str, NDArray[Any]], index: int) -> SplatArrays:
+    """Return the arrays of a splat prim; raise if their lengths disagree."""
+    means, quats, scales, opacities, sh = (
+        data[f"{index}.{name}"] for name, *_ in usd_child.COLUMNS
+    )
+    count, degree = len(means), int(data[f"{index}.degree"])
 
     lengths = {len(quats), len(scales), len(opacities), len(sh) // max(1, (degree + 1) ** 2)}
     if lengths != {count} or len(sh) % max(1, count) or degree < 0:
@@ -181,6 +217,7 @@ def _arrays(source: Path, data: dict[str, NDArray[Any]]) -> SplatArrays:
         opacity_logits=logit(opacities[:, 0]),
         sh=np.ascontiguousarray(sh.reshape(count, (degree + 1) ** 2, 3)[:, :kept]),
         frame="rub",
+        remarks=(f"harmonics of degree {degree} cut to 3",) if degree > MAX_DEGREE else (),
     )
 
 

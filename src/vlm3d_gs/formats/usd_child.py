@@ -5,7 +5,7 @@ then. So `usd` starts this file as a program, with limits, and reads what it lea
 imports nothing of the package, so that it starts quickly, and says what is wrong in one line on
 standard error, with exit code 2.
 
-The result holds the stage's up axis and one row for each splat prim: `up`, and for prim number i `i.positions`,
+The result holds the stage's `up` axis, `comments` and `antialiased`, and for visible splat prim number i `i.positions`,
 `i.orientations` (imaginary part first, as arrays have it), `i.scales`, `i.opacities`, `i.harmonics`, `i.degree` and
 `i.transform` (acting on rows).
 """
@@ -82,26 +82,39 @@ def read_stage(source: Path) -> dict[str, Any]:
     if not hasattr(UsdVol, PRIM):
         sys.exit(TOO_OLD)
     stage = Usd.Stage.Open(str(source))
-    result: dict[str, Any] = {"up": str(UsdGeom.GetStageUpAxis(stage))}
-    prims = [prim for prim in stage.Traverse() if prim.GetTypeName() == PRIM]
+    said = stage.GetRootLayer().customLayerData
+    result: dict[str, Any] = {
+        "up": str(UsdGeom.GetStageUpAxis(stage)),
+        "comments": np.array([str(text) for text in said.get("comments", [])], np.str_),
+        "antialiased": said.get("antialiased") is True,
+    }
+    prims = [
+        prim
+        for prim in stage.Traverse(Usd.TraverseInstanceProxies())
+        if prim.GetTypeName() == PRIM
+        and UsdGeom.Imageable(prim).ComputeVisibility() != UsdGeom.Tokens.invisible
+    ]
 
+    start = Usd.TimeCode.EarliestTime()  # of what moves, the first picture
     for index, prim in enumerate(prims):
         splat = UsdVol.ParticleField3DGaussianSplat(prim)
         for name, full, half, width in COLUMNS:
-            result[f"{index}.{name}"] = values(splat, full, half, width)
+            result[f"{index}.{name}"] = values(splat, full, half, width, start)
 
-        degree = splat.GetRadianceSphericalHarmonicsDegreeAttr().Get()
+        degree = splat.GetRadianceSphericalHarmonicsDegreeAttr().Get(start)
         result[f"{index}.degree"] = int(degree)
-        transform = splat.ComputeLocalToWorldTransform(Usd.TimeCode.Default())
+        transform = splat.ComputeLocalToWorldTransform(start)
         result[f"{index}.transform"] = np.array(transform, np.float64)
     return result
 
 
-def values(splat: Any, full: str, half: str, width: int) -> Any:
+def values(splat: Any, full: str, half: str, width: int, start: Any) -> Any:
     """Return an attribute as float32 [count, width], or its half-precision variant if only that is set."""
     attribute = getattr(splat, f"Get{full}")()
     found = (
-        attribute.Get() if attribute.HasAuthoredValue() else getattr(splat, f"Get{half}")().Get()
+        attribute.Get(start)
+        if attribute.HasAuthoredValue()
+        else getattr(splat, f"Get{half}")().Get(start)
     )
     return np.array([] if found is None else found, np.float32).reshape(-1, width)
 

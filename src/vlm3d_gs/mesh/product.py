@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from vlm3d_gs.core.errors import ExportError
-from vlm3d_gs.formats.convert import read_splat
-from vlm3d_gs.formats.options import Frame
+from vlm3d_gs.formats.convert import read_as
+from vlm3d_gs.formats.options import ReadOptions
 from vlm3d_gs.mesh.extract import MeshSettings, extract_mesh
 from vlm3d_gs.mesh.solid import count_parts
 from vlm3d_gs.mesh.writers import files_of, mesh_format, write_mesh
@@ -40,7 +40,7 @@ def make_mesh(
     settings: MeshSettings | None = None,
     *,
     overwrite: bool = False,
-    frame: Frame | None = None,
+    reading: ReadOptions | None = None,
     device: torch.device | str = "cpu",
     backend: Backend = "auto",
 ) -> MeshReport:
@@ -51,7 +51,7 @@ def make_mesh(
         out: the mesh file; its suffix chooses the format.
         settings: None for the defaults.
         overwrite: replace files that exist.
-        frame: axes of the splat where the caller knows better, as in `formats.convert.read_splat`.
+        reading: how to read the splat; None for the defaults.
         device: where density or depth is computed.
         backend: as in `render.render`.
 
@@ -67,7 +67,7 @@ def make_mesh(
     splat, _ = find_splat(Path(source))
     _check_not_source(splat, out)
 
-    gaussians = read_splat(splat, frame=frame).to(device)
+    gaussians = read_as(splat, reading).to(device)
     mesh = extract_mesh(gaussians, settings, color=color, backend=backend)
     write_mesh(mesh, out)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.images import Color
-from vlm3d_gs.formats.convert import read_splat
-from vlm3d_gs.formats.options import Frame
+from vlm3d_gs.formats.convert import read_as
+from vlm3d_gs.formats.options import ReadOptions
 from vlm3d_gs.show.camera_file import read_cameras, write_stills
 from vlm3d_gs.show.framing import BACKGROUND
 from vlm3d_gs.show.surfaces import BESIDE, Beside
@@ -27,7 +27,7 @@ def render_pictures(
     background: str | None = None,
     beside: str | None = None,
     cameras: Path | None = None,
-    frame: Frame | None = None,
+    reading: ReadOptions | None = None,
 ) -> list[Path]:
     """Render a splat file.
 
@@ -40,7 +40,7 @@ def render_pictures(
         background: as `color_of` reads it; None is the products' grey.
         beside: depth or normal, shown beside each frame of a turntable.
         cameras: a camera file; see `camera_file`.
-        frame: axes of the splat where the caller knows better, as in `formats.convert.read_splat`.
+        reading: how to read the splat; None for the defaults.
 
     Returns:
         The files written.
@@ -56,10 +56,10 @@ def render_pictures(
         if beside is not None:
             raise ConfigError("--beside is for turntables. Drop it, or drop --cameras.")
         views = read_cameras(cameras, size_px)
-        return write_stills(read_splat(splat, frame=frame), views, out, background=color)
+        return write_stills(read_as(splat, reading), views, out, background=color)
 
     render_turntable(
-        read_splat(splat, frame=frame),
+        read_as(splat, reading),
         out,
         seconds=seconds,
         size_px=size_px,

@@ -13,24 +13,17 @@ red green blue instead of f_dc (nerfstudio's `rgb`); two scales instead of three
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import SH_C0
-from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.codec import Codec
-from vlm3d_gs.formats.ply.header import (
-    TYPES,
-    PlyHeader,
-    PlyTable,
-    comment_lines,
-    expect_rows,
-    read_header,
-    seek_table,
-)
+from vlm3d_gs.formats.options import ReadOptions
+from vlm3d_gs.formats.ply.header import PlyHeader, PlyTable, comment_lines, read_header
+from vlm3d_gs.formats.ply.points import load_points
+from vlm3d_gs.formats.ply.rows import expect_vertex, read_rows
 
 REST_COUNTS = (0, 9, 24, 45, 72)
 """Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4, the last band is dropped."""
@@ -76,74 +69,33 @@ def load_ply(source: Path) -> SplatArrays:
             header are checked against the size of the file before anything is allocated.
     """
     header = read_header(source)
-    vertex = _expect_splat(source, header)
-    expect_rows(source, header)
-    try:
-        with source.open("rb") as stream:
-            seek_table(stream, header, vertex.name)
-            rows = _read_rows(source, stream, header, vertex)
-    except (ValueError, OverflowError, EOFError) as error:
-        raise InputFileError(f"{source} is not a readable PLY file: {error}") from error
-    return _from_rows(rows, header, vertex)
-
-
-def _read_rows(
-    source: Path, stream: BinaryIO, header: PlyHeader, table: PlyTable
-) -> NDArray[np.void]:
-    """Return the rows of a table without lists that a stream is at."""
-    if header.encoding != "ascii":
-        kinds = [(name, header.byte_order + TYPES[kind]) for kind, name in table.properties]
-        rows = np.fromfile(stream, np.dtype(kinds), table.count)
-    else:
-        lines = (stream.readline().decode("latin1") for _ in range(table.count))
-        values = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
-        if table.count and values.shape[1] != len(table.names):
-            raise InputFileError(
-                f"{source} is not a readable PLY file: a row has {values.shape[1]} values for "
-                f"{len(table.names)} properties."
-            )
-        kinds = [(name, "f8") for name in table.names]
-        rows = np.ascontiguousarray(values).view(np.dtype(kinds)).reshape(-1)
-
-    if len(rows) != table.count:
-        raise InputFileError(f"{source} is truncated: {len(rows)} rows of {table.count} are there.")
-    return rows
-
-
-def _from_rows(rows: NDArray[np.void], header: PlyHeader, vertex: PlyTable) -> SplatArrays:
-    """Return the arrays of a vertex table."""
-
-    def columns(*names: str) -> FloatArray:
-        values = np.empty((len(rows), len(names)), np.float32)
-        # Doubles beyond float32 become infinite, which `to_gaussians` refuses.
-        with np.errstate(over="ignore"):
-            for index, name in enumerate(names):
-                values[:, index] = rows[name]
-        return values
+    vertex = expect_vertex(source, header)
+    _expect_splat(source, header, vertex)
+    rows = read_rows(source, header, REQUIRED)
 
     per_channel = sum(name.startswith("f_rest_") for name in vertex.names) // 3
     kept = min(per_channel, KEPT_REST)
     sh = np.empty((len(rows), 1 + kept, 3), np.float32)
     if DC[0] in vertex.names:
-        sh[:, 0] = columns(*DC)
+        sh[:, 0] = rows.columns(*DC)
     else:
-        byte = rows.dtype[RGB[0]].kind == "u" or header.encoding == "ascii"
-        sh[:, 0] = (columns(*RGB) / (255.0 if byte else 1.0) - 0.5) / SH_C0
+        span = 255.0 if rows.are_bytes(RGB[0]) else 1.0
+        sh[:, 0] = (rows.columns(*RGB) / span - 0.5) / SH_C0
     for channel in range(3):
         first = channel * per_channel
-        sh[:, 1:, channel] = columns(*(f"f_rest_{first + index}" for index in range(kept)))
+        sh[:, 1:, channel] = rows.columns(*(f"f_rest_{first + index}" for index in range(kept)))
 
     if "scale_2" in vertex.names:
-        log_scales = columns("scale_0", "scale_1", "scale_2")
+        log_scales = rows.columns("scale_0", "scale_1", "scale_2")
     else:
-        flat = columns("scale_0", "scale_1")
+        flat = rows.columns("scale_0", "scale_1")
         log_scales = np.column_stack([flat, flat.min(1) + np.float32(np.log(THIN))])
 
     return SplatArrays(
-        means=columns("x", "y", "z"),
+        means=rows.columns("x", "y", "z"),
         log_scales=log_scales,
-        quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
-        opacity_logits=columns("opacity")[:, 0],
+        quats=rows.columns("rot_0", "rot_1", "rot_2", "rot_3"),
+        opacity_logits=rows.columns("opacity")[:, 0],
         sh=sh,
         frame=header.frame,
         antialiased=header.antialiased,
@@ -165,15 +117,8 @@ def _remarks(header: PlyHeader, vertex: PlyTable) -> list[str]:
     return remarks
 
 
-def _expect_splat(source: Path, header: PlyHeader) -> PlyTable:
-    """Return the table of Gaussians; refuse a file whose header is not that of a splat."""
-    vertex = next((table for table in header.tables if table.name == "vertex"), None)
-    if vertex is None:
-        found = ", ".join(f"{table.name} {table.count}" for table in header.tables) or "none"
-        raise InputFileError(
-            f"{source} is not a Gaussian splat: it should have the element 'vertex', it has: {found}."
-        )
-
+def _expect_splat(source: Path, header: PlyHeader, vertex: PlyTable) -> None:
+    """Refuse vertices that are not those of a splat."""
     names = vertex.names
     missing = [name for name in REQUIRED if name not in names]
     if not {*DC} <= {*names} and not {*RGB} <= {*names}:
@@ -182,25 +127,22 @@ def _expect_splat(source: Path, header: PlyHeader) -> PlyTable:
         kind = "A mesh" if "face" in header.element_names else "A point cloud"
         raise InputFileError(
             f"{source} is not a Gaussian splat: it lacks {', '.join(missing)}. {kind} cannot be rendered "
-            "as Gaussians."
+            "as Gaussians; --as-points makes one of each vertex."
         )
-    if vertex.has_lists or len({*names}) < len(names):
-        raise InputFileError(
-            f"{source} has vertices with lists or with two properties of one name; a splat has plain "
-            "number columns only."
-        )
-
     rest = [name for name in names if name.startswith("f_rest_")]
     if len(rest) not in REST_COUNTS or {*rest} != {f"f_rest_{i}" for i in range(len(rest))}:
         allowed = ", ".join(str(count) for count in REST_COUNTS)
         raise InputFileError(
             f"{source} has {len(rest)} f_rest properties; a splat has {allowed} (degree 0 to 4)."
         )
-    return vertex
+
+
+def _load(source: Path, options: ReadOptions) -> SplatArrays:
+    return load_points(source) if options.as_points else load_ply(source)
 
 
 CODEC = Codec(
-    load=lambda source, _: load_ply(source),
+    load=_load,
     save=lambda arrays, path, options: save_ply(arrays, path, pad_sh3=options.pad_sh3),
     accepts=lambda source: not read_header(source).is_compressed,
 )
