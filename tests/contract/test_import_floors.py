@@ -28,6 +28,7 @@ ROOMS = [
     "critic",
     # products, the embedded models, the measure
     "show",
+    "edit",
     "mesh",
     "mini",
     "evaluate",
@@ -48,7 +49,7 @@ NO_TORCH = (
 
 HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "torch": tuple(room for room in ROOMS if room not in NO_TORCH),
-    "numba": ("render", "mini.world.raycast", "evaluate", "mesh"),
+    "numba": ("formats.turn", "render", "mini.world.raycast", "evaluate", "mesh"),
     "llvmlite": ("render.cpu.math",),
     "gsplat": ("render.gsplat_backend",),
     "diffusers": ("prior.torch_denoiser", "prior.loading.pipeline", "mini"),
@@ -85,7 +86,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "critic.qwen.small_weights",
         "mini",
     ),
-    "scipy": ("formats.ply.points", "mesh.atlas", "mesh.bake"),
+    "scipy": ("formats.ply.points", "edit.select", "mesh.atlas", "mesh.bake"),
     "skimage": ("mesh.solid",),
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
@@ -117,7 +118,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.html", "vlm3d_gs.show.page"),
     ("cli.html", "vlm3d_gs.formats.convert"),
     ("cli.html", "vlm3d_gs.runs.record"),
-    ("cli.convert", "vlm3d_gs.formats.convert"),
+    ("cli.convert", "vlm3d_gs.edit.convert"),
+    ("cli.convert", "vlm3d_gs.edit.settings"),
     ("cli.bench", "vlm3d_gs.app.bench"),
     ("cli.bench", "vlm3d_gs.config"),
     ("cli.bench", "vlm3d_gs.config.presets"),
@@ -135,6 +137,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
+    # Numba takes as long to load as a small splat to convert, and the axes are often the same
+    ("formats.arrays", "vlm3d_gs.formats.turn"),
     # an extra: only those who ask for USD need it
     ("formats.usd", "pxr"),
     ("formats.usd_child", "pxr"),

@@ -18,6 +18,7 @@ from vlm3d_gs.formats.arrays import SplatArrays, to_arrays
 from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.formats.info import info_text, inspect_splat
 from vlm3d_gs.formats.ply.splat import save_ply
+from vlm3d_gs.formats.stream import SplatStream
 
 RUNNER = CliRunner()
 
@@ -28,12 +29,12 @@ def arrays() -> SplatArrays:
 
 
 def warnings_of(path: Path, arrays: SplatArrays, **changes: object) -> str:
-    save_ply(replace(arrays, **changes), path)  # type: ignore[arg-type]
+    save_ply(SplatStream.of_arrays(replace(arrays, **changes)), path)  # type: ignore[arg-type]
     return "\n".join(inspect_splat(path).warnings)
 
 
 def test_numbers_and_histograms(tmp_path: Path, arrays: SplatArrays) -> None:
-    save_ply(arrays, tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(arrays), tmp_path / "a.ply")
     info = inspect_splat(tmp_path / "a.ply")
     assert (info.format, info.count, info.sh_degree, info.frame) == ("ply", 200, 2, "rdf")
     np.testing.assert_array_equal(info.low, arrays.means.min(0))
@@ -80,12 +81,12 @@ def test_double_activation_is_seen(tmp_path: Path, arrays: SplatArrays) -> None:
 
 
 def test_info_prints_text_and_json(tmp_path: Path, arrays: SplatArrays) -> None:
-    save_ply(arrays, tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(arrays), tmp_path / "a.ply")
     text = RUNNER.invoke(app, ["info", str(tmp_path / "a.ply")])
     assert text.exit_code == 0, text.output
     assert "y down" in text.stdout
     nothing = np.full_like(arrays.means, np.nan)
-    save_ply(replace(arrays, means=nothing), tmp_path / "b.ply")
+    save_ply(SplatStream.of_arrays(replace(arrays, means=nothing)), tmp_path / "b.ply")
     found = json.loads(RUNNER.invoke(app, ["info", str(tmp_path / "b.ply"), "--json"]).stdout)
     assert found["count"] == 200
     assert found["low"] == [None, None, None]

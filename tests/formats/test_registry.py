@@ -18,7 +18,7 @@ from vlm3d_gs.formats.registry import FORMATS, MAGIC_BYTES, SplatFormat, format_
 def test_every_row_is_complete(row: SplatFormat) -> None:
     codec = codec_of(row)
     assert isinstance(codec, Codec)
-    assert callable(codec.load)
+    assert callable(codec.open)
     assert callable(codec.save)
     assert row.frame in AXES
     assert all(len(magic) <= MAGIC_BYTES for magic in row.magic)

@@ -27,6 +27,7 @@ from vlm3d_gs.formats.arrays import SplatArrays, to_arrays
 from vlm3d_gs.formats.convert import convert, load_arrays, read_splat, write_splat
 from vlm3d_gs.formats.options import SplatOptions
 from vlm3d_gs.formats.ply.splat import save_ply
+from vlm3d_gs.formats.stream import SplatStream
 from vlm3d_gs.formats.transforms import transformed
 
 RUNNER = CliRunner()
@@ -133,7 +134,7 @@ def test_limits_are_values_and_nan_is_not(tmp_path: Path, said: Said) -> None:
     scene = to_arrays(random_splat(20, 0), "rdf")
     scene.opacity_logits[:2] = [np.inf, -np.inf]
     scene.log_scales[3] = [-np.inf, -2, -2]
-    save_ply(scene, tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(scene), tmp_path / "a.ply")
     for suffix in (".ply", ".glb", ".spz", ".sog", ".splat", ".compressed.ply"):
         convert(tmp_path / "a.ply", tmp_path / f"b{suffix}")
         got = read_splat(tmp_path / f"b{suffix}")
@@ -143,7 +144,7 @@ def test_limits_are_values_and_nan_is_not(tmp_path: Path, said: Said) -> None:
         assert float(got.scales.amin()) < 1e-3
     scene.means[5, 1], scene.opacity_logits[6] = np.nan, np.nan
     scene.log_scales[7], scene.means[8, 0] = np.inf, np.inf
-    save_ply(scene, tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(scene), tmp_path / "a.ply")
     with pytest.raises(InputFileError, match="in 4 of 20"):
         read_splat(tmp_path / "a.ply")
     said.clear()
@@ -176,7 +177,7 @@ def test_what_a_file_says_survives(tmp_path: Path) -> None:
     scene = replace(
         to_arrays(random_splat(8, 1), "rdf"), antialiased=True, comments=("made by me",)
     )
-    save_ply(scene, tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(scene), tmp_path / "a.ply")
     source = tmp_path / "a.ply"
     for suffix in (".sog", ".glb", ".compressed.ply", ".ply"):
         target = tmp_path / f"b{suffix}"
@@ -217,7 +218,7 @@ LOSSES: list[tuple[str, Callable[[], SplatArrays], list[str]]] = [
 def test_losses_are_said_once_in_one_line(
     tmp_path: Path, said: Said, suffix: str, make: Callable[[], SplatArrays], words: list[str]
 ) -> None:
-    save_ply(make(), tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(make()), tmp_path / "a.ply")
     convert(tmp_path / "a.ply", tmp_path / f"b{suffix}")
     assert len(said) == bool(words), said
     assert all(word in said[0] for word in words), said
@@ -261,7 +262,7 @@ def unit_cube() -> SplatArrays:
 def test_numbers_that_were_activated_twice(
     tmp_path: Path, said: Said, make: Callable[[], SplatArrays], word: str | None
 ) -> None:
-    save_ply(make(), tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(make()), tmp_path / "a.ply")
     read_splat(tmp_path / "a.ply")
     assert len(said) == (word is not None), said
     assert word is None or word in said[0]
@@ -481,7 +482,7 @@ def test_usd_with_z_up_several_prims_and_transforms(tmp_path: Path) -> None:
 def test_usdz_is_written_and_holds_what_the_file_says(tmp_path: Path) -> None:
     pytest.importorskip("pxr.Usd", reason="usd-core is not installed")
     scene = replace(to_arrays(random_splat(20, 1), "rdf"), comments=("mine",))
-    save_ply(scene, tmp_path / "a.ply")
+    save_ply(SplatStream.of_arrays(scene), tmp_path / "a.ply")
     convert(tmp_path / "a.ply", tmp_path / "a.usdz")
     assert zipfile.ZipFile(tmp_path / "a.usdz").namelist() == ["scene.usdc"]
     assert load_arrays(tmp_path / "a.usdz").comments == ("mine",)

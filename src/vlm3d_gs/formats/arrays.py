@@ -9,8 +9,9 @@ that a broken file can still be described.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,13 @@ from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import ExportError, InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import coefficient_count
+from vlm3d_gs.core.harmonics import coefficient_count, degree_of
 from vlm3d_gs.core.rotations import normalize_quats
-from vlm3d_gs.formats.frames import rotate_gaussians, world_to
+from vlm3d_gs.formats.frames import world_to
 from vlm3d_gs.formats.options import Frame
 
 FloatArray = NDArray[np.float32]
 
-CHUNK = 65_536
-"""Gaussians rotated in double precision at once; bounds the memory beside the result."""
 LIMIT_LOGIT = 80.0
 """Stands for an infinite logit: its sigmoid is 0 or 1 as far as float32 can tell."""
 FLAT_LOG_SCALE = math.log(float(np.finfo(np.float32).tiny))
@@ -92,6 +91,10 @@ class SplatArrays:
     def select(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> SplatArrays:
         """Return some of the Gaussians, or all in another order."""
         return self.with_columns({name: value[index] for name, value in self.columns().items()})
+
+    def rows(self, rows: slice) -> SplatArrays:
+        """Return some consecutive Gaussians, sharing memory."""
+        return self.with_columns({name: value[rows] for name, value in self.columns().items()})
 
     def with_degree(self, degree: int) -> SplatArrays:
         """Return the same splat with harmonics of another degree: cut off, or filled with zeros.
@@ -166,26 +169,46 @@ def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
     Raises:
         ExportError: no Gaussians, a NaN or an infinity, or a scale above e^20 world units.
     """
+    expect_writable(gaussians)
+    return turned(world_arrays(gaussians), frame)
+
+
+def expect_writable(gaussians: Gaussians) -> None:
+    """Require a scene that a file can hold.
+
+    Raises:
+        ExportError: as `to_arrays`.
+    """
     if len(gaussians) == 0:
         raise ExportError("There are no Gaussians to write: the scene is empty.")
     for name, tensor in gaussians.parameters().items():
         bad = int((~tensor.isfinite() & ~_is_limit(name, tensor)).sum())
         if bad:
             raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
-    _expect_sane_scale(float(gaussians.log_scales.max()))
+    expect_sane_scales(world_arrays(gaussians))
 
-    rotation = world_to(frame).double()
-    chunks: dict[str, list[torch.Tensor]] = {name: [] for name in gaussians.parameters()}
-    for start in range(0, len(gaussians), CHUNK):
-        rows = torch.arange(start, min(start + CHUNK, len(gaussians)))
-        chunk = gaussians.detach().select(rows).to("cpu", torch.float64)
-        rotated = rotate_gaussians(chunk, rotation)
-        unit = {**rotated.parameters(), "quats": normalize_quats(rotated.quats)}
-        for name, value in unit.items():
-            chunks[name].append(value.float())
 
-    columns = {name: torch.cat(values).numpy() for name, values in chunks.items()}
-    return SplatArrays.of(columns, frame).bounded()
+def world_arrays(gaussians: Gaussians) -> SplatArrays:
+    """Return a scene as arrays in our own axes, in its precision, sharing memory on the CPU."""
+    tensors = gaussians.detach().to("cpu").parameters()
+    return SplatArrays.of({name: value.numpy() for name, value in tensors.items()}, "world")
+
+
+def turned(arrays: SplatArrays, frame: Frame) -> SplatArrays:
+    """Return a sound splat in other axes, as float32, with quaternions of unit length and no limits."""
+    arrays = arrays.bounded()
+    means, quats, sh = _turn_between(arrays.frame, frame, arrays.sh.shape[1])(
+        arrays.means, arrays.quats, arrays.sh
+    )
+    return replace(
+        arrays,
+        means=means,
+        log_scales=arrays.log_scales.astype(np.float32, copy=False),
+        quats=quats,
+        opacity_logits=arrays.opacity_logits.astype(np.float32, copy=False),
+        sh=sh,
+        frame=frame,
+    )
 
 
 def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
@@ -201,53 +224,45 @@ def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
     Raises:
         InputFileError: no Gaussians, or a value that is not finite.
     """
-    arrays = _validated(arrays, source)
-    gaussians = Gaussians.from_parameters(
+    bad = 0 if surely_finite(arrays) else int((~arrays.sound()).sum())
+    expect_finite_splat(bad, len(arrays), source)
+    return as_gaussians(turned(arrays, "world"))
+
+
+def as_gaussians(arrays: SplatArrays) -> Gaussians:
+    """Return arrays as Gaussians in the same axes, sharing memory."""
+    return Gaussians.from_parameters(
         {
             name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
             for name, value in arrays.columns().items()
         }
     )
-    if arrays.frame == "world":
-        return gaussians
-    return rotate_gaussians(gaussians, world_to(arrays.frame).T)
 
 
-def change_frame(arrays: SplatArrays, frame: Frame, source: Path) -> SplatArrays:
-    """Return what a file holds in the axes of another, ready to be written.
-
-    Where both have the same axes nothing is rotated, and only the quaternions are rounded, to unit
-    length.
+def expect_finite_splat(bad: int, count: int, source: Path) -> None:
+    """Require that a file holds Gaussians, and none of them broken.
 
     Args:
-        arrays: as read.
-        frame: axes of the file to write.
-        source: the file read, named in the error.
+        bad: Gaussians that are not sound.
+        count: all of them.
+        source: the file.
 
     Raises:
-        InputFileError: no Gaussians, or a value that is not finite.
-        ExportError: a scale above e^20 world units.
+        InputFileError: `count` is 0 or `bad` is not.
     """
-    if arrays.frame != frame:
-        turned = to_arrays(to_gaussians(arrays, source), frame)
-        return replace(turned, antialiased=arrays.antialiased, comments=arrays.comments)
-    ready = _validated(arrays, source)
-    _expect_sane_scale(float(ready.log_scales.max()))
-    return ready
-
-
-def _validated(arrays: SplatArrays, source: Path) -> SplatArrays:
-    """Return the arrays with unit quaternions and no limits; raise if there are none or some are broken."""
-    if len(arrays) == 0:
+    if count == 0:
         raise InputFileError(f"{source} holds no Gaussians.")
-    bad = int((~arrays.sound()).sum())
     if bad:
         raise InputFileError(
-            f"{source} holds NaN or infinite values in {bad} of {len(arrays)} Gaussians; export it again, "
+            f"{source} holds NaN or infinite values in {bad} of {count} Gaussians; export it again, "
             "or skip them with `vlm3d-gs convert --drop-broken`."
         )
-    quats = normalize_quats(torch.from_numpy(np.ascontiguousarray(arrays.quats, np.float32)))
-    return replace(arrays.bounded(), quats=quats.numpy())
+
+
+def surely_finite(arrays: SplatArrays) -> bool:
+    """Return whether all sums are finite, which takes a tenth of the time of looking at each number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(bool(np.isfinite(value.sum())) for value in arrays.columns().values())
 
 
 def _is_limit(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -257,9 +272,42 @@ def _is_limit(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.isneginf() if name == "log_scales" else torch.zeros_like(tensor, dtype=torch.bool)
 
 
-def _expect_sane_scale(largest: float) -> None:
+@lru_cache(maxsize=32)
+def _turn_between(
+    start: Frame, end: Frame, coefficients: int
+) -> Callable[[FloatArray, FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]]:
+    """Return what turns positions, quaternions and harmonics from some axes into others."""
+    if start == end:
+        return lambda means, quats, sh: (
+            means.astype(np.float32, copy=False),
+            unit_quats(quats),
+            sh.astype(np.float32, copy=False),
+        )
+
+    # Compiled by Numba, which takes as long to load as a small splat to convert: where it is needed.
+    from vlm3d_gs.formats.turn import Turn
+
+    rotation = world_to(end).double() @ world_to(start).double().T
+    return Turn(rotation, degree_of(coefficients))
+
+
+def unit_quats(quats: FloatArray) -> FloatArray:
+    """Return unit quaternions, [N, 4], rounded once; zero ones become the identity."""
+    wide = torch.from_numpy(np.ascontiguousarray(quats, np.float64))
+    unit: FloatArray = normalize_quats(wide).numpy().astype(np.float32)
+    return unit
+
+
+def expect_sane_scales(arrays: SplatArrays) -> SplatArrays:
+    """Return the arrays if a viewer can draw them.
+
+    Raises:
+        ExportError: a scale above e^20 world units.
+    """
+    largest = float(arrays.log_scales.max(initial=-np.inf))
     if largest > MAX_LOG_SCALE:
         raise ExportError(
             f"Cannot write the scene: the logarithm of a scale is {largest:.4g}, above {MAX_LOG_SCALE:g}. "
             "Viewers freeze on such Gaussians; the scales were probably activated twice. Remove them first."
         )
+    return arrays

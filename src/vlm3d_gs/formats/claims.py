@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlm3d_gs.core.errors import InputFileError
 
 FREE_BYTES = 64 * 2**20
@@ -68,6 +71,26 @@ def file_bytes(source: Path) -> bytes:
         return source.read_bytes()
     except OSError as error:
         raise InputFileError(f"{source} cannot be read: {error}") from error
+
+
+def table_rows(source: Path, offset: int, row: np.dtype[np.void], rows: slice) -> NDArray[np.void]:
+    """Return some rows of a table in a file, [rows].
+
+    Args:
+        source: the file.
+        offset: where the table begins, bytes.
+        row: type of a row.
+        rows: which are read.
+
+    Raises:
+        InputFileError: the file ends before, although its length was checked.
+    """
+    data = np.empty(rows.stop - rows.start, row)
+    with source.open("rb", buffering=0) as stream:
+        stream.seek(offset + rows.start * row.itemsize)
+        if stream.readinto(data.view(np.uint8).data) != data.nbytes:
+            raise InputFileError(f"{source} became shorter while it was read.")
+    return data
 
 
 def expect_file(source: Path) -> None:

@@ -14,27 +14,40 @@ from pathlib import Path
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.options import ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import SplatFormat
+from vlm3d_gs.formats.stream import SplatStream
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     """Reads and writes the bytes of one format."""
 
-    load: Callable[[Path, ReadOptions], SplatArrays]
+    open: Callable[[Path, ReadOptions], SplatStream]
     """Return what a file holds, in the file's axes, even values that are not finite."""
-    save: Callable[[SplatArrays, Path, SplatOptions], None]
-    """Write arrays that are in one of the format's axes."""
+    save: Callable[[SplatStream, Path, SplatOptions], None]
+    """Write a splat that is in one of the format's axes, piece by piece."""
     accepts: Callable[[Path], bool] | None = None
     """Return whether a file with the format's first bytes is its own; None: all are."""
+
+    @classmethod
+    def whole(
+        cls,
+        load: Callable[[Path, ReadOptions], SplatArrays],
+        save: Callable[[SplatArrays, Path, SplatOptions], None],
+        accepts: Callable[[Path], bool] | None = None,
+    ) -> Codec:
+        """Return the codec of a format that is read and written in memory."""
+        return cls(
+            open=lambda source, options: SplatStream.of_arrays(load(source, options)),
+            save=lambda splat, path, options: save(splat.gather(), path, options),
+            accepts=accepts,
+        )
 
     @classmethod
     def plain(
         cls, load: Callable[[Path], SplatArrays], save: Callable[[SplatArrays, Path], None]
     ) -> Codec:
-        """Return the codec of a format that has no options."""
-        return cls(
-            load=lambda source, _: load(source), save=lambda arrays, path, _: save(arrays, path)
-        )
+        """Return the codec of a format that has no options, and is read and written in memory."""
+        return cls.whole(lambda source, _: load(source), lambda arrays, path, _: save(arrays, path))
 
 
 def codec_of(row: SplatFormat) -> Codec:

@@ -6,15 +6,27 @@ signature, goes by its name. The suffix decides what is written.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.notices import notice
-from vlm3d_gs.formats.arrays import SplatArrays, change_frame, to_arrays, to_gaussians
+from vlm3d_gs.formats.arrays import (
+    SplatArrays,
+    as_gaussians,
+    expect_finite_splat,
+    expect_sane_scales,
+    expect_writable,
+    surely_finite,
+    turned,
+    world_arrays,
+)
 from vlm3d_gs.formats.claims import expect_file
 from vlm3d_gs.formats.codec import codec_of
 from vlm3d_gs.formats.losses import of_drawing, of_reading, of_writing
@@ -26,6 +38,7 @@ from vlm3d_gs.formats.registry import (
     SplatFormat,
     format_of_suffix,
 )
+from vlm3d_gs.formats.stream import SplatStream
 
 
 def format_of_file(path: str | Path) -> SplatFormat:
@@ -73,17 +86,42 @@ def load_arrays(
         InputFileError: no such file, unknown format, truncated or damaged.
         MissingDependencyError: a USD file without usd-core.
     """
+    return open_splat(path, frame=frame, as_points=as_points).gather()
+
+
+def open_splat(
+    path: str | Path,
+    *,
+    row: SplatFormat | None = None,
+    frame: Frame | None = None,
+    as_points: bool = False,
+) -> SplatStream:
+    """Open any splat file as a stream of pieces in its own axes, even one with broken values.
+
+    Args:
+        path: the file.
+        row: its format; None goes by its first bytes.
+        frame: as in `load_arrays`.
+        as_points: as in `load_arrays`.
+
+    Raises:
+        ConfigError: points of a file that is no PLY.
+        InputFileError: as `load_arrays`.
+        MissingDependencyError: as `load_arrays`.
+    """
     source = Path(path)
     try:
-        row = format_of_file(source)
+        row = row or format_of_file(source)
         if as_points and row.name != "ply":
             raise ConfigError(f"Point clouds are read from PLY files; {source} is {row.title}.")
-        arrays = codec_of(row).load(source, ReadOptions(frame, as_points))
+        stream = codec_of(row).open(source, ReadOptions(frame, as_points))
     except OSError as error:
         raise InputFileError(f"{source} cannot be read: {error}") from error
     except MemoryError as error:
         raise InputFileError(f"{source} needs more memory than there is.") from error
-    return arrays if frame is None else replace(arrays, frame=frame)
+    if frame is None:
+        return stream
+    return stream.mapped(lambda piece: replace(piece, frame=frame), frame=frame)
 
 
 def read_splat(
@@ -104,9 +142,11 @@ def read_splat(
         InputFileError: as `load_arrays`, or a value is not finite.
         MissingDependencyError: a USD file without usd-core.
     """
-    arrays = load_arrays(path, frame=frame, as_points=as_points)
-    _say(f"{path}", [*of_reading(arrays), *of_drawing(arrays)])
-    return to_gaussians(arrays, Path(path))
+    stream = open_splat(path, frame=frame, as_points=as_points)
+    arrays = _in_frame(stream, "world", Path(path)).gather()
+    read = SplatStream.of_arrays(arrays)
+    _say(f"{path}", [*of_reading(read), *of_drawing(read)])
+    return as_gaussians(arrays)
 
 
 def read_as(path: str | Path, reading: ReadOptions | None) -> Gaussians:
@@ -133,7 +173,10 @@ def write_splat(
     """
     chosen = options or SplatOptions()
     row = format_of_suffix(path)
-    _save(to_arrays(gaussians, _frame_for(row, chosen)), row, Path(path), chosen)
+    expect_writable(gaussians)
+    frame = _frame_for(row, chosen)
+    stream = SplatStream.of_arrays(world_arrays(gaussians))
+    _save(stream.mapped(lambda piece: turned(piece, frame), frame=frame), row, Path(path), chosen)
 
 
 def convert(
@@ -141,21 +184,27 @@ def convert(
     target: str | Path,
     options: SplatOptions | None = None,
     *,
+    source_row: SplatFormat | None = None,
+    target_row: SplatFormat | None = None,
     frame: Frame | None = None,
     as_points: bool = False,
     drop_broken: bool = False,
     overwrite: bool = False,
-) -> SplatArrays:
+    edit: Callable[[SplatStream], SplatStream] | None = None,
+) -> SplatStream:
     """Read one splat file and write another.
 
     Args:
         source: any splat file.
         target: what to write; the suffix chooses the format.
         options: of the writer.
+        source_row: format of `source`; None goes by its first bytes.
+        target_row: format of `target`; None goes by its suffix.
         frame: axes of `source`, as in `read_splat`.
         as_points: as in `read_splat`.
         drop_broken: skip Gaussians with NaN or infinite values instead of refusing the file.
         overwrite: replace `target` if it exists.
+        edit: what is done with the splat between, in the axes of `source`.
 
     Returns:
         What was written, in the axes of `target`, before any rounding by the format.
@@ -165,37 +214,58 @@ def convert(
         InputFileError: as `read_splat`.
     """
     chosen = options or SplatOptions()
-    row = format_of_suffix(target)
+    row = target_row or format_of_suffix(target)
     target_frame = _frame_for(row, chosen)
     if Path(target).exists() and not overwrite:
         raise ExportError(f"{target} exists. Give --overwrite to replace it, or another name.")
 
-    arrays = load_arrays(source, frame=frame, as_points=as_points)
-    remarks = of_reading(arrays)
+    stream = open_splat(source, row=source_row, frame=frame, as_points=as_points)
+    remarks = of_reading(stream)
     if drop_broken:
-        sound = arrays.sound()
+        sound = sound_mask(stream)
         remarks.append(f"{int((~sound).sum())} of {len(sound)} Gaussians broken and dropped")
-        arrays = arrays.select(sound)
+        stream = stream.select(sound)
     _say(f"{source}", remarks)
+    if edit is not None:
+        stream = edit(_checked(stream, Path(source)))
 
-    ready = change_frame(arrays, target_frame, Path(source))
+    ready = _in_frame(stream, target_frame, Path(source))
     _save(ready, row, Path(target), chosen)
     return ready
 
 
-def _save(arrays: SplatArrays, row: SplatFormat, path: Path, options: SplatOptions) -> None:
-    """Write arrays that are in the axes of a format."""
+def sound_mask(stream: SplatStream) -> NDArray[np.bool_]:
+    """Return [N], whether the numbers of a Gaussian are sound."""
+    return np.concatenate([np.zeros(0, bool), *stream.each(SplatArrays.sound)])
+
+
+def _in_frame(stream: SplatStream, frame: Frame, source: Path) -> SplatStream:
+    """Return a checked splat in other axes."""
+    return _checked(stream, source).mapped(lambda piece: turned(piece, frame), frame=frame)
+
+
+def _checked(stream: SplatStream, source: Path) -> SplatStream:
+    """Return a splat whose pieces raise if they hold values that are not sound."""
+    expect_finite_splat(0, len(stream), source)
+
+    def checked(piece: SplatArrays) -> SplatArrays:
+        if not surely_finite(piece) and not piece.sound().all():
+            # The message counts them in the whole file.
+            expect_finite_splat(int((~sound_mask(stream)).sum()), len(stream), source)
+        return piece
+
+    return stream.mapped(checked)
+
+
+def _save(stream: SplatStream, row: SplatFormat, path: Path, options: SplatOptions) -> None:
+    """Write a splat that is in the axes of a format."""
     if options.sh_degree is not None:
-        arrays = arrays.with_degree(options.sh_degree)
-    losses = of_writing(arrays, row)
+        stream = stream.with_degree(options.sh_degree)
+    losses = of_writing(stream, row)
+    kept = stream.with_degree(min(row.sh_degree, stream.degree))
     with atomic_path(path) as temporary:
-        codec_of(row).save(arrays.with_degree(_degree(arrays, row)), temporary, options)
+        codec_of(row).save(kept.mapped(expect_sane_scales), temporary, options)
     _say(f"lost in {path}", losses)
-
-
-def _degree(arrays: SplatArrays, row: SplatFormat) -> int:
-    """Return the degree of the harmonics that a format can hold of a splat."""
-    return min(row.sh_degree, math.isqrt(arrays.sh.shape[1]) - 1)
 
 
 def _say(subject: str, findings: list[str]) -> None:

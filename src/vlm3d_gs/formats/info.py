@@ -18,6 +18,7 @@ from vlm3d_gs.formats.convert import format_of_file, load_arrays
 from vlm3d_gs.formats.losses import of_reading, scene_radius
 from vlm3d_gs.formats.options import AXES, Frame
 from vlm3d_gs.formats.quantize import sigmoid
+from vlm3d_gs.formats.stream import SplatStream
 
 OPACITY_BINS = 10
 BAR_WIDTH = 40
@@ -137,7 +138,7 @@ def _warnings(arrays: SplatArrays, good: SplatArrays) -> list[str]:
 
     if len(good) == 0:
         return [*warnings, "no Gaussian is finite"]
-    return [*warnings, *_scale_warnings(good), *of_reading(arrays)]
+    return [*warnings, *_scale_warnings(good), *of_reading(SplatStream.of_arrays(arrays))]
 
 
 def _scale_warnings(good: SplatArrays) -> list[str]:

@@ -6,6 +6,7 @@ Commands join the words of a file into one line. Nothing is said where nothing i
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.registry import SplatFormat
+from vlm3d_gs.formats.stream import SplatStream
 
 FEWEST = 16
 """Below this many Gaussians nothing can be told from how their numbers are distributed."""
+SAMPLE = 500_000
+"""Gaussians, evenly spread over a larger file, that are looked at for a maker's error."""
 VARIED = 1e-3
 """Numbers that differ by less are one number, chosen by a person."""
 ACTIVATED_SPREAD = 0.01
@@ -28,40 +32,44 @@ COARSER = 16.0
 """An outlier is worth a word when it makes positions this many times coarser."""
 
 
-def of_reading(arrays: SplatArrays) -> list[str]:
+def of_reading(splat: SplatStream) -> list[str]:
     """Return what of a file was not read or obeyed, and what looks as if its maker had erred."""
-    return [*arrays.remarks, *activated_twice(arrays.select(arrays.sound()).bounded())]
+    step = -(-len(splat) // SAMPLE) if len(splat) else 1
+    few = splat.with_degree(0).mapped(lambda piece: piece.rows(slice(None, None, step)))
+    sample = replace(few, lengths=tuple(-(-length // step) for length in splat.lengths)).gather()
+    return [*splat.remarks, *activated_twice(sample.select(sample.sound()).bounded())]
 
 
-def of_drawing(arrays: SplatArrays) -> list[str]:
+def of_drawing(splat: SplatStream) -> list[str]:
     """Return what a picture of the file will lack, besides `of_reading`."""
-    if arrays.antialiased:
+    if splat.antialiased:
         return ["trained with the antialiased (mip) filter, drawn without it"]
     return []
 
 
-def of_writing(arrays: SplatArrays, row: SplatFormat) -> list[str]:
+def of_writing(splat: SplatStream, row: SplatFormat) -> list[str]:
     """Return what a format cannot hold of a splat that is about to be written.
 
     Args:
-        arrays: finite, in the axes of the file.
+        splat: finite, in the axes of the file.
         row: the format.
     """
     losses = []
-    degree = math.isqrt(arrays.sh.shape[1]) - 1
-    if degree > row.sh_degree:
-        losses.append(f"harmonics of degree {degree} cut to {row.sh_degree}")
+    if splat.degree > row.sh_degree:
+        losses.append(f"harmonics of degree {splat.degree} cut to {row.sh_degree}")
 
-    clamped = _clamped(arrays, row)
-    if clamped:
-        losses.append(f"colours of {clamped} of {len(arrays)} Gaussians clamped")
-    if row.grid:
-        losses += _outlier(arrays, row)
+    if row.grid or row.color_range is not None or row.sh_range is not None:
+        found = list(splat.each(lambda piece: (_clamped(piece, row), _distances(piece))))
+        clamped = sum(count for count, _ in found)
+        if clamped:
+            losses.append(f"colours of {clamped} of {len(splat)} Gaussians clamped")
+        if row.grid:
+            losses += _outlier(np.concatenate([distances for _, distances in found]), row)
 
-    if arrays.antialiased and not row.holds_filter:
+    if splat.antialiased and not row.holds_filter:
         losses.append("that it was trained with the antialiased (mip) filter")
-    if arrays.comments and not row.holds_text:
-        many = len(arrays.comments)
+    if splat.comments and not row.holds_text:
+        many = len(splat.comments)
         losses.append("1 comment" if many == 1 else f"{many} comments")
     return losses
 
@@ -119,12 +127,16 @@ def _clamped(arrays: SplatArrays, row: SplatFormat) -> int:
     return int(outside.sum())
 
 
-def _outlier(arrays: SplatArrays, row: SplatFormat) -> list[str]:
+def _distances(arrays: SplatArrays) -> NDArray[np.float64]:
+    """Return the largest coordinate of each Gaussian, by size, [N]."""
+    return np.abs(arrays.means).max(1).astype(np.float64)
+
+
+def _outlier(distances: NDArray[np.float64], row: SplatFormat) -> list[str]:
     """Return a warning where a few far Gaussians make the positions of all others coarse."""
-    if len(arrays) < 2:
+    if len(distances) < 2:
         return []
-    distances = np.abs(arrays.means).max(1).astype(np.float64)
-    stray = max(1, int(STRAY * len(arrays)))
+    stray = max(1, int(STRAY * len(distances)))
     near, far = float(np.partition(distances, -stray - 1)[-stray - 1]), float(distances.max())
     if near <= 0:
         return []

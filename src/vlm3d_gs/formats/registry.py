@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.errors import ConfigError, ExportError
 from vlm3d_gs.formats.options import Frame
 
 ANY_FRAME: tuple[Frame, ...] = get_args(Frame)
@@ -220,3 +220,19 @@ def format_of_suffix(path: str | Path) -> SplatFormat:
         )
     _, row = max(fitting, key=lambda pair: pair[0])
     return row
+
+
+def format_named(name: str) -> SplatFormat:
+    """Return the format of a name, `spz` for example, or of a suffix with or without its dot.
+
+    Raises:
+        ConfigError: unknown name; the known ones are listed.
+    """
+    wanted = name.strip().lower().removeprefix(".")
+    for row in FORMATS:
+        suffixes = (*row.suffixes, *row.read_only_suffixes)
+        if wanted == row.name or f".{wanted}" in suffixes:
+            return row
+    raise ConfigError(
+        f"{name!r} is no splat format. Known: {', '.join(row.name for row in FORMATS)}."
+    )

@@ -250,8 +250,8 @@ def _is_usd(source: Path) -> bool:
     return not zipped or source.suffix.lower() == ".usdz"
 
 
-CODEC = Codec(
-    load=lambda source, _: load_usd(source),
-    save=lambda arrays, path, _: save_usd(arrays, path),
+CODEC = Codec.whole(
+    lambda source, _: load_usd(source),
+    lambda arrays, path, _: save_usd(arrays, path),
     accepts=_is_usd,
 )

@@ -7,8 +7,8 @@ from vlm3d_gs.formats.gltf.document import is_gltf
 from vlm3d_gs.formats.gltf.reader import load_glb
 from vlm3d_gs.formats.gltf.writer import save_glb
 
-CODEC = Codec(
-    load=lambda source, _: load_glb(source),
-    save=lambda arrays, path, _: save_glb(arrays, path),
+CODEC = Codec.whole(
+    lambda source, _: load_glb(source),
+    lambda arrays, path, _: save_glb(arrays, path),
     accepts=is_gltf,
 )

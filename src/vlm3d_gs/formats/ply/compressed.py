@@ -55,7 +55,7 @@ REST_COUNTS = (9, 24, 45)
 
 def save_compressed_ply(arrays: SplatArrays, path: Path) -> None:
     """Write arrays as compressed PLY, sorted along a Z-curve so that the bounds are tight."""
-    arrays = arrays.select(morton_order(arrays))
+    arrays = arrays.select(morton_order(arrays.means))
 
     starts = np.arange(0, len(arrays), CHUNK)
     bounds = np.empty((len(starts), len(BOUNDS)), "<f4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.formats.arrays import FloatArray
+from vlm3d_gs.formats.claims import table_rows
 from vlm3d_gs.formats.ply.header import TYPES, PlyHeader, PlyTable, expect_rows, seek_table
 
 
@@ -31,6 +33,11 @@ class PlyRows:
 
     def columns(self, *names: str) -> FloatArray:
         """Return properties as float32, [N, len(names)]."""
+        where = [self.names.index(name) for name in names]
+        if all(self.table.dtype[name] == np.dtype("<f4") for name in self.names):
+            table = self.table.view("<f4").reshape(len(self.table), len(self.names))
+            return table.take(where, axis=1)
+
         values = np.empty((len(self.table), len(names)), np.float32)
         # Doubles beyond float32 become infinite, which `to_gaussians` refuses.
         with np.errstate(over="ignore"):
@@ -46,7 +53,15 @@ class PlyRows:
 
 
 def read_rows(source: Path, header: PlyHeader, required: tuple[str, ...]) -> PlyRows:
-    """Read the vertices of a PLY.
+    """Read all vertices of a PLY; as `open_rows`."""
+    vertex = expect_vertex(source, header)
+    return open_rows(source, header, required)(slice(0, vertex.count))
+
+
+def open_rows(
+    source: Path, header: PlyHeader, required: tuple[str, ...]
+) -> Callable[[slice], PlyRows]:
+    """Return what reads some of the vertices of a PLY.
 
     Args:
         source: the file.
@@ -62,11 +77,21 @@ def read_rows(source: Path, header: PlyHeader, required: tuple[str, ...]) -> Ply
     if missing:
         raise InputFileError(f"{source} is no point cloud: it lacks {', '.join(missing)}.")
     expect_rows(source, header)
+    with source.open("rb") as stream:
+        seek_table(stream, header, vertex.name)
+        offset = stream.tell()
+
+    if header.encoding != "ascii":
+        kinds = [(name, header.byte_order + TYPES[kind]) for kind, name in vertex.properties]
+        row = np.dtype(kinds)
+        return lambda rows: PlyRows(table_rows(source, offset, row, rows), text=False)
+
+    # Text has no rows to jump to, and is read once, whole.
     try:
-        rows = _read(source, header, vertex)
+        whole = _read_text(source, header, vertex)
     except (ValueError, OverflowError) as error:
         raise InputFileError(f"{source} is not a readable PLY file: {error}") from error
-    return PlyRows(rows, header.encoding == "ascii")
+    return lambda rows: PlyRows(whole[rows], text=True)
 
 
 def expect_vertex(source: Path, header: PlyHeader) -> PlyTable:
@@ -90,23 +115,19 @@ def expect_vertex(source: Path, header: PlyHeader) -> PlyTable:
     )
 
 
-def _read(source: Path, header: PlyHeader, table: PlyTable) -> NDArray[np.void]:
+def _read_text(source: Path, header: PlyHeader, table: PlyTable) -> NDArray[np.void]:
     with source.open("rb") as stream:
         seek_table(stream, header, table.name)
-        if header.encoding != "ascii":
-            kinds = [(name, header.byte_order + TYPES[kind]) for kind, name in table.properties]
-            rows = np.fromfile(stream, np.dtype(kinds), table.count)
-        else:
-            lines = (stream.readline().decode("latin1") for _ in range(table.count))
-            values = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
-            if table.count and values.shape[1] != len(table.names):
-                raise InputFileError(
-                    f"{source} is not a readable PLY file: a row has {values.shape[1]} values for "
-                    f"{len(table.names)} properties."
-                )
-            kinds = [(name, "f8") for name in table.names]
-            rows = np.ascontiguousarray(values).view(np.dtype(kinds)).reshape(-1)
+        lines = (stream.readline().decode("latin1") for _ in range(table.count))
+        values = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
+    if table.count and values.shape[1] != len(table.names):
+        raise InputFileError(
+            f"{source} is not a readable PLY file: a row has {values.shape[1]} values for "
+            f"{len(table.names)} properties."
+        )
 
+    kinds = [(name, "f8") for name in table.names]
+    rows = np.ascontiguousarray(values).view(np.dtype(kinds)).reshape(-1)
     if len(rows) != table.count:
         raise InputFileError(f"{source} is truncated: {len(rows)} rows of {table.count} are there.")
     return rows

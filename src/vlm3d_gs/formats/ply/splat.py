@@ -12,18 +12,22 @@ red green blue instead of f_dc (nerfstudio's `rgb`); two scales instead of three
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.codec import Codec
-from vlm3d_gs.formats.options import ReadOptions
+from vlm3d_gs.formats.options import Frame, ReadOptions
 from vlm3d_gs.formats.ply.header import PlyHeader, PlyTable, comment_lines, read_header
 from vlm3d_gs.formats.ply.points import load_points
-from vlm3d_gs.formats.ply.rows import expect_vertex, read_rows
+from vlm3d_gs.formats.ply.rows import PlyRows, expect_vertex, open_rows
+from vlm3d_gs.formats.stream import SplatStream, in_order
 
 REST_COUNTS = (0, 9, 24, 45, 72)
 """Allowed numbers of f_rest properties: degree 0 to 4. Of degree 4, the last band is dropped."""
@@ -38,31 +42,46 @@ THIN = 1e-3
 """Third scale of a flat Gaussian (2DGS), as a share of its smaller other one."""
 
 
-def save_ply(arrays: SplatArrays, path: Path, *, pad_sh3: bool = False) -> None:
-    """Write arrays as they are, with all 45 f_rest properties if `pad_sh3`."""
-    normals = np.zeros_like(arrays.means)
-    rest = arrays.sh[:, 1:].transpose(2, 1, 0)  # [3, K-1, N]: channel-major
-    if pad_sh3:
-        rest = np.pad(rest, ((0, 0), (0, KEPT_REST - rest.shape[1]), (0, 0)))
-    rest = rest.reshape(-1, len(arrays))
-
-    columns = [*arrays.means.T, *normals.T, *arrays.sh[:, 0].T, *rest]
-    columns += [arrays.opacity_logits, *arrays.log_scales.T, *arrays.quats.T]
-    names = (*LEADING, *(f"f_rest_{index}" for index in range(len(rest))), *TRAILING)
-    table = np.empty((len(arrays), len(names)), "<f4")
-    for index, column in enumerate(columns):
-        table[:, index] = column
+def save_ply(splat: SplatStream, path: Path, *, pad_sh3: bool = False) -> None:
+    """Write a splat as it is, with all 45 f_rest properties if `pad_sh3`."""
+    rest = KEPT_REST if pad_sh3 else (splat.degree + 1) ** 2 - 1
+    names = (*LEADING, *(f"f_rest_{index}" for index in range(3 * rest)), *TRAILING)
 
     lines = ["ply", "format binary_little_endian 1.0"]
-    lines += comment_lines(arrays.frame, arrays.antialiased, arrays.comments)
-    lines += [f"element vertex {len(arrays)}", *(f"property float {name}" for name in names)]
+    lines += comment_lines(splat.frame, splat.antialiased, splat.comments)
+    lines += [f"element vertex {len(splat)}", *(f"property float {name}" for name in names)]
     with path.open("wb") as stream:
         stream.write("\n".join([*lines, "end_header", ""]).encode())
-        table.tofile(stream)
+        for block in in_order(lambda n: _to_block(splat.read(n), rest), len(splat.lengths)):
+            stream.write(block.data)
+
+
+def _to_block(piece: SplatArrays, rest: int) -> NDArray[np.float32]:
+    """Return rows of the file, with `rest` coefficients per channel beyond degree 0."""
+    count, given = len(piece), piece.sh.shape[1] - 1
+    block = np.zeros((count, len(LEADING) + 3 * rest + len(TRAILING)), "<f4")
+    block[:, 0:3] = piece.means
+    block[:, 6:9] = piece.sh[:, 0]
+
+    first = len(LEADING)
+    channels = block[:, first : first + 3 * rest].reshape(count, 3, rest)
+    for coefficient in range(given):
+        channels[:, :, coefficient] = piece.sh[:, 1 + coefficient]
+
+    first += 3 * rest
+    block[:, first] = piece.opacity_logits
+    block[:, first + 1 : first + 4] = piece.log_scales
+    block[:, first + 4 :] = piece.quats
+    return block
 
 
 def load_ply(source: Path) -> SplatArrays:
-    """Read a splat PLY as arrays in the file's axes, whether finite or not.
+    """Read a splat PLY as arrays in the file's axes, whether finite or not; as `open_ply`."""
+    return open_ply(source).gather()
+
+
+def open_ply(source: Path) -> SplatStream:
+    """Open a splat PLY as a stream in the file's axes.
 
     Raises:
         InputFileError: no such file, not a PLY, truncated, or not a Gaussian splat. The claims of the
@@ -71,21 +90,41 @@ def load_ply(source: Path) -> SplatArrays:
     header = read_header(source)
     vertex = expect_vertex(source, header)
     _expect_splat(source, header, vertex)
-    rows = read_rows(source, header, REQUIRED)
 
+    read = open_rows(source, header, REQUIRED)
     per_channel = sum(name.startswith("f_rest_") for name in vertex.names) // 3
-    kept = min(per_channel, KEPT_REST)
-    sh = np.empty((len(rows), 1 + kept, 3), np.float32)
-    if DC[0] in vertex.names:
-        sh[:, 0] = rows.columns(*DC)
-    else:
-        span = 255.0 if rows.are_bytes(RGB[0]) else 1.0
-        sh[:, 0] = (rows.columns(*RGB) / span - 0.5) / SH_C0
-    for channel in range(3):
-        first = channel * per_channel
-        sh[:, 1:, channel] = rows.columns(*(f"f_rest_{first + index}" for index in range(kept)))
+    degree = math.isqrt(min(per_channel, KEPT_REST) + 1) - 1
+    # How colours are stored is asked of the file as a whole.
+    span = 1.0
+    if DC[0] not in vertex.names and read(slice(0, vertex.count)).are_bytes(RGB[0]):
+        span = 255.0
 
-    if "scale_2" in vertex.names:
+    stream = SplatStream.of_rows(
+        vertex.count, degree, header.frame, lambda rows: _arrays(read(rows), span, header.frame)
+    )
+    return replace(
+        stream,
+        antialiased=header.antialiased,
+        comments=header.free_comments,
+        remarks=tuple(_remarks(header, vertex)),
+    )
+
+
+def _arrays(rows: PlyRows, span: float, frame: Frame) -> SplatArrays:
+    """Return the arrays of some rows, whose colours, if they are no coefficients, are 0 to `span`."""
+    per_channel = sum(name.startswith("f_rest_") for name in rows.names) // 3
+    rest = [
+        f"f_rest_{c * per_channel + k}"
+        for k in range(min(per_channel, KEPT_REST))
+        for c in range(3)
+    ]
+    if DC[0] in rows.names:
+        sh = rows.columns(*DC, *rest)
+    else:
+        color = (rows.columns(*RGB) / span - 0.5) / SH_C0
+        sh = np.concatenate([color, rows.columns(*rest)], axis=1).astype(np.float32)
+
+    if "scale_2" in rows.names:
         log_scales = rows.columns("scale_0", "scale_1", "scale_2")
     else:
         flat = rows.columns("scale_0", "scale_1")
@@ -96,11 +135,8 @@ def load_ply(source: Path) -> SplatArrays:
         log_scales=log_scales,
         quats=rows.columns("rot_0", "rot_1", "rot_2", "rot_3"),
         opacity_logits=rows.columns("opacity")[:, 0],
-        sh=sh,
-        frame=header.frame,
-        antialiased=header.antialiased,
-        comments=header.free_comments,
-        remarks=tuple(_remarks(header, vertex)),
+        sh=sh.reshape(len(rows), -1, 3),
+        frame=frame,
     )
 
 
@@ -137,12 +173,12 @@ def _expect_splat(source: Path, header: PlyHeader, vertex: PlyTable) -> None:
         )
 
 
-def _load(source: Path, options: ReadOptions) -> SplatArrays:
-    return load_points(source) if options.as_points else load_ply(source)
+def _open(source: Path, options: ReadOptions) -> SplatStream:
+    return SplatStream.of_arrays(load_points(source)) if options.as_points else open_ply(source)
 
 
 CODEC = Codec(
-    load=_load,
-    save=lambda arrays, path, options: save_ply(arrays, path, pad_sh3=options.pad_sh3),
+    open=_open,
+    save=lambda splat, path, options: save_ply(splat, path, pad_sh3=options.pad_sh3),
     accepts=lambda source: not read_header(source).is_compressed,
 )

@@ -53,7 +53,7 @@ def save_sog(arrays: SplatArrays, path: Path) -> None:
     """
     if len(arrays) > MAX_SIDE**2:
         raise ExportError(f"A .sog file holds at most {MAX_SIDE**2} Gaussians, got {len(arrays)}.")
-    arrays = arrays.select(morton_order(arrays))
+    arrays = arrays.select(morton_order(arrays.means))
 
     low, high, images = _positions(arrays.means)
     images["quats"] = _rotations(arrays.quats)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vlm3d_gs.formats.codec import Codec
-from vlm3d_gs.formats.spz.stream import load_spz, save_spz
+from vlm3d_gs.formats.spz.stream import open_spz, save_spz
 
 CODEC = Codec(
-    load=lambda source, _: load_spz(source),
-    save=lambda arrays, path, options: save_spz(arrays, path, version=options.spz_version),
+    open=lambda source, _: open_spz(source),
+    save=lambda splat, path, options: save_spz(splat, path, version=options.spz_version),
 )

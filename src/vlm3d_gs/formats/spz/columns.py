@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from vlm3d_gs.formats.quantize import (
     split_largest,
     to_byte,
 )
+from vlm3d_gs.formats.stream import SplatStream
 
 DEGREES = range(5)
 """Degree 4 exists from version 4 on; its last band is dropped."""
@@ -39,6 +40,8 @@ COLOR_STEP = 0.15 * 255.0
 BUCKETS = (1, 8, 16, 16)
 """Steps of the bytes that harmonics of each degree are rounded to."""
 MAGNITUDE = 511
+SH_VALUES = (np.arange(256, dtype=np.float32) - 128.0) / 128.0
+"""Harmonics by their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +57,68 @@ class SpzHeader:
     """Whether the scene was trained with Mip-Splatting's filter."""
 
 
-def section_sizes(header: SpzHeader) -> list[int]:
-    """Return the bytes of the six columns; the last is 0 at degree 0."""
+def row_widths(header: SpzHeader) -> list[int]:
+    """Return the bytes of a Gaussian in each of the six columns; the last is 0 at degree 0."""
     per_position = 6 if header.version == 1 else 9
     per_rotation = 3 if header.version < 3 else 4
-    per_sh = 3 * ((header.degree + 1) ** 2 - 1)
-    return [header.count * n for n in (per_position, 1, 3, 3, per_rotation, per_sh)]
+    return [per_position, 1, 3, 3, per_rotation, 3 * ((header.degree + 1) ** 2 - 1)]
 
 
-def encode(arrays: SplatArrays, version: int) -> tuple[SpzHeader, list[bytes]]:
-    """Return the header and the columns that are not empty.
+def section_sizes(header: SpzHeader) -> list[int]:
+    """Return the bytes of the six columns."""
+    return [header.count * width for width in row_widths(header)]
+
+
+def encode(splat: SplatStream, version: int) -> tuple[SpzHeader, list[ByteArray]]:
+    """Return the header and the columns that are not empty, [count, bytes of a Gaussian].
 
     Raises:
         ExportError: a position too far out for 24 bits.
     """
-    degree = math.isqrt(arrays.sh.shape[1]) - 1
-    bits = _fractional_bits(float(np.abs(arrays.means).max()))
-    fixed = np.rint(arrays.means.astype(np.float64) * 2.0**bits).astype("<i4")
+    farthest = max(splat.each(lambda piece: float(np.abs(piece.means).max(initial=0.0))))
+    header = SpzHeader(
+        version, len(splat), splat.degree, _fractional_bits(farthest), splat.antialiased
+    )
+    columns = [np.empty((len(splat), width), np.uint8) for width in row_widths(header) if width]
 
+    start = 0
+    for parts in splat.each(lambda piece: _encode_piece(piece, header)):
+        for column, part in zip(columns, parts, strict=True):
+            column[start : start + len(part)] = part
+        start += len(parts[0])
+    return header, columns
+
+
+def _encode_piece(piece: SplatArrays, header: SpzHeader) -> list[ByteArray]:
+    """Return the rows of the columns that are not empty."""
+    fixed = np.rint(piece.means.astype(np.float64) * 2.0**header.fractional_bits).astype("<i4")
+    old = header.version < 3  # rotations were three bytes then
     columns = [
-        np.ascontiguousarray(fixed).view(np.uint8).reshape(-1, 3, 4)[:, :, :3].tobytes(),
-        alpha_bytes(arrays.opacity_logits).tobytes(),
-        to_byte(arrays.sh[:, 0] * COLOR_STEP + 127.5).tobytes(),
-        to_byte((arrays.log_scales + 10.0) * 16.0).tobytes(),
-        _encode_xyz(arrays.quats) if version < 3 else _encode_smallest_three(arrays.quats),
+        fixed.view(np.uint8).reshape(-1, 3, 4)[:, :, :3].reshape(-1, 9),
+        alpha_bytes(piece.opacity_logits)[:, None],
+        to_byte(piece.sh[:, 0] * np.float32(COLOR_STEP) + np.float32(127.5)),
+        to_byte((piece.log_scales + np.float32(10.0)) * np.float32(16.0)),
+        _encode_xyz(piece.quats) if old else _encode_smallest_three(piece.quats),
     ]
-    if degree:
-        columns.append(_encode_sh(arrays.sh).tobytes())
-    return SpzHeader(version, len(arrays), degree, bits, arrays.antialiased), columns
+    if header.degree:
+        columns.append(_encode_sh(piece.sh).reshape(len(piece), -1))
+    return columns
+
+
+def opened(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> SplatStream:
+    """Return the splat of six columns, each as long as `section_sizes` says."""
+    widths = row_widths(header)
+
+    def rows(rows: slice) -> SplatArrays:
+        parts = [
+            column[rows.start * width : rows.stop * width]
+            for column, width in zip(columns, widths, strict=True)
+        ]
+        return decode(replace(header, count=rows.stop - rows.start), parts, frame)
+
+    stream = SplatStream.of_rows(header.count, min(header.degree, 3), frame, rows)
+    remarks = ("harmonics of degree 4 cut to 3",) if header.degree > 3 else ()
+    return replace(stream, antialiased=header.antialiased, remarks=remarks)
 
 
 def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> SplatArrays:
@@ -94,7 +131,9 @@ def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> Sp
     dc = (colors.reshape(count, 1, 3).astype(np.float32) - 127.5) / COLOR_STEP
     kept = coefficient_count(min(header.degree, 3))
     rest = harmonics.reshape(count, (header.degree + 1) ** 2 - 1, 3)[:, : kept - 1]
-    sh = np.concatenate([dc, (rest.astype(np.float32) - 128.0) / 128.0], axis=1)
+    sh = np.empty((count, kept, 3), np.float32)
+    sh[:, :1] = dc
+    sh[:, 1:] = SH_VALUES[rest]
 
     old = header.version < 3  # rotations were three bytes then
     return SplatArrays(
@@ -102,10 +141,8 @@ def decode(header: SpzHeader, columns: Sequence[memoryview], frame: Frame) -> Sp
         log_scales=scales.reshape(count, 3).astype(np.float32) / 16.0 - 10.0,
         quats=_decode_xyz(rotations) if old else _decode_smallest_three(rotations),
         opacity_logits=byte_logits(alphas),
-        sh=sh.astype(np.float32),
+        sh=sh,
         frame=frame,
-        antialiased=header.antialiased,
-        remarks=("harmonics of degree 4 cut to 3",) if header.degree > 3 else (),
     )
 
 
@@ -130,9 +167,9 @@ def _decode_positions(data: ByteArray, header: SpzHeader) -> FloatArray:
     return (fixed / 2.0**header.fractional_bits).astype(np.float32)
 
 
-def _encode_xyz(quats: FloatArray) -> bytes:
+def _encode_xyz(quats: FloatArray) -> ByteArray:
     signed = quats * np.where(quats[:, :1] < 0, -1.0, 1.0)
-    return to_byte(signed[:, 1:] * 127.5 + 127.5).tobytes()
+    return to_byte(signed[:, 1:] * 127.5 + 127.5)
 
 
 def _decode_xyz(data: ByteArray) -> FloatArray:
@@ -141,12 +178,12 @@ def _decode_xyz(data: ByteArray) -> FloatArray:
     return np.concatenate([w, xyz], axis=1).astype(np.float32)
 
 
-def _encode_smallest_three(quats: FloatArray) -> bytes:
+def _encode_smallest_three(quats: FloatArray) -> ByteArray:
     largest, rest = split_largest(quats[:, [1, 2, 3, 0]])  # in xyzw order
     size = np.minimum(np.floor(np.abs(rest) / INV_SQRT2 * MAGNITUDE + 0.5), MAGNITUDE)
     codes = size.astype(np.uint32) | (rest < 0).astype(np.uint32) << 9
     packed = largest.astype(np.uint32) << 30 | codes[:, 0] << 20 | codes[:, 1] << 10 | codes[:, 2]
-    return packed.astype("<u4").tobytes()
+    return packed.astype("<u4").view(np.uint8).reshape(-1, 4)
 
 
 def _decode_smallest_three(data: ByteArray) -> FloatArray:

@@ -15,13 +15,17 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zstandard
 
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.claims import expect_plausible, expect_present, file_bytes, gaussian_bytes
 from vlm3d_gs.formats.options import Frame, SpzVersion
-from vlm3d_gs.formats.spz.columns import DEGREES, SpzHeader, decode, encode, section_sizes
+from vlm3d_gs.formats.quantize import ByteArray
+from vlm3d_gs.formats.spz.columns import DEGREES, SpzHeader, encode, opened, section_sizes
+from vlm3d_gs.formats.spz.gzip import gzipped
+from vlm3d_gs.formats.stream import SplatStream, in_order
 
 MAGIC = b"NGSP"
 HEADER = struct.Struct("<4sIIBBBB")
@@ -44,11 +48,11 @@ MAX_TRAILING_BYTES = 2**20
 """Most bytes of extension records after the columns of versions 1 to 3."""
 
 
-def save_spz(arrays: SplatArrays, path: Path, *, version: SpzVersion = 3) -> None:
-    """Write arrays as they are, in order.
+def save_spz(splat: SplatStream, path: Path, *, version: SpzVersion = 3) -> None:
+    """Write a splat as it is, in order.
 
     Args:
-        arrays: in `rdf` or `rub`.
+        splat: in `rdf` or `rub`.
         path: the file.
         version: 3 is read nearly everywhere, 4 is newer, 2 for old readers: its rotations are coarser.
 
@@ -58,37 +62,47 @@ def save_spz(arrays: SplatArrays, path: Path, *, version: SpzVersion = 3) -> Non
     """
     if version not in (2, 3, 4):
         raise ConfigError(f"The version of an .spz file must be 2, 3 or 4, got {version}.")
-    if len(arrays) > MAX_COUNT:
-        raise ExportError(f"An .spz file holds at most {MAX_COUNT} Gaussians, got {len(arrays)}.")
+    if len(splat) > MAX_COUNT:
+        raise ExportError(f"An .spz file holds at most {MAX_COUNT} Gaussians, got {len(splat)}.")
 
-    header, columns = encode(arrays, version)
+    header, columns = encode(splat, version)
     axes = b""
-    if version == 4 or arrays.frame != "rub":
-        axes = RECORD.pack(AXES_EXTENSION, 4, AXES_CODES[arrays.frame])
+    if version == 4 or splat.frame != "rub":
+        axes = RECORD.pack(AXES_EXTENSION, 4, AXES_CODES[splat.frame])
     flags = (ANTIALIASED if header.antialiased else 0) | (HAS_EXTENSIONS if axes else 0)
     fields = (MAGIC, version, header.count, header.degree, header.fractional_bits, flags)
 
-    if version < 4:
-        body = HEADER.pack(*fields, 0) + b"".join(columns) + axes
-        gzip = zlib.compressobj(GZIP_LEVEL, wbits=31, strategy=zlib.Z_FILTERED)
-        path.write_bytes(gzip.compress(body) + gzip.flush())
-        return
+    with path.open("wb") as stream:
+        if version < 4:
+            start, end = (np.frombuffer(part, np.uint8) for part in (HEADER.pack(*fields, 0), axes))
+            stream.writelines(gzipped([start, *columns, end], GZIP_LEVEL))
+            return
 
-    zstd = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
-    streams = [zstd.compress(column) for column in columns]
-    offset = HEADER_V4.size + len(axes)
-    sections = [HEADER_V4.pack(*fields, len(streams), offset), axes]
-    sections += [ENTRY.pack(len(s), len(c)) for s, c in zip(streams, columns, strict=True)]
-    path.write_bytes(b"".join([*sections, *streams]))
+        streams = list(in_order(lambda n: _zstandard(columns[n]), len(columns)))
+        offset = HEADER_V4.size + len(axes)
+        sections = [HEADER_V4.pack(*fields, len(streams), offset), axes]
+        sections += [ENTRY.pack(len(s), c.nbytes) for s, c in zip(streams, columns, strict=True)]
+        stream.writelines([*sections, *streams])
+
+
+def _zstandard(column: ByteArray) -> bytes:
+    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    packed: bytes = packer.compress(column.data)
+    return packed
 
 
 def load_spz(source: Path) -> SplatArrays:
-    """Read an .spz file as arrays in the file's axes: those of a record, else `rub`.
+    """Read an .spz file as arrays in the file's axes; as `open_spz`."""
+    return open_spz(source).gather()
+
+
+def open_spz(source: Path) -> SplatStream:
+    """Open an .spz file as a stream in the file's axes: those of a record, else `rub`.
 
     Raises:
         InputFileError: as `parse_spz`.
     """
-    return parse_spz(source, file_bytes(source))
+    return _open(source, file_bytes(source))
 
 
 def parse_spz(source: Path, data: bytes) -> SplatArrays:
@@ -101,6 +115,11 @@ def parse_spz(source: Path, data: bytes) -> SplatArrays:
     Raises:
         InputFileError: not SPZ, an unknown version, truncated, damaged, or in mirrored axes.
     """
+    return _open(source, data).gather()
+
+
+def _open(source: Path, data: bytes) -> SplatStream:
+    """Return the stream of an .spz file, unpacked but not decoded yet."""
     if data[:4] == MAGIC:
         version = struct.unpack_from("<I", data, 4)[0] if len(data) >= 8 else 0
         return _load_plain(source, data) if version in (1, 2, 3) else _load_zstd(source, data)
@@ -112,7 +131,7 @@ def parse_spz(source: Path, data: bytes) -> SplatArrays:
     raise InputFileError(f"{source} is not an .spz file: it begins with neither gzip nor NGSP.")
 
 
-def _load_plain(source: Path, data: bytes) -> SplatArrays:
+def _load_plain(source: Path, data: bytes) -> SplatStream:
     """Read versions 1 to 3 that somebody has unpacked."""
     if len(data) < HEADER.size:
         raise InputFileError(f"{source} is truncated: it is shorter than an .spz header.")
@@ -124,7 +143,7 @@ def _load_plain(source: Path, data: bytes) -> SplatArrays:
 
     tail = bytes(body[sum(sizes) :])
     frame = _frame_in_records(source, tail) if flags & HAS_EXTENSIONS else "rub"
-    return decode(header, _split(body, sizes), frame)
+    return opened(header, _split(body, sizes), frame)
 
 
 def _header(fields: tuple[Any, ...]) -> tuple[SpzHeader, int]:
@@ -133,7 +152,7 @@ def _header(fields: tuple[Any, ...]) -> tuple[SpzHeader, int]:
     return SpzHeader(version, count, degree, bits, bool(flags & ANTIALIASED)), flags
 
 
-def _load_gzip(source: Path, data: bytes) -> SplatArrays:
+def _load_gzip(source: Path, data: bytes) -> SplatStream:
     """Read versions 1 to 3: header, columns and extension records in one gzip stream."""
     gzip = zlib.decompressobj(wbits=31)
     start = gzip.decompress(data, HEADER.size)
@@ -161,10 +180,10 @@ def _load_gzip(source: Path, data: bytes) -> SplatArrays:
     frame = _frame_in_records(source, trailing) if flags & HAS_EXTENSIONS else "rub"
 
     body = memoryview(b"".join(chunks))
-    return decode(header, _split(body, sizes), frame)
+    return opened(header, _split(body, sizes), frame)
 
 
-def _load_zstd(source: Path, data: bytes) -> SplatArrays:
+def _load_zstd(source: Path, data: bytes) -> SplatStream:
     """Read version 4: header, extension records, table of streams, one zstd stream a column."""
     if len(data) < HEADER_V4.size:
         raise InputFileError(
@@ -196,7 +215,7 @@ def _load_zstd(source: Path, data: bytes) -> SplatArrays:
 
     if header.degree == 0:
         columns.append(memoryview(b""))
-    return decode(header, columns, frame)
+    return opened(header, columns, frame)
 
 
 def _unzstd(source: Path, packed: bytes, size: int) -> memoryview:

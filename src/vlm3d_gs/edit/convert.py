@@ -1,0 +1,219 @@
+"""Converting splats with edits between reading and writing, several into one, and through pipes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlm3d_gs.core.errors import ConfigError, ExportError
+from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.edit.decimate import most_contributing
+from vlm3d_gs.edit.select import in_largest_part, inside_box, inside_sphere, narrow, opaque
+from vlm3d_gs.edit.settings import Edits, kept_count
+from vlm3d_gs.edit.transform import euler_rotation, transformed
+from vlm3d_gs.formats.arrays import SplatArrays, as_gaussians, turned
+from vlm3d_gs.formats.convert import convert, open_splat, sound_mask
+from vlm3d_gs.formats.options import Frame, SplatOptions
+from vlm3d_gs.formats.registry import format_named, format_of_suffix
+from vlm3d_gs.formats.stream import SplatStream, joined
+
+PIPE = "-"
+"""What stands for standard input and output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was converted."""
+
+    target: str
+    """As given; "-" is standard output."""
+    count: int
+    """Gaussians written."""
+    dropped: int
+    """Gaussians read and not written."""
+    bytes: int
+    """Length of the file."""
+
+
+def describe(done: Conversion) -> str:
+    """Return what happened in one line."""
+    dropped = f", {done.dropped} dropped" if done.dropped else ""
+    return (
+        f"written to {done.target}: {done.count} Gaussians{dropped}, {done.bytes / 2**20:.2f} MiB"
+    )
+
+
+def convert_edited(
+    source: str | Path,
+    target: str | Path,
+    edits: Edits,
+    options: SplatOptions | None = None,
+    *,
+    merge: Sequence[str | Path] = (),
+    source_format: str | None = None,
+    target_format: str | None = None,
+    frame: Frame | None = None,
+    as_points: bool = False,
+    drop_broken: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Read splats, edit them, and write one file or to standard output.
+
+    Args:
+        source: any splat file; "-" is standard input, kept in a temporary file.
+        target: what to write; "-" is standard output.
+        edits: what is done between, in the axes of `source`.
+        options: of the writer.
+        merge: splats that are joined to it before the edits, turned into its axes.
+        source_format: name of the source's format; None goes by its first bytes.
+        target_format: name of the target's format; None goes by its suffix.
+        frame: axes of `source`, as in `formats.convert.read_splat`.
+        as_points: see there.
+        drop_broken: as in `formats.convert.convert`.
+        overwrite: replace `target` if it exists.
+
+    Raises:
+        ConfigError: an unknown format, or standard output without a format.
+        ExportError: nothing is left, or as `formats.convert.convert`.
+        InputFileError: as there.
+    """
+    if str(target) == PIPE and target_format is None:
+        raise ConfigError("Standard output needs a format: give --to, for example --to spz.")
+    source_row = None if source_format is None else format_named(source_format)
+    row = format_of_suffix(target) if target_format is None else format_named(target_format)
+
+    read = 0
+
+    def edit(stream: SplatStream) -> SplatStream:
+        nonlocal read
+        others = [open_splat(path) for path in merge]
+        if drop_broken:
+            others = [other.select(sound_mask(other)) for other in others]
+        read = len(stream) + sum(map(len, others))
+        return edited(merged(stream, others), edits)
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place = Path(source)
+        if str(source) == PIPE:
+            place = folder / ("stdin" + (source_row.suffixes[0] if source_row else ""))
+            with place.open("wb") as kept:
+                shutil.copyfileobj(sys.stdin.buffer, kept)
+
+        piped = str(target) == PIPE
+        goal = folder / ("stdout" + row.suffixes[0]) if piped else Path(target)
+        done = convert(
+            place,
+            goal,
+            options,
+            source_row=source_row,
+            target_row=row,
+            frame=frame,
+            as_points=as_points,
+            drop_broken=drop_broken,
+            overwrite=overwrite,
+            edit=edit,
+        )
+        size = goal.stat().st_size
+        if piped:
+            with goal.open("rb") as written:
+                shutil.copyfileobj(written, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    return Conversion(str(target), len(done), read - len(done), size)
+
+
+def merged(stream: SplatStream, others: Sequence[SplatStream]) -> SplatStream:
+    """Return several splats as one, in the axes of the first and with the highest degree of all."""
+    if not others:
+        return stream
+
+    def in_its_axes(other: SplatStream) -> SplatStream:
+        if other.frame == stream.frame:
+            return other
+        return other.mapped(lambda piece: turned(piece, stream.frame), frame=stream.frame)
+
+    degree = max(splat.degree for splat in (stream, *others))
+    return joined([in_its_axes(splat).with_degree(degree) for splat in (stream, *others)])
+
+
+def edited(stream: SplatStream, edits: Edits) -> SplatStream:
+    """Return a splat after all edits; its pieces are read again for each of them.
+
+    Args:
+        stream: finite.
+        edits: what is done, in the axes of the stream.
+
+    Raises:
+        ExportError: nothing is left.
+    """
+    tests = _tests(edits)
+    if tests:
+
+        def kept(piece: SplatArrays) -> NDArray[np.bool_]:
+            gaussians = as_gaussians(piece)
+            return torch.stack([test(gaussians) for test in tests]).all(0).numpy()
+
+        stream = _kept(stream, np.concatenate([np.zeros(0, bool), *stream.each(kept)]))
+
+    # These two look at the whole scene, without its harmonics.
+    if edits.largest_part:
+        stream = _kept(stream, in_largest_part(_without_harmonics(stream)).numpy())
+    if edits.decimate is not None and kept_count(edits.decimate, len(stream)) < len(stream):
+        count = kept_count(edits.decimate, len(stream))
+        stream = stream.select(most_contributing(_without_harmonics(stream), count).numpy())
+
+    if (edits.scale, edits.rotate_deg, edits.translate) == (1.0, (0, 0, 0), (0, 0, 0)):
+        return stream
+    return stream.mapped(lambda piece: _placed(piece, edits))
+
+
+def _tests(edits: Edits) -> list[Callable[[Gaussians], Tensor]]:
+    """Return the tests that each Gaussian must pass by itself."""
+    tests: list[Callable[[Gaussians], Tensor]] = []
+    if edits.box is not None:
+        low, high = (torch.tensor(corner, dtype=torch.float64) for corner in edits.box)
+        tests.append(lambda scene: inside_box(scene, low, high))
+    if edits.sphere is not None:
+        center, radius = torch.tensor(edits.sphere[0], dtype=torch.float64), edits.sphere[1]
+        tests.append(lambda scene: inside_sphere(scene, center, radius))
+    if edits.min_opacity is not None:
+        smallest = edits.min_opacity
+        tests.append(lambda scene: opaque(scene, smallest))
+    if edits.max_scale is not None:
+        largest = edits.max_scale
+        tests.append(lambda scene: narrow(scene, largest))
+    return tests
+
+
+def _kept(stream: SplatStream, keep: NDArray[np.bool_]) -> SplatStream:
+    if not keep.any():
+        raise ExportError(
+            f"Nothing is left: none of the {len(keep)} Gaussians passes. `vlm3d-gs info` shows the "
+            "bounds, opacities and sizes of a file, in its axes."
+        )
+    return stream.select(keep)
+
+
+def _without_harmonics(stream: SplatStream) -> Gaussians:
+    return as_gaussians(stream.with_degree(0).gather())
+
+
+def _placed(piece: SplatArrays, edits: Edits) -> SplatArrays:
+    """Return a piece scaled, turned and moved."""
+    moved = transformed(
+        as_gaussians(piece),
+        scale=edits.scale,
+        rotation=euler_rotation(edits.rotate_deg),
+        translation=torch.tensor(edits.translate, dtype=torch.float64),
+    )
+    return piece.with_columns({name: value.numpy() for name, value in moved.parameters().items()})

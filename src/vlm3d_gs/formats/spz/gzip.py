@@ -1,0 +1,50 @@
+"""A gzip stream packed by several threads, as pigz does.
+
+Each block is compressed by itself, with the end of the one before as its dictionary, and ends at a
+byte. Put together they are one ordinary stream, the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+from vlm3d_gs.formats.quantize import ByteArray
+from vlm3d_gs.formats.stream import in_order
+
+BLOCK = 2**20
+WINDOW = 2**15
+"""How far back deflate can refer."""
+HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+"""Deflate, no name, no time, so that the same content gives the same bytes."""
+MEMORY_LEVEL = 8
+
+
+def gzipped(parts: Sequence[ByteArray], level: int) -> Iterator[bytes]:
+    """Yield the bytes of one gzip stream that holds all parts, one after the other.
+
+    Args:
+        parts: arrays of any shape, contiguous; their bytes are filtered data, as zlib calls numbers
+            that differ little.
+        level: of the compression, 1 to 9.
+    """
+    flat = [part.reshape(-1) for part in parts if part.size]
+    blocks = [(n, at) for n, part in enumerate(flat) for at in range(0, len(part), BLOCK)]
+
+    def packed(number: int) -> bytes:
+        part, at = flat[blocks[number][0]], blocks[number][1]
+        before = part[max(0, at - WINDOW) : at].tobytes()
+        deflate = zlib.compressobj(
+            level, zlib.DEFLATED, -zlib.MAX_WBITS, MEMORY_LEVEL, zlib.Z_FILTERED, before
+        )
+        last = number == len(blocks) - 1
+        ending = zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH
+        return deflate.compress(part[at : at + BLOCK].data) + deflate.flush(ending)
+
+    yield HEADER
+    checksum = 0
+    for (n, at), block in zip(blocks, in_order(packed, len(blocks)), strict=True):
+        checksum = zlib.crc32(flat[n][at : at + BLOCK].data, checksum)
+        yield block
+    yield struct.pack("<II", checksum, sum(map(len, flat)) & 0xFFFFFFFF)
