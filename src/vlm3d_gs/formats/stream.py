@@ -67,7 +67,10 @@ class SplatStream:
         """
         starts = range(0, count, PIECE)
         lengths = tuple(min(PIECE, count - start) for start in starts)
-        return cls(lengths, degree, frame, lambda n: rows(slice(starts[n], starts[n] + lengths[n])))
+        stream = cls(
+            lengths, degree, frame, lambda n: rows(slice(starts[n], starts[n] + lengths[n]))
+        )
+        return stream if like is None else stream.about(like)
 
     @classmethod
     def of_arrays(cls, arrays: SplatArrays) -> SplatStream:

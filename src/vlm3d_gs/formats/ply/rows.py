@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.formats.arrays import FloatArray
-from vlm3d_gs.formats.claims import table_rows
+from vlm3d_gs.formats.claims import expect_present, table_rows
 from vlm3d_gs.formats.ply.header import TYPES, PlyHeader, PlyTable, expect_rows, seek_table
 
 
@@ -84,6 +84,8 @@ def open_rows(
     if header.encoding != "ascii":
         kinds = [(name, header.byte_order + TYPES[kind]) for kind, name in vertex.properties]
         row = np.dtype(kinds)
+        present = source.stat().st_size - offset
+        expect_present(source, f"{vertex.count} vertices", vertex.count * row.itemsize, present)
         return lambda rows: PlyRows(table_rows(source, offset, row, rows), text=False)
 
     # Text has no rows to jump to, and is read once, whole.
