@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlm3d_gs.app.floors import matrix_rate, operation_counter
 from vlm3d_gs.core.precision import fast_dtype
+from vlm3d_gs.core.recording import cuda_recorder
 from vlm3d_gs.critic.questions.templates import GEOMETRY_QUESTION, VIEW_NAMES, content_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.models import embedded_weights
@@ -60,7 +61,7 @@ class Models:
     def graphed(self) -> YesNoModel:
         """The same weights, replayed as CUDA graphs."""
         model = copy(self.usual)
-        model.graphs, model._readers = True, {}
+        model.recorder = cuda_recorder(self.device)
         return model
 
     @cached_property

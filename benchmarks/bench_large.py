@@ -90,9 +90,7 @@ def measure_case(
         guidances = released_beside(folders[procedure.critic], until, side_px)
 
     began = time.perf_counter()
-    countable = not (
-        config.critic.graphs or config.prior.compile
-    )  # operations in graphs are hidden
+    countable = not config.prior.compile  # operations in compiled graphs are hidden
     report = measure_run(config, floors=countable, guidances=guidances)
     asset_steps = round(procedure.share * asset_steps)
 

@@ -25,6 +25,7 @@ def test_a_replayed_graph_gives_the_plain_answers_and_gradients(
         YesNoModel(embedded_weights("critic"), device, runtime=runtime, graphs=graphs)
         for graphs in (False, True)
     )
+    assert graphed.recorder is not None
     for _ in range(3):  # the first is recorded, the others replayed with other pictures
         images = torch.rand(4, 64, 64, 3, generator=generator).to(device).requires_grad_()
         with torch.no_grad():
@@ -36,3 +37,4 @@ def test_a_replayed_graph_gives_the_plain_answers_and_gradients(
             odds_of_both.append(odds.detach())
         torch.testing.assert_close(*reversed(odds_of_both), atol=1e-3, rtol=1e-3)
         assert_grad_close("images", slopes[1], slopes[0])
+    assert len(graphed.recorder) == 2, "forward alone, and with a gradient; no eager fallback"

@@ -129,9 +129,10 @@ def measure_run(
     sections["other"] = 1e3 * fmean(whole) - sum(sections.values())
     rate = matrix_rate(device) if floors else 0.0
     if floors and guidances is None:
-        # Torch's counter sees its own operations only, not those of exported graphs, which compute the same.
+        # Torch's counter sees no operation of exported or replayed graphs, which compute the same.
         by_torch = {f"{name}.runtime": "torch" for name in config.priors}
-        _, objective, _ = new_run(apply_settings(config, by_torch), prompt, device)
+        eager = {f"{name}.graphs": False for name in (*config.priors, "critic")}
+        _, objective, _ = new_run(apply_settings(config, by_torch | eager), prompt, device)
         timed, reconstruction = objective.guidances, objective.reconstruction
 
     return BenchReport(

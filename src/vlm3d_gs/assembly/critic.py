@@ -40,6 +40,7 @@ def build_vlm(
     # On a GPU the arithmetic of the embedded critic costs nothing, so it may as well be exact.
     fast = fast_dtype(device) == torch.bfloat16
     tiny = family_entry("critic", critic.family).embedded and device.type == "cuda"
+    recordable = plan == "full" and critic.quantize == "none" and not critic.checkpointing
     half = critic.precision == "bfloat16" or (critic.precision == "auto" and fast and not tiny)
 
     return YesNoModel(
@@ -51,7 +52,7 @@ def build_vlm(
         checkpointing=critic.checkpointing,
         layout=critic.layout,
         pooled=critic.questions.checks != "joint",
-        graphs=critic.graphs,
+        graphs=critic.graphs and device.type == "cuda" and recordable,
         resident=plan == "full" or critic.quantize != "none",
     )
 

@@ -14,6 +14,7 @@ from vlm3d_gs.assembly.runtime import joint_views, uses_graphs
 from vlm3d_gs.config import CameraConfig, Config, CriticConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.prompts import Prompt
+from vlm3d_gs.core.recording import cuda_recorder
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.critic.questions.checklist import held_out_questions
 from vlm3d_gs.critic.questions.templates import Question
@@ -205,6 +206,8 @@ def build_prior(
             network.to(memory_format=torch.channels_last)
     if settings.compile:
         denoiser.network.compile()
+    if settings.graphs and plan == "full" and not trains_lora and not settings.compile:
+        denoiser = replace(denoiser, recorder=cuda_recorder(device))
 
     adapter = None
     if trains_lora:

@@ -36,8 +36,8 @@ def normalize_quats(quats: Tensor) -> Tensor:
 
     norm_sq = quats.square().sum(-1, keepdim=True)
     zero = norm_sq < ZERO_NORM_SQ
-    identity = quats.new_zeros(4)
-    identity[0] = 1.0  # in place: a tensor of Python numbers would synchronise a GPU
+    # No tensor of Python numbers: copying one to a GPU would wait for it.
+    identity = torch.eye(1, 4, dtype=quats.dtype, device=quats.device)[0]
     safe = torch.where(zero, identity, quats)
     return safe / safe.square().sum(-1, keepdim=True).sqrt()
 

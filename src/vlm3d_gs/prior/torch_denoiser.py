@@ -19,6 +19,7 @@ from diffusers import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vlm3d_gs.core.recording import Function, Recorder
 from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.prior.denoiser import TextEmbedding
 from vlm3d_gs.prior.multiview import join_views
@@ -38,6 +39,8 @@ class TorchDenoiser:
     plan: Plan = "full"
     """Other than `full`: the network is on the VAE's device only while it runs; `sequential`: one image and one branch
     at a time."""
+    recorder: Recorder | None = None
+    """Replays the networks, with plan `full` and frozen weights only; None runs them operation by operation."""
 
     @property
     def device(self) -> torch.device:
@@ -58,6 +61,8 @@ class TorchDenoiser:
         """Make the network attend over groups of `n_views` adjacent images; a single-image network always does 1."""
         if self.is_multiview:
             join_views(self.network, n_views)
+            if self.recorder is not None:
+                self.recorder.variant = n_views
 
     def at_work(self) -> AbstractContextManager[object]:
         """Return a context in which the network is on its device."""
@@ -65,31 +70,16 @@ class TorchDenoiser:
 
     def encode(self, color: Tensor) -> Tensor:
         """Return the latents [B, C, h, w] float32 of images [B, H, W, 3] in 0..1; differentiable."""
-        vae = self.vae
-
-        def encode(pixels: Tensor) -> Tensor:
-            output = vae.encode(pixels.to(vae.dtype))
-            return output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
-
-        pixels = color.movedim(-1, 1) * 2.0 - 1.0
         if self.plan == "sequential":
             # The graph of one image at a time: each is encoded again on the way back.
-            latents = torch.cat(
-                [checkpoint(encode, image, use_reentrant=False) for image in pixels.split(1)]
+            return torch.cat(
+                [checkpoint(self._encode, image, use_reentrant=False) for image in color.split(1)]
             )
-        else:
-            latents = encode(pixels)
-
-        shift = vae.config.get("shift_factor") or 0.0
-        return (latents.float() - shift) * vae.config.scaling_factor
+        return self._call("encoder", self._encode, color)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w]; differentiable."""
-        vae = self.vae
-        shift = vae.config.get("shift_factor") or 0.0
-        unscaled = latents / vae.config.scaling_factor + shift
-        decoded = vae.decode(unscaled.to(vae.dtype)).sample
-        return (decoded.float() / 2.0 + 0.5).clamp(0.0, 1.0).movedim(1, -1)
+        return self._call("decoder", self._decode, latents)
 
     def evaluate(
         self,
@@ -99,12 +89,49 @@ class TorchDenoiser:
         camera_matrices: Tensor | None = None,
     ) -> Tensor:
         """Run the network once; shapes as in `run_network`. Differentiable in `noisy` and in trained weights."""
-        network_timesteps = self.noise_schedule.network_timesteps[timesteps]
+        return self._call(
+            "network",
+            self._evaluate,
+            noisy,
+            self.noise_schedule.network_timesteps[timesteps],
+            text.tokens,
+            text.pooled,
+            camera_matrices,
+            None if text.pooled is None else self._sdxl_sizes(noisy, text.pooled),
+        )
 
+    def _call(self, name: str, function: Function, *inputs: Tensor | None) -> Tensor:
+        """Call a function, by its recording if there is a recorder."""
+        if self.recorder is None:
+            return function(*inputs)
+        return self.recorder.call(name, function, *inputs)
+
+    def _encode(self, color: Tensor) -> Tensor:
+        vae = self.vae
+        output = vae.encode((color.movedim(-1, 1) * 2.0 - 1.0).to(vae.dtype))
+        latents = output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
+        shift = vae.config.get("shift_factor") or 0.0
+        return (latents.float() - shift) * vae.config.scaling_factor
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        vae = self.vae
+        shift = vae.config.get("shift_factor") or 0.0
+        unscaled = latents / vae.config.scaling_factor + shift
+        decoded = vae.decode(unscaled.to(vae.dtype)).sample
+        return (decoded.float() / 2.0 + 0.5).clamp(0.0, 1.0).movedim(1, -1)
+
+    def _evaluate(
+        self,
+        noisy: Tensor,
+        network_timesteps: Tensor,
+        tokens: Tensor,
+        pooled: Tensor | None,
+        camera_matrices: Tensor | None,
+        sizes: Tensor | None,
+    ) -> Tensor:
         network = self.network
-        inputs = noisy.to(network.dtype)
-        tokens = text.tokens.to(network.dtype)
-        pooled = None if text.pooled is None else text.pooled.to(network.dtype)
+        inputs, tokens = noisy.to(network.dtype), tokens.to(network.dtype)
+        pooled = None if pooled is None else pooled.to(network.dtype)
         if camera_matrices is not None:
             camera_matrices = camera_matrices.to(network.dtype)
 
@@ -117,7 +144,8 @@ class TorchDenoiser:
                     timestep=network_timesteps.to(network.dtype),
                 )
             else:
-                conditions = None if pooled is None else self._sdxl_conditions(inputs, pooled)
+                # Only Stable Diffusion XL's has text embeddings of a second kind.
+                conditions = None if pooled is None else {"text_embeds": pooled, "time_ids": sizes}
                 output = network(
                     inputs,
                     network_timesteps,
@@ -133,11 +161,11 @@ class TorchDenoiser:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast)
 
-    def _sdxl_conditions(self, noisy: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-        """Return SDXL's added conditions: pooled text, and original size, crop and target size, all uncropped.
+    def _sdxl_sizes(self, noisy: Tensor, pooled: Tensor) -> Tensor:
+        """Return SDXL's [B, 6] conditions: original size, crop and target size, all uncropped.
 
         Source: Podell et al. 2023 (SDXL, arXiv 2307.01952), section 2.2.
         """
         height_px, width_px = (cells * self.latent_factor for cells in noisy.shape[-2:])
         sizes = pooled.new_tensor([height_px, width_px, 0, 0, height_px, width_px])
-        return {"text_embeds": pooled, "time_ids": sizes.expand(len(noisy), -1)}
+        return sizes.to(self.network.dtype).expand(len(noisy), -1)

@@ -1,4 +1,4 @@
-"""Faster attention and patch embedding for the Qwen-VL models of transformers.
+"""Faster attention and patch embedding for the Qwen-VL models of transformers, and nothing that waits for a device.
 
 A vision tower attends within chunks: the images, or windows of them. Transformers calls attention once per chunk, which
 for four views of 252 px is 36 times per layer; here all chunks of a layer are one call. Attention is registered through
@@ -38,6 +38,21 @@ def use_fast_modules(network: Any) -> None:
     network.model.visual.config._attn_implementation = VISION_ATTENTION
     network.model.language_model.config._attn_implementation = TEXT_ATTENTION
     network.model.visual.patch_embed = StillPatchEmbedding(network.model.visual.patch_embed.proj)
+    if network.config.model_type == "qwen3_vl":
+        network.model.language_model._deepstack_process = add_at_places
+
+
+def add_at_places(states: Tensor, places: Tensor, added: Tensor) -> Tensor:
+    """Return text states with features of the images added to those of the image tokens.
+
+    In place of Qwen3-VL's own, which selects by a mask: on a device that waits, and cannot be recorded.
+
+    Args:
+        states: [S, L, width].
+        places: [tokens] int64, where the image tokens of each scene are.
+        added: [S * tokens, width].
+    """
+    return states.index_add(1, places, added.to(states.dtype).unflatten(0, (len(states), -1)))
 
 
 class StillPatchEmbedding(torch.nn.Module):

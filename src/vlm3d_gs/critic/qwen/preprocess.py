@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,16 @@ def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
 
     Source: Qwen2-VL (Wang et al. 2024, arXiv 2409.12191), section 2.1; tested against the processor of transformers.
     """
+    grids = patch_grids(len(images), images.shape[1], images.shape[2], layout)
+    return cut_patches(images, layout), grids.to(images.device, non_blocking=True)
+
+
+def cut_patches(images: Tensor, layout: PatchLayout) -> Tensor:
+    """Return the patches of `to_patches` alone; copies nothing from the host after the first call."""
     expect_shape("images", images, (None, None, None, 3))
     height, width = fitting_size(images.shape[1], images.shape[2], layout)
     pixels = resize(images.clamp(0.0, 1.0), (height, width)).movedim(-1, 1)
-
-    mean, std = (
-        torch.tensor(values, dtype=pixels.dtype).to(pixels.device, non_blocking=True)[:, None, None]
-        for values in (layout.mean, layout.std)
-    )
+    mean, std = _normalization(layout, pixels.dtype, pixels.device)
     pixels = (pixels - mean) / std
 
     # The m x m patches that the merger joins to one token must be adjacent, so patches run block by block.
@@ -154,8 +157,19 @@ def to_patches(images: Tensor, layout: PatchLayout) -> tuple[Tensor, Tensor]:
     frames = layout.temporal_patch_size
     patches = patches.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, frames, -1, -1)
 
-    grids = patch_grids(batch, images.shape[1], images.shape[2], layout)
-    return patches.reshape(batch * rows * columns, -1), grids.to(images.device, non_blocking=True)
+    return patches.reshape(batch * rows * columns, -1)
+
+
+@lru_cache(maxsize=16)
+def _normalization(
+    layout: PatchLayout, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation [3, 1, 1] on a device."""
+    mean, std = (
+        torch.tensor(values, dtype=dtype).to(device)[:, None, None]
+        for values in (layout.mean, layout.std)
+    )
+    return mean, std
 
 
 def patch_grids(count: int, height: int, width: int, layout: PatchLayout) -> Tensor:

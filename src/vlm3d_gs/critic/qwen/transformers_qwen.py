@@ -48,6 +48,7 @@ class TransformersQwen:
             checkpoint_activations(self.network)
 
         self.device, self.cache_text = device, cache_text and not checkpointing
+        self.fast_modules = fast_modules
         self._text_caches: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
 
     @property
@@ -76,26 +77,34 @@ class TransformersQwen:
     def reader(self, message: Message) -> Reader:
         """Return the hidden states [S, K, width] at the answers as a function of the patches."""
         arguments = vision_kwargs(self.network.model.visual, message.grids, self.device)
+        # Found here: a mask's size, on a device, is known only after waiting for it.
+        image_index = message.image_mask.nonzero()[:, 0]
         if self.cache_text:
             self._text_cache(
                 message
             )  # filled here, or a CUDA graph would compute it at each replay
 
-        return partial(self._answer_states, message, arguments)
+        return partial(self._answer_states, message, image_index, arguments)
 
     def _answer_states(
-        self, message: Message, arguments: dict[str, Any], patches: Tensor
+        self, message: Message, image_index: Tensor, arguments: dict[str, Any], patches: Tensor
     ) -> Tensor:
-        """Return the last hidden states [S, K, width], from which the answers are predicted."""
+        """Return the last hidden states [S, K, width], from which the answers are predicted.
+
+        Args:
+            message: what is read beside the pixels.
+            image_index: [tokens], where one scene's image tokens are in the message.
+            arguments: of the vision tower.
+            patches: of all scenes' views.
+        """
         model, n_scenes = self.network.model, message.n_scenes
-        packed, image_mask = message.packed, message.image_mask
+        packed = message.packed
 
         vision = model.visual(patches, **arguments)
         image_tokens: Tensor = vision.pooler_output
         embeddings = model.get_input_embeddings()(packed.input_ids).expand(n_scenes, -1, -1)
-        embeddings = embeddings.masked_scatter(
-            image_mask[:, None], image_tokens.to(embeddings.dtype)
-        )
+        image_tokens = image_tokens.to(embeddings.dtype).unflatten(0, (n_scenes, -1))
+        embeddings = embeddings.index_copy(1, image_index, image_tokens)
 
         # With the text before the first image in the cache, only what follows it is read.
         start = len(message.text_ids) if self.cache_text else 0
@@ -106,7 +115,9 @@ class TransformersQwen:
 
         if self.network.config.model_type == "qwen3_vl":
             # Features of earlier vision layers are added to the image tokens in the first text layers.
-            kwargs["visual_pos_masks"] = image_mask[start:].expand(n_scenes, -1)
+            mask_of_images = message.image_mask[start:].expand(n_scenes, -1)
+            places = image_index - start if self.fast_modules else mask_of_images
+            kwargs["visual_pos_masks"] = places
             kwargs["deepstack_visual_embeds"] = vision.deepstack_features
         else:
             # With a mask for each layer type these models build none themselves.

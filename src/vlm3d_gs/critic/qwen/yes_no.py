@@ -6,20 +6,21 @@ position of each question. The network behind it is our own plain torch or that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vlm3d_gs.core.errors import ConfigError, DeviceError
 from vlm3d_gs.core.profiling import count, section
+from vlm3d_gs.core.recording import cuda_recorder
 from vlm3d_gs.critic.qwen.messages import ChatTokenizer, split_message
 from vlm3d_gs.critic.qwen.network import Message, Quantization, Reader
 from vlm3d_gs.critic.qwen.packing import mrope_positions, pack
-from vlm3d_gs.critic.qwen.preprocess import as_grid, load_patch_layout, patch_grids, to_patches
+from vlm3d_gs.critic.qwen.preprocess import as_grid, cut_patches, load_patch_layout, patch_grids
 from vlm3d_gs.critic.qwen.runtime import Runtime, load_qwen
 
 YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES")
@@ -63,8 +64,7 @@ class YesNoModel:
                 `checkpointing`, which cannot use them.
             fast_modules: use the attention and patch embedding of `attention`; else those of transformers, with equal
                 results.
-            graphs: replay the forward pass as a CUDA graph: one launch instead of thousands. A gradient must be taken
-                before the next pass over the same questions.
+            graphs: record both passes as CUDA graphs: one launch instead of thousands (`core.recording`).
             resident: stay on the device; else the caller moves `network` there for each answer.
 
         Raises:
@@ -93,7 +93,8 @@ class YesNoModel:
             fast_modules=fast_modules,
             resident=resident,
         )
-        self.device, self.dtype, self.layout, self.graphs = device, dtype, layout, graphs
+        self.device, self.dtype, self.layout = device, dtype, layout
+        self.recorder = cuda_recorder(device) if graphs else None
         self._readers: dict[tuple[object, ...], Reader] = {}
 
         self.yes_ids = answer_ids(self.tokenizer, YES_WORDS if pooled else YES_WORDS[:1])
@@ -153,18 +154,19 @@ class YesNoModel:
 
         # Callers may train in mixed precision, but float16 overflows in these models.
         with torch.autocast(self.device.type, enabled=False):
-            patches, _ = to_patches(images.flatten(0, 1).float(), self.patch_layout)
-            patches = patches.to(self.dtype)
-            reader = self._reader(tuple(names), tuple(questions), tuple(images.shape[:4]), patches)
+            message = (tuple(names), tuple(questions))
+            look = partial(self._look, self._reader(*message, tuple(images.shape[:4])))
+            if self.recorder is None:
+                return look(images.float())
+            return self.recorder.call(("critic", *message), look, images.float())
 
-            return reader(patches)
+    def _look(self, reader: Reader, images: Tensor) -> Tensor:
+        """Return the log-odds [S, K] of images [S, V, H, W, 3]."""
+        patches = cut_patches(images.flatten(0, 1), self.patch_layout)
+        return reader(patches.to(self.dtype))
 
     def _reader(
-        self,
-        names: tuple[str, ...],
-        questions: tuple[str, ...],
-        size: tuple[int, ...],
-        patches: Tensor,
+        self, names: tuple[str, ...], questions: tuple[str, ...], size: tuple[int, ...]
     ) -> Reader:
         """Return the log-odds [S, K] of questions as a function of patches; built once for each message.
 
@@ -172,13 +174,11 @@ class YesNoModel:
             names: of the views.
             questions: K sentences.
             size: numbers of scenes and views, height and width.
-            patches: of such views.
         """
         key = (names, questions, size)
         if key not in self._readers:
             states = self.qwen.reader(self._message(names, questions, size))
-            reader = partial(self._read, states)
-            self._readers[key] = _captured(reader, patches) if self.graphs else reader
+            self._readers[key] = partial(self._read, states)
 
         return self._readers[key]
 
@@ -224,20 +224,6 @@ class YesNoModel:
 
         answer = self.qwen.generate(torch.tensor(ids, device=self.device), max_tokens)
         return str(self.tokenizer.decode(answer.tolist(), skip_special_tokens=True))
-
-
-def _captured(reader: Reader, patches: Tensor) -> Reader:
-    """Return a function of patches as a CUDA graph.
-
-    The gradient must be taken before the next call: all calls share the graph's memory.
-    """
-    sample = torch.zeros_like(patches, requires_grad=True)
-    capture: Any = torch.cuda.make_graphed_callables
-    with torch.enable_grad():
-        graph: Callable[[Tensor], Tensor] = capture(reader, (sample,))
-
-    # The next replay overwrites the graph's output.
-    return lambda patches: graph(patches).clone()
 
 
 def answer_ids(tokenizer: ChatTokenizer, words: Sequence[str]) -> tuple[int, ...]:
