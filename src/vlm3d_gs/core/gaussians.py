@@ -200,6 +200,12 @@ def with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
     return Gaussians(**{**gaussians.parameters(), "sh": sh})
 
 
+def seems_finite(gaussians: Gaussians) -> Tensor:
+    """Return, on the device, whether the sum of each parameter is finite; false means NaN, infinity or overflow."""
+    sums = [value.detach().sum() for value in gaussians.parameters().values()]
+    return torch.stack(sums).isfinite().all()
+
+
 def validate(gaussians: Gaussians) -> None:
     """Require that every parameter is finite.
 
@@ -208,8 +214,7 @@ def validate(gaussians: Gaussians) -> None:
             such Gaussian.
     """
     # One read in the usual case, so that a GPU synchronises once and not once per parameter.
-    sums = [value.detach().sum() for value in gaussians.parameters().values()]
-    if bool(torch.stack(sums).isfinite().all()):
+    if bool(seems_finite(gaussians)):
         return
 
     for name, value in gaussians.parameters().items():

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.optimize.densify import is_round
 from vlm3d_gs.optimize.guidance import Guidance, Progress
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.optimize.step import as_numbers, densify_scene, move_faint, scene_step
+from vlm3d_gs.optimize.step import densify_scene, move_faint, scene_step
 from vlm3d_gs.optimize.views import draw_backgrounds, draw_cameras
 
 
 def distill_step(
     state: TrainState, config: Config, guidances: Sequence[Guidance]
-) -> dict[str, float]:
+) -> dict[str, float | Tensor]:
     """Do one step and return its scalars."""
     progress = Progress(state.step, config.train.steps)
     due = [guidance for guidance in guidances if guidance.is_due(progress)]
@@ -29,4 +31,4 @@ def distill_step(
         if is_round(progress.step, progress.steps, config.densify):
             densify_scene(state, config)
 
-    return as_numbers({**scalars, "gaussians": float(len(state.gradients.total))})
+    return {**scalars, "gaussians": float(len(state.gradients.total))}

@@ -140,7 +140,7 @@ class SceneOptimizer:
             for moment in MOMENTS:
                 if moment in state:
                     values = state[moment][source]
-                    values[fresh] = 0.0
+                    values.masked_fill_(fresh.view(-1, *[1] * (values.ndim - 1)), 0.0)
                     state[moment] = values
             self._leaves[name] = leaf
 

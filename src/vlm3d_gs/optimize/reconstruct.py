@@ -19,10 +19,9 @@ from vlm3d_gs.core.images import resize
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.optimize.guidance import Guidance, GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.optimize.step import as_numbers, densify_scene, move_faint, scene_step
+from vlm3d_gs.optimize.step import densify_scene, draw, move_faint, scene_step
 from vlm3d_gs.optimize.targets import Chain, PixelFit, Target, TargetSource, border_colors
 from vlm3d_gs.optimize.views import draw_backgrounds, draw_even_cameras
-from vlm3d_gs.render import render
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Reconstruction:
 
 def reconstruct_step(
     state: TrainState, config: Config, reconstruction: Reconstruction
-) -> dict[str, float]:
+) -> dict[str, float | Tensor]:
     """Fit the scene to one target, after drawing a new one where the last round is over; return the scalars."""
     progress = Progress(state.step, config.train.steps)
     scalars: dict[str, float | Tensor] = {}
@@ -61,7 +60,7 @@ def reconstruct_step(
         if chosen.enabled and over and chosen.start <= progress.fraction <= chosen.stop:
             densify_scene(state, config)
 
-    return as_numbers({**scalars, "gaussians": float(len(state.gradients.total))})
+    return {**scalars, "gaussians": float(len(state.gradients.total))}
 
 
 class OnFirstGroup:
@@ -109,9 +108,8 @@ def begin_round(
         camera, progress.fraction, state.streams["backgrounds"], n_groups=groups
     )
 
-    scene = state.optimizer.gaussians.detach()
     with section("render forward"):
-        rendering = render(scene, cameras, backend=config.render.backend, background=background)
+        rendering = draw(state, cameras, config, background)
     background = background.to(rendering.color.device, non_blocking=True)
     views = Views(rendering.color, cameras, camera.n_views, rendering.alpha, background)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.core.cameras import Cameras
-from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.gaussians import Gaussians, seems_finite
 from vlm3d_gs.core.seeding import capture_states, restore_states
 from vlm3d_gs.optimize.densify import ScreenGradients
 from vlm3d_gs.optimize.guidance import Guidance
@@ -44,9 +44,24 @@ class TrainState:
     pool: TargetPool = field(default_factory=TargetPool)
     """Targets of the last rounds of reconstruction."""
 
+    finite: Tensor | None = None
+    """Whether the scene was finite before each densification so far, on its device; None on the CPU."""
+
     def __post_init__(self) -> None:
         scene = self.optimizer.gaussians
         self.gradients = ScreenGradients.empty(len(scene), scene.device)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether Python must wait for the scene's device to know a number, as for a GPU."""
+        return self.optimizer.gaussians.device.type != "cpu"
+
+    def finite_so_far(self) -> Tensor | None:
+        """Return whether the scene is finite and was, on its device, without waiting; None on the CPU."""
+        if not self.is_waited_for:
+            return None
+        now = seems_finite(self.optimizer.gaussians)
+        return now if self.finite is None else self.finite & now
 
 
 class Watch(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.mcmc import perturb, relocate
 from vlm3d_gs.optimize.regularizers import regularize
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.render import render
+from vlm3d_gs.render import Rendering, render
 
 NORM_DECAY = 0.9
 """Decay of the running gradient norm to which relative guidances are scaled."""
@@ -58,7 +58,7 @@ def scene_step(
 
     scene = state.optimizer.gaussians
     with section("render forward"):
-        rendering = render(scene, cameras, backend=config.render.backend, background=background)
+        rendering = draw(state, cameras, config, background)
     state.optimizer.zero_grad()
 
     # What the sources make of the renders, as a gradient on the pixels.
@@ -98,6 +98,17 @@ def scene_step(
     }
     scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
     return scalars | {"coverage": rendering.alpha.detach().mean()}
+
+
+def draw(state: TrainState, cameras: Cameras, config: Config, background: Tensor) -> Rendering:
+    """Render the scene of a run; on a GPU whether it is finite is asked once a round, with the log (`log_rows`)."""
+    return render(
+        state.optimizer.gaussians,
+        cameras,
+        backend=config.render.backend,
+        background=background,
+        check=not state.is_waited_for,
+    )
 
 
 def combine_gradients(
@@ -156,6 +167,7 @@ def move_faint(state: TrainState, config: Config, fraction: float) -> None:
 
 def densify_scene(state: TrainState, config: Config) -> None:
     """Do one round of densification."""
+    state.finite = state.finite_so_far()  # it removes what is not
     chosen, stream, most = config.densify, state.streams["densify"], config.scene.max_gaussians
 
     scene = state.optimizer.gaussians
@@ -167,18 +179,6 @@ def densify_scene(state: TrainState, config: Config) -> None:
     state.optimizer.replace(result.gaussians, result.source, result.fresh)
     state.reused.follow(result.source, result.fresh)
     state.gradients = ScreenGradients.empty(len(result.source), scene.device)
-
-
-def as_numbers(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
-    """Return all scalars as numbers; those on a device are fetched together, so that it is waited for once."""
-    waiting = {name: value for name, value in scalars.items() if isinstance(value, Tensor)}
-    if not waiting:
-        return {name: float(value) for name, value in scalars.items()}
-
-    device = next(iter(waiting.values())).device
-    fetched = torch.stack([value.detach().to(device).double() for value in waiting.values()])
-    read = dict(zip(waiting, fetched.tolist(), strict=True))
-    return {name: read.get(name, value) for name, value in scalars.items()}
 
 
 def _rgba(output: GuidanceOutput) -> Tensor:

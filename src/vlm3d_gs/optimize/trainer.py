@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.gaussians import Gaussians
@@ -17,6 +18,7 @@ from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.optimize.densify import keep_mask
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.log_rows import LogRows
 from vlm3d_gs.optimize.parts import loose_mask
 from vlm3d_gs.optimize.reconstruct import Reconstruction, reconstruct_step
 from vlm3d_gs.optimize.state import TrainState, Watch, save_state
@@ -75,31 +77,38 @@ def train(
     Returns:
         True when all steps were done, False when Ctrl-C, `until` or the observer stopped the run after a whole step.
     """
-    steps, stopped = config.train.steps, False
+    steps, stopped, latest = config.train.steps, False, dict[str, float]()
+    rows = LogRows()
     last = steps if until is None else min(until, steps)
     identity = {"prompt": config.prompt, "seed": config.train.seed, "steps": steps}
 
     with counting(state.counts), stop_requests() as stop_requested:
         while state.step < last and not (stopped or stop_requested()):
             scalars = train_step(state, config, guidances, reconstruction)
-
             if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
                 scalars |= watch(state.optimizer.gaussians.detach(), state.step)
-            log.scalars(state.step, scalars)
-            log.progress(state.step, steps, scalars)
-            stopped = observe is not None and observe(state, scalars, stop_requested)
+            rows.add(state.step, scalars)
 
+            # Numbers on a GPU are waited for once a round, unless somebody looks at each step or the state is saved.
             due = (
-                stopped
-                or stop_requested()
+                stop_requested()
                 or state.step == last < steps
                 or _is_mark(state.step, steps, config.train.checkpoint_every)
             )
+            if due or observe is not None or rows.are_due(state):
+                for step, latest in rows.fetch(state):
+                    log.scalars(step, latest)
+            log.progress(state.step, steps, latest)
+            stopped = observe is not None and observe(state, latest, stop_requested)
+            due = due or stopped or stop_requested()
             if checkpoint is not None and due:
                 save_state(checkpoint, state, guidances, watch, identity)
             if show is not None and _is_mark(state.step, steps, config.train.preview_every):
                 show(state.optimizer.gaussians.detach(), state.step)
 
+    if rows:
+        for step, row in rows.fetch(state):
+            log.scalars(step, row)
     if state.step < last:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
     if state.step < steps:
@@ -115,7 +124,7 @@ def train_step(
     config: Config,
     guidances: Sequence[Guidance],
     reconstruction: Reconstruction | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | Tensor]:
     """Do one step, of whichever kind the run is at, and return its scalars; arguments as in `train`."""
     if reconstruction is not None and state.step < config.reconstruct.until * config.train.steps:
         return reconstruct_step(state, config, reconstruction)

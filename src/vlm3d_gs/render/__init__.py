@@ -31,6 +31,7 @@ def render(
     backend: Backend = "auto",
     background: Tensor | tuple[float, float, float] | None = None,
     sh_degree: int | None = None,
+    check: bool = True,
 ) -> Rendering:
     """Render all views of a scene in one call.
 
@@ -40,6 +41,8 @@ def render(
         backend: "auto" takes gsplat for Gaussians on a CUDA device and cpu otherwise.
         background: colour behind everything, [3], or one per view, [C, 3], sRGB; None is black.
         sh_degree: highest degree of the spherical harmonics used; None is all that the Gaussians have.
+        check: look for values that are NaN or infinite, for which a GPU must be waited for; without, the caller has
+            looked or will (`optimize.log_rows`).
 
     Returns:
         Colour, alpha, depth, and radii and projected centres for densification.
@@ -57,14 +60,15 @@ def render(
     """
     chosen = choose_backend(backend, gaussians.device)
 
-    validate(gaussians)
-    expect_finite("cameras.viewmats", cameras.viewmats)
+    if check:
+        validate(gaussians)
+        expect_finite("cameras.viewmats", cameras.viewmats)
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     if degree not in range(gaussians.sh_degree + 1):
         raise ConfigError(
             f"sh_degree must be 0 to {gaussians.sh_degree} for these Gaussians, got {sh_degree}."
         )
-    backdrop = _backgrounds(background, len(cameras), gaussians)
+    backdrop = _backgrounds(background, len(cameras), gaussians, check=check)
 
     # Each backend's libraries are loaded only when that backend is chosen.
     if chosen == "reference":
@@ -105,7 +109,11 @@ def choose_backend(backend: str, device: torch.device) -> Backend:
 
 
 def _backgrounds(
-    background: Tensor | tuple[float, float, float] | None, views: int, like: Gaussians
+    background: Tensor | tuple[float, float, float] | None,
+    views: int,
+    like: Gaussians,
+    *,
+    check: bool,
 ) -> Tensor:
     """Return [C, 3] background colours, detached, in the dtype and on the device of the Gaussians."""
     if background is None:
@@ -117,5 +125,6 @@ def _backgrounds(
         colors = colors.expand(views, 3)
 
     expect_shape("background", colors, (views, 3))
-    expect_finite("background", colors)
+    if check:
+        expect_finite("background", colors)
     return colors.to(like.device, non_blocking=like.device.type == "cuda")
