@@ -10,6 +10,7 @@ import typer
 from vlm3d_gs.cli.options import Critic, Offline, Preset, Settings
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
+from vlm3d_gs.core.errors import ConfigError
 
 
 def layout(
@@ -48,7 +49,7 @@ def layout(
         typer.echo(published_schema(), nl=False)
         return
     if not prompt and layout_file is None:
-        raise typer.BadParameter("Give a prompt in quotes, or a layout with --layout FILE.")
+        raise ConfigError("Give a prompt in quotes, or a layout with --layout FILE.")
 
     config = apply_settings(
         preset(preset_name, prompt or "the scene"),
