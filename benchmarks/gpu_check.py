@@ -1,10 +1,11 @@
-"""Everything that needs a GPU, in one script: build, tests, render parity, benchmarks.
+"""Everything that needs a GPU, in one script of eight minutes: whole assets, tests, threads, benchmarks.
 
-    python benchmarks/gpu_check.py --out benchmarks/results
+    python benchmarks/gpu_check.py --out benchmarks/results [--only "assets;tests"]
 
 Runs from a bare checkout: only the dependencies need to be installed. Each check is a subprocess with
-a time limit, so that if one crashes or hangs, the others still run. Writes gpu_check.json (verdict,
-seconds and last lines of each check, with card, versions and commit) to --out.
+a time limit, so that if one crashes or hangs, the others still run; --only runs some by name. Writes
+gpu_check.json (verdict, seconds and last lines of each check, with card, versions and commit) to --out
+after each check; a benchmark writes its own file there as it goes.
 
 Exit code: 0 if all passed; 2 if there is no CUDA device and nothing was checked; otherwise the sum of
 the failed checks' numbers (see `checks`).
@@ -58,29 +59,32 @@ out, *benches = sys.argv[1:]
 codes = [subprocess.run([sys.executable, *shlex.split(bench), "--out", out]).returncode for bench in benches]
 sys.exit(max(map(abs, codes)))
 """
+ASSETS = "benchmarks/bench_card.py --limit-s 110"
+THREADS = "benchmarks/bench_card.py --threads-table"
 CRITIC = (
     "benchmarks/bench_critic.py --model qwen2.5-vl-3b --views 4 --size 252 --repeats 5 --ways "
     "'ours, one question;released, one question;ours, three questions;released, three questions;as a CUDA graph'"
 )
-LARGE = "benchmarks/bench_large.py --steps 18 --limit-s 70"
+LARGE = "benchmarks/bench_large.py --steps 18 --limit-s 30"
+ALL_S = 8 * 60
+"""The limits of all checks together: a card is often lent for a quarter of an hour, its start included."""
 
 
 def checks(out: Path) -> list[Check]:
-    """Return the checks in order: what later ones need comes first."""
+    """Return the checks in order: what later ones need comes first, then what is worth most."""
 
     def timed(number: int, name: str, limit_s: int, *benches: str) -> Check:
         return Check(number, name, (sys.executable, "-c", IN_TURN, str(out), *benches), limit_s)
 
     small = ("benchmarks/bench_render.py --quick", "benchmarks/bench_kernels.py")
+    tests = (*PYTEST, "-m", "gpu", "tests/gpu")
     return [
-        Check(4, "kernels build", ("make", "cuda"), 40, "cuda/*.cu"),
-        Check(8, "gsplat builds and imports", (sys.executable, "-c", GSPLAT), 180),
-        Check(
-            16, "tests on the GPU", (*PYTEST, "-m", "gpu", "tests/gpu"), 70, "tests/gpu/test_*.py"
-        ),
-        timed(32, "benchmarks of renderers and kernels", 75, *small),
-        timed(64, "benchmark of whole runs", 110, LARGE),
-        timed(128, "benchmark of the critic", 60, CRITIC),
+        Check(4, "gsplat", (sys.executable, "-c", GSPLAT), 40),
+        timed(8, "assets", 160, ASSETS),
+        Check(16, "kernels", ("make", "cuda"), 30, "cuda/*.cu"),
+        Check(32, "tests", tests, 70, "tests/gpu/test_*.py"),
+        timed(64, "threads", 60, THREADS),
+        timed(128, "benchmarks", 120, LARGE, CRITIC, *small),
     ]
 
 
@@ -144,7 +148,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the checks, write the report, return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    out: Path = parser.parse_args(arguments).out.resolve()
+    names = [check.name for check in checks(ROOT)]
+    parser.add_argument("--only", default=";".join(names), help="names separated by semicolons")
+    options = parser.parse_args(arguments)
+    out: Path = options.out.resolve()
+    chosen = options.only.split(";")
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no such checks: {sorted(unknown)}. There are: {'; '.join(names)}")
+
     device = card()
     if device is None:
         print("gpu-check: torch sees no CUDA device here, so nothing was checked (exit code 2).")
@@ -156,6 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for check in checks(out):
+        if check.name not in chosen:
+            continue
         rows.append(run(check))
         print(f"{rows[-1]['verdict']:<14}{check.name} ({rows[-1]['seconds']} s)", flush=True)
         if rows[-1]["verdict"] == "failed":

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlm3d_gs.assembly.device import choose_device
+from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.objective import build_watch
 from vlm3d_gs.assembly.products import write_products
 from vlm3d_gs.assembly.start import load_unfinished, new_run, read_prompt
@@ -98,7 +98,7 @@ def generate(
     # Whatever cannot work is refused before anything is loaded or written.
     prompt = read_prompt(config.prompt, config.priors, config.critic)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
-    device = choose_device(config.device)
+    device = run_device(config)
     checkpoint = load_unfinished(config.out / CHECKPOINT, config) if resume else None
 
     state, objective, notes = new_run(config, prompt, device, progress=not quiet)

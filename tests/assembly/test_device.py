@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from vlm3d_gs import render
-from vlm3d_gs.assembly.device import choose_device
+from vlm3d_gs.assembly.device import (
+    SMALL_MODELS,
+    choose_device,
+    device_notes,
+    has_small_models_only,
+    run_device,
+)
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import DeviceError
 
 
@@ -34,3 +42,31 @@ def test_a_card_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     machine(monkeypatch, card=False, gsplat=True)
     with pytest.raises(DeviceError, match="device is 'cuda', but torch sees"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [
+        ("mini", {}, "cpu"),
+        ("mini", {"device": "cuda"}, "cuda"),
+        ("mini", {"critic.enabled": False}, "cpu"),
+        ("mini", {"critic.family": "qwen2.5-vl-7b"}, "cuda"),
+        ("mvdream", {}, "cuda"),
+        ("mvdream", {"device": "cpu"}, "cpu"),
+    ],
+)
+def test_a_run_with_embedded_models_alone_stays_on_the_cpu_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, name: str, values: dict[str, object], kind: str
+) -> None:
+    machine(monkeypatch, card=True, gsplat=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = apply_settings(preset(name, "a red cube"), values)
+    device = run_device(config)
+    assert device.type == kind
+    said = device_notes(config.device, device, small=has_small_models_only(config))
+    assert (SMALL_MODELS in said) == (kind == "cpu" and config.device == "auto")
+
+
+def test_without_a_card_nothing_is_said_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, card=False, gsplat=False)
+    assert SMALL_MODELS not in device_notes("auto", torch.device("cpu"), small=True)

@@ -21,6 +21,8 @@ ROOMS = [
     "render",
     "models",
     "runtime",
+    # what a scene holds, and where
+    "layout",
     # a run, and what it is optimised for
     "runs",
     "optimize",
@@ -42,7 +44,7 @@ ROOMS = [
 """Rooms (files or folders of the package), in the order in which they may import each other."""
 
 NO_TORCH = (
-    *("", "config", "cli", "__main__", "core.errors", "core.files"),
+    *("", "config", "cli", "__main__", "core.errors", "core.files", "layout"),
     *("formats.registry", "formats.options", "runtime.manifest"),
 )
 """Rooms and files that never load torch, so that help and settings answer at once."""
@@ -73,7 +75,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "zstandard": ("formats.spz.stream",),
     "pxr": ("formats.usd", "formats.usd_child"),
     "av": ("show.video", "app.doctor"),
-    "PIL": ("core.images", "formats.sog", "show", "mesh.writers"),
+    "PIL": ("core.images", "formats.sog", "layout.draw", "show", "mesh.writers"),
     "safetensors": (
         "models.integrity",
         "runtime",
@@ -86,7 +88,14 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "critic.qwen.small_weights",
         "mini",
     ),
-    "scipy": ("formats.ply.points", "edit.select", "mesh.atlas", "mesh.bake"),
+    "scipy": (
+        "formats.ply.points",
+        "edit.select",
+        "layout.linear",
+        "layout.contact",
+        "mesh.atlas",
+        "mesh.bake",
+    ),
     "skimage": ("mesh.solid",),
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
@@ -127,6 +136,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.info", "vlm3d_gs.formats.info"),
     ("cli.render", "vlm3d_gs.show.turntable"),
     ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
+    ("cli.layout", "vlm3d_gs.assembly.layout"),
+    ("cli.layout", "vlm3d_gs.layout.draw"),
+    ("cli.layout", "vlm3d_gs.layout.files"),
+    ("cli.layout", "vlm3d_gs.layout.schema"),
     ("cli.evaluate", "vlm3d_gs.evaluate.inputs"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
@@ -145,6 +158,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
     ("render.gsplat_backend", "gsplat"),
     ("assembly.critic", "vlm3d_gs.critic.qwen.yes_no"),
+    ("assembly.layout", "vlm3d_gs.assembly.critic"),
+    ("assembly.layout", "vlm3d_gs.critic.writer"),
     ("critic.qwen.runtime", "vlm3d_gs.critic.qwen.transformers_qwen"),
     ("assembly.objective", "vlm3d_gs.prior.lora"),
     ("assembly.objective", "vlm3d_gs.critic.guidance"),

@@ -21,6 +21,7 @@ PUBLIC = [
     "Gaussians",
     "GenerateResult",
     "InputFileError",
+    "LayoutError",
     "MissingDependencyError",
     "ModelError",
     "PromptError",

@@ -11,6 +11,7 @@ from small_denoisers import untrained_mini
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.config.schedules import constant
 from vlm3d_gs.core.cameras import orbit
+from vlm3d_gs.critic import targets as critic_targets
 from vlm3d_gs.critic.questions.templates import VIEW_NAMES
 from vlm3d_gs.critic.targets import CriticTargets
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
@@ -157,3 +158,27 @@ def test_without_an_answer_the_first_chain_is_kept_and_no_score_is_logged(
         (expected, _) = first.candidates(views().group(0), chain, START, count=2)
         assert torch.equal(pictures[:4], expected)
         assert "score" not in scalars
+
+
+def test_where_larger_batches_are_free_all_chains_of_a_round_share_one(
+    denoiser: TorchDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    evaluate = TorchDenoiser.evaluate
+
+    def counted(self: TorchDenoiser, noisy: torch.Tensor, *others: object) -> torch.Tensor:
+        batches.append(len(noisy))
+        return evaluate(self, noisy, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TorchDenoiser, "evaluate", counted)
+    drawn = []
+    for noise_level in (1.0, 0.5):
+        for free in (False, True):
+            monkeypatch.setattr(critic_targets, "larger_batches_are_free", lambda _, f=free: f)
+            source = CriticTargets(targets_of(denoiser), Brightness())
+            drawn.append(source.draw(views(), Chain(noise_level, 1, 3), START))
+    # Two branches of three candidates and one other group, of four views each.
+    assert batches == [24, 8, 32] * 2
+    for (apart, scores), (together, same_scores) in (drawn[:2], drawn[2:]):
+        torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+        assert scores == pytest.approx(same_scores, abs=1e-5)

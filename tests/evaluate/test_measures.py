@@ -22,10 +22,9 @@ from vlm3d_gs.evaluate.views import (
     observe,
     search_pixels,
 )
+from vlm3d_gs.layout.shapes import HALF_HEIGHT, HALF_WIDTH
 from vlm3d_gs.mini.world import raycast as rc
 from vlm3d_gs.mini.world.scenes import (
-    HALF_HEIGHT,
-    HALF_WIDTH,
     PALETTE,
     ObjectSpec,
     SceneSpec,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlm3d_gs.app.floors import OperationClock, matrix_rate, operation_counter
-from vlm3d_gs.assembly.device import choose_device
+from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.assembly.start import STREAMS, new_run, new_state, read_prompt
 from vlm3d_gs.config import Config, apply_settings
@@ -100,7 +100,7 @@ def measure_run(
         DeviceError: the device is not there.
     """
     prompt = read_prompt(config.prompt, config.priors, config.critic)
-    device = choose_device(config.device)
+    device = run_device(config)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)

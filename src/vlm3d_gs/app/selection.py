@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from vlm3d_gs.assembly.device import choose_device
+from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.start import read_prompt
 from vlm3d_gs.config import Config, replace_path
 from vlm3d_gs.core.errors import ConfigError
@@ -48,7 +48,7 @@ def generate_best(
 
     # Refused before the folder is touched.
     read_prompt(config.prompt, config.priors, config.critic)
-    choose_device(config.device)
+    run_device(config)
     prepare_run_folder(config.out, overwrite=overwrite)
     shutil.rmtree(config.out / CANDIDATES, ignore_errors=True)
     # If interrupted from here on, the folder is still known as a run's, which --overwrite may replace.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.critic.questions.checklist import cached_generator, prompt_questions
 from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.models import family_entry
+
+LAYOUT_TOKENS = 2048
+"""Longest answer of a critic that writes a layout."""
 
 if TYPE_CHECKING:
     from vlm3d_gs.critic.qwen.yes_no import YesNoModel
@@ -84,6 +88,22 @@ def build_questions(
 
     generator = cached_generator(generate_text, name, cache)
     return prompt_questions(prompt, critic.questions, generator)
+
+
+def text_writer(config: Config) -> Callable[[str], str]:
+    """Return the run's critic as a writer of text, with its answers cached; loads it."""
+    critic = config.critic
+    unwatched = replace(critic, watch=replace(critic.watch, enabled=False))
+    folder = locate_models({}, unwatched, offline=config.offline)["critic"]
+    model = build_vlm(critic, folder, choose_device(config.device))
+
+    def write(request: str) -> str:
+        if critic.quantize != "none":
+            return model.generate_text(request, LAYOUT_TOKENS)
+        with resident(model.network, model.device):
+            return model.generate_text(request, LAYOUT_TOKENS)
+
+    return cached_generator(write, str(folder), text_cache(config.priors, critic))
 
 
 def questions_for(config: Config) -> tuple[Question, ...]:

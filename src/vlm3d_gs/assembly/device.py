@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vlm3d_gs.assembly.weights import has_large_critic, large_priors
+from vlm3d_gs.config import Config
 from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.core.errors import DeviceError
 from vlm3d_gs.render import can_render_on_gpu
@@ -13,6 +15,11 @@ NO_GSPLAT = (
     "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
     "Run: pip install 'vlm3d-gs[gpu]'."
 )
+SMALL_MODELS = (
+    "There is a GPU, but the embedded models are too small to gain by it (a default run took 28 to 31 s on an H200, "
+    "21 s on two cores): this run is on the CPU. Set device=cuda to use the GPU."
+)
+"""Measured before networks were recorded as CUDA graphs; docs/log/large-models.md."""
 COMPILES = "The first run on a machine compiles the renderer, once, which takes up to a minute."
 
 
@@ -34,11 +41,34 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def device_notes(name: str, device: torch.device) -> list[str]:
-    """Return what the user should know about the choice that "auto" made, and about what comes first."""
+def run_device(config: Config) -> torch.device:
+    """Return the device of a run: as `choose_device`, but with embedded models alone "auto" is the CPU.
+
+    Raises:
+        ConfigError: no such name.
+        DeviceError: a CUDA device that torch does not see.
+    """
+    if config.device == "auto" and has_small_models_only(config):
+        return torch.device("cpu")
+    return choose_device(config.device)
+
+
+def has_small_models_only(config: Config) -> bool:
+    """Return whether all models of a run that are computed here are embedded."""
+    return not large_priors(config.priors) and not has_large_critic(config.critic)
+
+
+def device_notes(name: str, device: torch.device, *, small: bool = False) -> list[str]:
+    """Return what the user should know about the choice that "auto" made, and about what comes first.
+
+    Args:
+        name: as configured.
+        device: what became of it.
+        small: whether all models are embedded.
+    """
     notes = []
     if name == "auto" and device.type == "cpu" and torch.cuda.is_available():
-        notes.append(NO_GSPLAT)
+        notes.append(SMALL_MODELS if small else NO_GSPLAT)
     if device.type == "cpu" and not is_compiled():
         notes.append(COMPILES)
     return notes

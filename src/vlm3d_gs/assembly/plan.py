@@ -109,9 +109,10 @@ def batches_at_once(config: Config) -> int:
     if config.train.loop == "distill":
         return noises_at_once(critic, config.prior)
 
-    # The first group of a round has candidates, if the critic chooses; the other groups are drawn after it.
+    # The first group of a round has candidates, if the critic chooses; the other groups are drawn beside it.
     chooses = critic.enabled and critic.mode != "gradient"
-    groups = max(round(rounds.candidates.high) if chooses else 1, round(rounds.n_groups.high))
+    candidates = round(rounds.candidates.high) if chooses else 1
+    groups = candidates + round(rounds.n_groups.high) - 1
     return max(1, math.ceil(groups / config.camera.n_groups))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vlm3d_gs.assembly.device import device_notes
+from vlm3d_gs.assembly.device import device_notes, has_small_models_only
 from vlm3d_gs.assembly.objective import Objective, build_objective, check_mode
 from vlm3d_gs.assembly.plan import plan_memory
 from vlm3d_gs.assembly.weights import embedded, locate_models, text_cache
@@ -89,7 +89,7 @@ def new_run(
     )
 
     notes = [
-        *device_notes(config.device, device),
+        *device_notes(config.device, device, small=has_small_models_only(config)),
         *notes,
         *(f"The critic asks {item.name}: {item.text}" for item in objective.questions),
     ]

@@ -19,6 +19,7 @@ from vlm3d_gs.cli.film import film as film_command
 from vlm3d_gs.cli.generate import generate as generate_command
 from vlm3d_gs.cli.html import html as html_command
 from vlm3d_gs.cli.info import info as info_command
+from vlm3d_gs.cli.layout import layout as layout_command
 from vlm3d_gs.cli.mesh import mesh as mesh_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
@@ -84,6 +85,7 @@ def _root(
 
 
 app.command("generate")(generate_command)
+app.command("layout")(layout_command)
 app.command("questions")(questions_command)
 app.command("settings")(settings_command)
 app.command("render")(render_command)

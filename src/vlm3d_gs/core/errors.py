@@ -25,6 +25,10 @@ class PromptError(Vlm3dGsError, ValueError):
     """A prompt is empty, or the chosen models do not know its words."""
 
 
+class LayoutError(Vlm3dGsError, ValueError):
+    """A scene graph is malformed, or what it says about its objects cannot hold together."""
+
+
 class MissingDependencyError(Vlm3dGsError, ImportError):
     """A library or data file that this operation needs is not installed."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import httpx2
 
@@ -31,7 +31,8 @@ SHOWN_CHARACTERS = 300
 BUSY = (408, 425, 429)
 """Refusals, beside 5xx, that a later attempt may overcome."""
 
-Reader = Callable[[object], float]
+Answer = TypeVar("Answer")
+Reader = Callable[[object], Answer]
 """Takes parsed JSON, returns what the caller wants of it, and raises `BadReplyError` if it is not there."""
 
 
@@ -63,7 +64,7 @@ class Chat:
         self.config, self._key = config, key
         self.address = f"{config.url.rstrip('/')}/chat/completions"
 
-    def ask(self, bodies: Sequence[Mapping[str, Any]], read: Reader) -> list[float]:
+    def ask(self, bodies: Sequence[Mapping[str, Any]], read: Reader[Answer]) -> list[Answer]:
         """Return what `read` finds in the reply to each body; all are sent, some at the same time.
 
         Raises:
@@ -74,12 +75,14 @@ class Chat:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, self._ask_all(bodies, read)).result()
 
-    async def _ask_all(self, bodies: Sequence[Mapping[str, Any]], read: Reader) -> list[float]:
+    async def _ask_all(
+        self, bodies: Sequence[Mapping[str, Any]], read: Reader[Answer]
+    ) -> list[Answer]:
         slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
         async with self._client() as client:
 
-            async def ask_one(body: Mapping[str, Any]) -> float:
+            async def ask_one(body: Mapping[str, Any]) -> Answer:
                 async with slots:
                     return await self._ask(client, json.dumps(body).encode(), read)
 
@@ -108,7 +111,7 @@ class Chat:
                 "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE, or unset them."
             ) from None
 
-    async def _ask(self, client: httpx2.AsyncClient, data: bytes, read: Reader) -> float:
+    async def _ask(self, client: httpx2.AsyncClient, data: bytes, read: Reader[Answer]) -> Answer:
         """Try until an attempt succeeds or none is left, each time after a longer wait."""
         limit_s, attempts = self.config.timeout_s, self.config.attempts
         failed = _FailedAttempt("")
@@ -134,7 +137,9 @@ class Chat:
             ".timeout_s say how long it is waited for."
         )
 
-    async def _attempt(self, client: httpx2.AsyncClient, data: bytes, read: Reader) -> float:
+    async def _attempt(
+        self, client: httpx2.AsyncClient, data: bytes, read: Reader[Answer]
+    ) -> Answer:
         try:
             async with client.stream("POST", self.address, content=data) as response:
                 body = await _body(response)

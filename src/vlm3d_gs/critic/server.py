@@ -163,6 +163,22 @@ def reply_log_odds(reply: object) -> float:
     return _number(yes - no)
 
 
+def reply_text(reply: object) -> str:
+    """Return the words of a chat completion.
+
+    Args:
+        reply: parsed JSON, of any shape.
+
+    Raises:
+        BadReplyError: not a chat completion, or without words.
+    """
+    choice = _first(_entry(reply, "choices"), "choices")
+    text = _text(_entry(_entry(choice, "message", needed=True), "content"))
+    if not text.strip():
+        raise BadReplyError("its content is empty")
+    return text
+
+
 def _entry(data: object, name: str, *, needed: bool = False) -> object:
     """Return an entry of a JSON object, None where it is absent or the object itself is null."""
     if data is None and not needed:
@@ -180,7 +196,7 @@ def _first(data: object, name: str) -> object:
 
 def _text(data: object) -> str:
     if not isinstance(data, str):
-        raise BadReplyError("its token is no text")
+        raise BadReplyError("its token or content is no text")
     return data
 
 

@@ -14,7 +14,7 @@ from vlm3d_gs.optimize.guidance import Guidance, Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction
 from vlm3d_gs.prior.denoiser import pull_back
-from vlm3d_gs.prior.targets import PriorTargets
+from vlm3d_gs.prior.targets import PriorTargets, larger_batches_are_free
 
 
 class CriticTargets:
@@ -60,11 +60,17 @@ class CriticTargets:
             images, _ = self.targets.draw(views, chain, progress)
             return images, scalars
 
-        first = views.group(0)
+        first, count = views.group(0), self._count(chain)
         correct = self._correction(first, chain, progress)
-        candidates = self.targets.candidates(
-            first, chain, progress, count=self._count(chain), correct=correct
-        )
+        more, other_images = len(views.cameras) > views.n_views, None
+        if more and correct is None and larger_batches_are_free(self.targets.prior.denoiser):
+            candidates, other_images = self.targets.candidates_beside_others(
+                views, chain, progress, count=count
+            )
+        else:
+            candidates = self.targets.candidates(
+                first, chain, progress, count=count, correct=correct
+            )
         images = candidates[0]
         if len(candidates) > 1 and self.scorer is not None:
             images, scores = self._choose(candidates, first)
@@ -72,10 +78,10 @@ class CriticTargets:
                 scalars["score"] = float(scores.amax(1).mean())
                 scalars["score_spread"] = float((scores.amax(1) - scores.amin(1)).mean())
 
-        if len(views.cameras) > views.n_views:
+        if more and other_images is None:
             others = views.select(slice(views.n_views, None))
-            images = torch.cat([images, self.targets.draw(others, chain, progress)[0]])
-        return images, scalars
+            other_images, _ = self.targets.draw(others, chain, progress)
+        return images if other_images is None else torch.cat([images, other_images]), scalars
 
     def _choose(self, candidates: Tensor, views: Views) -> tuple[Tensor, Tensor]:
         """Return the best of [N, V, H, W, 3] candidates, as a group or view by view, and the scores [groups, N].

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlm3d_gs.core.prompts import SHAPES
 from vlm3d_gs.evaluate.kernels import MAX_STRETCH, cast_reach, search, silhouette_iou
-from vlm3d_gs.mini.world.scenes import HALF_HEIGHT, HALF_WIDTH
+from vlm3d_gs.layout.shapes import HALF_HEIGHT, HALF_WIDTH
 
 F64 = NDArray[np.float64]
 

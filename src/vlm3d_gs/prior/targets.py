@@ -11,7 +11,7 @@ from vlm3d_gs.config.reconstruct import Solver
 from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction, denoise
-from vlm3d_gs.prior.denoiser import decode_latents, encode_images, resized
+from vlm3d_gs.prior.denoiser import Denoiser, decode_latents, encode_images, resized
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.losses import reconstruction_target
 from vlm3d_gs.prior.noise import add_noise
@@ -56,21 +56,77 @@ class PriorTargets:
         Returns:
             [N, C, H, W, 3] in 0..1, of the prior's own size.
         """
+        latents = self._encode(views)
+        noise = torch.cat([self.prior.draw_noise(latents) for _ in range(count)])
+        rows = torch.arange(len(latents)).repeat(count)
+        pictures = self._follow(latents, rows, noise, views, chain, progress, correct)
+        return pictures.unflatten(0, (count, -1))
+
+    @torch.no_grad()
+    def candidates_beside_others(
+        self, views: Views, chain: Chain, progress: Progress, *, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Draw several chains for the first group and one for each other group, all in one batch of the network.
+
+        The noises are those of `candidates` for the first group and of `draw` for the others after it.
+
+        Args:
+            views: C renders, V of each group.
+            chain: noise level and steps.
+            progress: of the run.
+            count: N chains for the first group.
+
+        Returns:
+            [N, V, H, W, 3] and [C - V, H, W, 3] in 0..1, of the prior's own size.
+        """
+        latents, n_views = self._encode(views), views.n_views
+        first, others = latents[:n_views], latents[n_views:]
+        noise = [self.prior.draw_noise(first) for _ in range(count)]
+        noise.append(self.prior.draw_noise(others))
+        rows = [torch.arange(n_views).repeat(count), torch.arange(n_views, len(latents))]
+
+        pictures = self._follow(
+            latents, torch.cat(rows), torch.cat(noise), views, chain, progress, None
+        )
+        return pictures[: count * n_views].unflatten(0, (count, -1)), pictures[count * n_views :]
+
+    def _encode(self, views: Views) -> Tensor:
+        """Return the latents [C, c, h, w] of renders."""
+        self.prior.prepare_attention(views.n_views)
+        return encode_images(self.prior.denoiser, resized(views.color, self.prior.config.size_px))
+
+    def _follow(
+        self,
+        latents: Tensor,
+        rows: Tensor,
+        noise: Tensor,
+        views: Views,
+        chain: Chain,
+        progress: Progress,
+        correct: Correction | None,
+    ) -> Tensor:
+        """Return pictures [R, H, W, 3] of R chains, in one batch.
+
+        Args:
+            latents: [C, c, h, w] of the renders.
+            rows: [R], which of them each chain begins from.
+            noise: [R, c, h, w].
+            views: the renders.
+            chain: noise level and steps.
+            progress: of the run.
+            correct: see `denoise`.
+        """
         prior = self.prior
         denoiser, noise_schedule = prior.denoiser, prior.denoiser.noise_schedule
-        prior.prepare_attention(views.n_views)
-        latents = encode_images(denoiser, resized(views.color, prior.config.size_px))
-
         start = round(chain.noise_level * (len(noise_schedule) - 1))
-        noise = torch.cat([prior.draw_noise(latents) for _ in range(count)])
         if chain.noise_level >= 1.0:
             noisy = noise
         else:
             index = torch.full((len(noise),), start, device=noise.device)
-            noisy = add_noise(noise_schedule, latents.repeat(count, 1, 1, 1), noise, index)
+            begin = latents[rows.to(latents.device, non_blocking=True)]
+            noisy = add_noise(noise_schedule, begin, noise, index)
 
-        cameras = views.cameras.select(torch.arange(len(latents)).repeat(count))
-        predictor = prior.predictor(cameras, progress.fraction)
+        predictor = prior.predictor(views.cameras.select(rows), progress.fraction)
         prediction = denoise(
             predictor,
             noise_schedule,
@@ -82,4 +138,13 @@ class PriorTargets:
         )
         n_views = prior.n_joint_views(views.n_views)
         clean = reconstruction_target(prediction, prior.config.rescale, n_views)
-        return decode_latents(denoiser, clean).unflatten(0, (count, -1))
+        return decode_latents(denoiser, clean)
+
+
+def larger_batches_are_free(denoiser: Denoiser) -> bool:
+    """Return whether a network takes as long for sixteen pictures as for four.
+
+    On a GPU it does below sixteen, since it waits for its host there: 31 to 33 ms for 4, 8 and 16 pictures of MVDream
+    on an H200, recorded 15, 19 and 29 (docs/log/large-models.md).
+    """
+    return denoiser.device.type == "cuda" and denoiser.plan == "full"

@@ -45,24 +45,26 @@ class Document:
     loaded: dict[int, memoryview] = field(default_factory=dict)
     """Buffers by index, as far as they were needed."""
 
-    def broken(self, why: str) -> InputFileError:
-        """Return an error that says why the file cannot be read."""
-        return InputFileError(f"{self.source} is not a readable splat in glTF: {why}.")
+    def broken(self, why: str) -> str:
+        """Return an error message that says why the file cannot be read."""
+        return f"{self.source} is not a readable splat in glTF: {why}."
 
     def item(self, kind: str, index: object) -> dict[str, Any]:
         """Return an object of one of the document's arrays."""
         items = self.json.get(kind, [])
         if not isinstance(items, list) or not isinstance(index, int) or isinstance(index, bool):
-            raise self.broken(f"an index into {kind} is {str(index)[:20]}")
+            raise InputFileError(self.broken(f"an index into {kind} is {str(index)[:20]}"))
         if not 0 <= index < len(items) or not isinstance(items[index], dict):
-            raise self.broken(f"there is no {kind} {index}")
+            raise InputFileError(self.broken(f"there is no {kind} {index}"))
         return dict(items[index])
 
     def number(self, holder: dict[str, Any], name: str, default: int | None = None) -> int:
         """Return a non-negative whole number."""
         value = holder.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.broken(f"{name} must be a whole number, got {str(value)[:20]}")
+            raise InputFileError(
+                self.broken(f"{name} must be a whole number, got {str(value)[:20]}")
+            )
         return value
 
     def buffer(self, index: object) -> memoryview:
@@ -78,7 +80,7 @@ class Document:
             elif isinstance(uri, str):
                 self.loaded[index] = memoryview(self._file(uri))
             else:
-                raise self.broken(f"buffer {index} is nowhere")
+                raise InputFileError(self.broken(f"buffer {index} is nowhere"))
         return self.loaded[index]
 
     def view(self, index: object) -> tuple[memoryview, int]:
@@ -87,7 +89,9 @@ class Document:
         buffer = self.buffer(view.get("buffer"))
         start, size = self.number(view, "byteOffset", 0), self.number(view, "byteLength")
         if start + size > len(buffer):
-            raise self.broken(f"buffer view {index} promises {size} bytes that are not there")
+            raise InputFileError(
+                self.broken(f"buffer view {index} promises {size} bytes that are not there")
+            )
         return buffer[start : start + size], self.number(view, "byteStride", 0)
 
     def accessor(self, index: object, width: int) -> FloatArray:
@@ -95,9 +99,9 @@ class Document:
         accessor = self.item("accessors", index)
         kind = accessor.get("componentType")
         if kind not in COMPONENTS or WIDTHS.get(accessor.get("type", "")) != width:
-            raise self.broken(f"accessor {index} has an unexpected type")
+            raise InputFileError(self.broken(f"accessor {index} has an unexpected type"))
         if "sparse" in accessor or "bufferView" not in accessor:
-            raise self.broken(f"accessor {index} is sparse, which is not read")
+            raise InputFileError(self.broken(f"accessor {index} is sparse, which is not read"))
 
         # All in whole numbers from the file: `last` is the end of the last row.
         buffer, stride = self.view(accessor["bufferView"])
@@ -106,7 +110,9 @@ class Document:
         stride = stride or dtype.itemsize * width
         last = start + stride * (count - 1) + dtype.itemsize * width
         if count < 1 or stride < dtype.itemsize * width or last > len(buffer):
-            raise self.broken(f"accessor {index} promises {count} values that are not there")
+            raise InputFileError(
+                self.broken(f"accessor {index} promises {count} values that are not there")
+            )
 
         values: NDArray[Any] = np.ndarray(
             (count, width), dtype, buffer, start, (stride, dtype.itemsize)
@@ -118,17 +124,19 @@ class Document:
     def _data(self, uri: str) -> bytes:
         head, _, text = uri.partition(",")
         if not head.endswith(";base64"):
-            raise self.broken("a data URI is not base64")
+            raise InputFileError(self.broken("a data URI is not base64"))
         try:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise self.broken(f"a data URI is damaged: {error}") from error
+            raise InputFileError(self.broken(f"a data URI is damaged: {error}")) from error
 
     def _file(self, uri: str) -> bytes:
         folder = self.source.parent.resolve()
         path = (folder / unquote(uri)).resolve()
         if "://" in uri or not path.is_relative_to(folder):
-            raise self.broken(f"it refers to {uri[:80]!r}, which is not in its folder")
+            raise InputFileError(
+                self.broken(f"it refers to {uri[:80]!r}, which is not in its folder")
+            )
         data = file_bytes(path)
         self.length += len(data)
         self.budget.grow(len(data))
@@ -149,9 +157,9 @@ def parse(source: Path) -> Document:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise document.broken(f"its JSON is damaged: {error}") from error
+        raise InputFileError(document.broken(f"its JSON is damaged: {error}")) from error
     if not isinstance(content, dict):
-        raise document.broken("its JSON is not an object")
+        raise InputFileError(document.broken("its JSON is not an object"))
     document.json = content
     return document
 
@@ -166,19 +174,21 @@ def is_gltf(source: Path) -> bool:
 def _chunks(document: Document, data: bytes) -> tuple[bytes, memoryview]:
     """Return the JSON and the buffer of a .glb."""
     if len(data) < HEADER.size + CHUNK.size:
-        raise document.broken("it is truncated")
+        raise InputFileError(document.broken("it is truncated"))
     _, version, total = HEADER.unpack_from(data)
     length, kind = CHUNK.unpack_from(data, HEADER.size)
     start = HEADER.size + CHUNK.size
     if version != VERSION or kind != b"JSON":
-        raise document.broken(f"it is of version {version}, begins with {kind!r}")
+        raise InputFileError(document.broken(f"it is of version {version}, begins with {kind!r}"))
     if total > len(data) or start + length > total:
-        raise document.broken(f"it is truncated, {len(data)} bytes of {max(total, start + length)}")
+        raise InputFileError(
+            document.broken(f"it is truncated, {len(data)} bytes of {max(total, start + length)}")
+        )
 
     rest, buffer = start + length, memoryview(b"")
     if rest + CHUNK.size <= total:
         size, kind = CHUNK.unpack_from(data, rest)
         if kind != b"BIN\0" or rest + CHUNK.size + size > total:
-            raise document.broken("its second chunk is not a buffer, or truncated")
+            raise InputFileError(document.broken("its second chunk is not a buffer, or truncated"))
         buffer = memoryview(data)[rest + CHUNK.size : rest + CHUNK.size + size]
     return data[start:rest], buffer

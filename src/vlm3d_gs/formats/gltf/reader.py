@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import MAX_DEGREE, SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays, joined
 from vlm3d_gs.formats.claims import gaussian_bytes
@@ -49,14 +50,16 @@ def load_glb(source: Path) -> SplatArrays:
         required = document.json.get("extensionsRequired", [])
         unknown = sorted({str(name) for name in required} - {*KNOWN})
         if unknown:
-            raise document.broken(
-                f"it requires {', '.join(unknown)}, which this program does not know"
+            raise InputFileError(
+                document.broken(
+                    f"it requires {', '.join(unknown)}, which this program does not know"
+                )
             )
         splats = list(_primitives(document))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise document.broken(f"{type(error).__name__}: {error}") from error
+        raise InputFileError(document.broken(f"{type(error).__name__}: {error}")) from error
     if not splats:
-        raise document.broken(f"no primitive of its scene has {EXTENSION}")
+        raise InputFileError(document.broken(f"no primitive of its scene has {EXTENSION}"))
 
     return replace(joined(splats), **_notes(document))
 
@@ -87,7 +90,7 @@ def _primitives(document: Document) -> Iterator[SplatArrays]:
         index, parent, depth = pending.pop()
         visited += 1
         if visited > node_count or depth > MAX_DEPTH:
-            raise document.broken("its nodes do not form a tree")
+            raise InputFileError(document.broken("its nodes do not form a tree"))
 
         node = document.item("nodes", index)
         matrix = parent @ node_matrix(document.source, node)
@@ -108,7 +111,9 @@ def _splat(document: Document, primitive: dict[str, Any], extension: dict[str, A
     if packed is not None:
         arrays = _unpacked(document, primitive, packed)
     elif compressed:
-        raise document.broken(f"it is compressed: {', '.join(map(str, compressed))}")
+        raise InputFileError(
+            document.broken(f"it is compressed: {', '.join(map(str, compressed))}")
+        )
     else:
         arrays = _attributes(document, primitive["attributes"])
 
@@ -131,7 +136,7 @@ def _attributes(document: Document, attributes: dict[str, Any]) -> SplatArrays:
 
     def column(name: str, width: int) -> FloatArray:
         if name not in attributes:
-            raise document.broken(f"it lacks {name}")
+            raise InputFileError(document.broken(f"it lacks {name}"))
         return document.accessor(attributes[name], width)
 
     degree = max(d for d in range(MAX_DEGREE + 1) if d == 0 or sh_name(d * d) in attributes)
@@ -146,7 +151,7 @@ def _attributes(document: Document, attributes: dict[str, Any]) -> SplatArrays:
     scales = column(f"{EXTENSION}:SCALE", 3)
     opacities = column(f"{EXTENSION}:OPACITY", 1)
     if any(len(values) != len(means) for values in (*sh, quats, scales, opacities)):
-        raise document.broken("its attributes differ in length")
+        raise InputFileError(document.broken("its attributes differ in length"))
 
     return SplatArrays(
         means=means,

@@ -23,6 +23,7 @@ from vlm3d_gs.core.prompts import (
     ObjectPhrase,
     article,
 )
+from vlm3d_gs.layout.shapes import HALF_HEIGHT, HALF_WIDTH
 from vlm3d_gs.mini.world import raycast as rc
 
 PALETTE = {
@@ -43,22 +44,6 @@ ELEVATION_DEG = (0.0, 30.0)
 IMAGE_PX = 64
 N_VIEWS = 4
 
-HALF_HEIGHT = {
-    "sphere": 1.0,
-    "cube": rc.CUBE_HALF,
-    "cylinder": rc.CYLINDER_HALF,
-    "cone": rc.CONE_HALF,
-    "torus": 0.30,
-}
-"""Half extent along z of an object of size 1."""
-HALF_WIDTH = {
-    "sphere": 1.0,
-    "cube": rc.CUBE_HALF,
-    "cylinder": 0.75,
-    "cone": rc.CONE_RADIUS,
-    "torus": 0.98,
-}
-"""Half extent along x and along y of an object of size 1."""
 AXIS = {"on top of": 2, "to the left of": 1, "in front of": 0}
 SIGN = {"on top of": 1.0, "to the left of": -1.0, "in front of": 1.0}
 """Side of objects[1] on which objects[0] stands, along `AXIS`."""
