@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 # Processes of the test suite; each needs about 1.5 GB.
 JOBS ?= 2
 
-.PHONY: setup demo test lint type format golden bench cuda wheel gpu-check clean
+.PHONY: setup demo test lint type format golden bench fuzz cuda wheel gpu-check clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,11 @@ golden: setup
 # benchmarks/tables.py. Torch's idle threads sleep as early as under the command line, which sets the same.
 bench: setup
 	@set -e; export GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-10000}; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+# Damaged files into every reader, 200,000 a format and at most FUZZ_S seconds each; findings go to fuzz-findings/.
+FUZZ_S ?= 3600
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --count 200000 --seconds $(FUZZ_S)
 
 # The CUDA kernels, in a quarter of a minute; without them the references in torch are used. `make setup` fetches the compiler.
 cuda:

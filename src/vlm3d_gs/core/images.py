@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +23,20 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from vlm3d_gs.core.errors import ShapeError
+from vlm3d_gs.core.errors import InputFileError, ShapeError
 from vlm3d_gs.core.files import atomic_path
 
 Color = tuple[float, float, float]
 """Red, green, blue, 0 to 1, sRGB as displayed."""
 
 WHITE: Color = (1.0, 1.0, 1.0)
+MAX_PIXELS = 2**24
+"""Largest picture that is read, 4096 x 4096: 0.2 GB as floats."""
+BROKEN_PICTURE = (
+    *(OSError, SyntaxError, ValueError, OverflowError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on damaged files."""
 LABEL_PX = 14
 """Height of a label's letters."""
 
@@ -129,10 +140,31 @@ def encode_png(image: Tensor) -> bytes:
 
 
 def load_png(path: str | Path) -> Tensor:
-    """Read an image file as [H, W, 3] float32, 0 to 1; an alpha channel is dropped."""
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    """Read a PNG file as [H, W, 3] float32, 0 to 1; an alpha channel is dropped.
+
+    Raises:
+        InputFileError: no such file, not a PNG, damaged, or of more than `MAX_PIXELS`.
+    """
+    try:
+        with _unwarned(), Image.open(path, formats=["PNG"]) as picture:
+            # Its header is all that has been read so far: a small file may claim any size.
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputFileError(
+                    f"{path} is a picture of {picture.width} x {picture.height} pixels; at most "
+                    f"{MAX_PIXELS} in all are read."
+                )
+            pixels = np.asarray(picture.convert("RGB"))
+    except BROKEN_PICTURE as error:
+        raise InputFileError(f"{path} is not a readable PNG file: {error}") from error
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Silence Pillow's warning of large pictures; whoever opens one looks at its size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def tile_grid(images: Tensor, columns: int, gap_px: int = 2, fill: Color = WHITE) -> Tensor:

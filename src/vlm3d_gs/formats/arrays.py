@@ -80,7 +80,7 @@ class SplatArrays:
         """Return [N], whether all numbers of a Gaussian are finite."""
         finite = np.ones(len(self), bool)
         for value in self.columns().values():
-            finite &= np.isfinite(value).reshape(len(self), -1).all(1)
+            finite &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
         return finite
 
 

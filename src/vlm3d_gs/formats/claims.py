@@ -12,9 +12,43 @@ from pathlib import Path
 from vlm3d_gs.core.errors import InputFileError
 
 FREE_BYTES = 64 * 2**20
-"""Size that any compressed file may unpack to."""
+"""Size that any file may unpack to."""
 MAX_EXPANSION = 200
-"""Bytes that each further byte of a file may unpack to; real splats stay below 20."""
+"""Bytes that each further byte of a compressed file may unpack to; real splats stay below 50."""
+
+
+def gaussian_bytes(coefficients: int) -> int:
+    """Return what a Gaussian takes once it is read, float32, with `coefficients` harmonics a channel."""
+    return 4 * (3 + 3 + 4 + 1 + 3 * coefficients)
+
+
+class Budget:
+    """What a file may unpack to, summed over all of its parts, so that many modest parts cannot exhaust memory.
+
+    Args:
+        source: the file.
+        length: how many bytes it holds.
+        expansion: bytes that each of them may unpack to.
+    """
+
+    def __init__(self, source: Path, length: int, expansion: int = MAX_EXPANSION) -> None:
+        self._source = source
+        self._length = length
+        self._left = FREE_BYTES + expansion * length
+        self._promised = 0
+
+    def spend(self, promised: str, needed: int) -> None:
+        """Take `needed` bytes for what a part promises.
+
+        Raises:
+            InputFileError: no splat of the file's length holds so much; the message names the last part.
+        """
+        self._promised += needed
+        if self._promised > self._left:
+            raise InputFileError(
+                f"{self._source} promises {promised} ({self._promised} bytes unpacked with all before) "
+                f"but is only {self._length} bytes long: it is damaged, or made to exhaust memory."
+            )
 
 
 def file_bytes(source: Path) -> bytes:
@@ -71,8 +105,4 @@ def expect_plausible(source: Path, promised: str, needed: int, compressed: int) 
     Raises:
         InputFileError: no splat is compressed that well.
     """
-    if needed > FREE_BYTES + MAX_EXPANSION * compressed:
-        raise InputFileError(
-            f"{source} promises {promised} ({needed} bytes unpacked) but is only {compressed} bytes "
-            "long: it is damaged, or made to exhaust memory."
-        )
+    Budget(source, compressed).spend(promised, needed)

@@ -67,8 +67,13 @@ def load_arrays(
         MissingDependencyError: a USD file without usd-core.
     """
     source = Path(path)
-    codec = codec_of(format_of_file(source))
-    arrays = codec.load(source, SplatOptions(spz_frame=spz_frame))
+    try:
+        codec = codec_of(format_of_file(source))
+        arrays = codec.load(source, SplatOptions(spz_frame=spz_frame))
+    except OSError as error:
+        raise InputFileError(f"{source} cannot be read: {error}") from error
+    except MemoryError as error:
+        raise InputFileError(f"{source} needs more memory than there is.") from error
     return arrays if frame is None else replace(arrays, frame=frame)
 
 

@@ -35,7 +35,7 @@ CHILD_COPIES = 16
 """The reading process may take this many times what any file may unpack to, 1 GiB, ..."""
 MAX_TEXT_EXPANSION = 100
 """... and this many bytes for each byte of the file: the library keeps numbers of a text as objects."""
-CHILD_SECONDS, BYTES_A_SECOND = 60, 2**20
+CHILD_SECONDS, BYTES_A_SECOND = 20, 2**20
 """Seconds of the processor that it may take for any file, and bytes of the file for each more."""
 
 

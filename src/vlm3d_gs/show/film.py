@@ -17,6 +17,8 @@ from vlm3d_gs.runs.record import SPLAT, RunRecord, read_record
 from vlm3d_gs.show.sheet import preview
 from vlm3d_gs.show.video import write_video
 
+LONGEST_PX = 2048
+"""Longest side of a film, whatever lies in the folder; the previews of a run have a quarter of it."""
 BAR_PX = 6
 """Height of the progress bar under each picture."""
 CAPTION_PX = 24
@@ -78,11 +80,12 @@ def _pictures(
     done = record.summary.get("steps")
     last = done if isinstance(done, int) else previews[-1][0]
     total = record.planned_steps or last
-    first = _load(previews[0][1])
-    size = (first.shape[0], first.shape[1])
+    first = load_png(previews[0][1])
+    shrink = min(1.0, LONGEST_PX / max(first.shape[:2]))
+    size = (max(1, round(first.shape[0] * shrink)), max(1, round(first.shape[1] * shrink)))
 
     for step, path in previews:
-        yield _captioned(_load(path), size, f"step {step} of {total}", step / total)
+        yield _captioned(load_png(path), size, f"step {step} of {total}", step / total)
 
     if (folder / SPLAT).is_file():
         final = preview(read_splat(folder / SPLAT), size_px=size[0])
@@ -108,10 +111,3 @@ def _hold_last(pictures: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     for index, picture in enumerate(pictures):
         for _ in range(HOLD if index == count - 1 else 1):
             yield picture
-
-
-def _load(path: Path) -> Tensor:
-    try:
-        return load_png(path)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise InputFileError(f"{path} is not a readable picture: {error}") from error

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.harmonics import MAX_DEGREE
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
-from vlm3d_gs.formats.claims import file_bytes
+from vlm3d_gs.formats.claims import Budget, file_bytes, gaussian_bytes
 from vlm3d_gs.formats.gltf.nodes import MAX_DEPTH, node_matrix, transform
 from vlm3d_gs.formats.gltf.writer import CHUNK, EXTENSION, HEADER, MAGIC, VERSION, sh_name
 from vlm3d_gs.formats.quantize import log_of, logit
@@ -26,6 +26,10 @@ from vlm3d_gs.formats.quantize import log_of, logit
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 COLOR_SPACE = "srgb_rec709_display"
+EXPANSION = 20
+"""Bytes that each byte of a file may unpack to: four by quantised types, and five nodes that share a mesh."""
+LEAST_PART = 4096
+"""Bytes that a splat of few Gaussians counts as, since each takes time, too."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class _Document:
     source: Path
     json: dict[str, Any]
     buffer: memoryview
+    budget: Budget
+    """What all of its splats may unpack to: nodes may share meshes, and attributes the same bytes."""
 
     def broken(self, why: str) -> str:
         """Return an error message that says why the file cannot be read."""
@@ -88,7 +94,8 @@ def load_glb(source: Path) -> SplatArrays:
 
 def _parse(source: Path, data: bytes) -> _Document:
     """Return the JSON and the buffer of a .glb, after checking the headers of its chunks."""
-    empty = _Document(source, {}, memoryview(b""))
+    budget = Budget(source, len(data), EXPANSION)
+    empty = _Document(source, {}, memoryview(b""), budget)
     if len(data) < HEADER.size + CHUNK.size or data[:4] != MAGIC:
         raise InputFileError(empty.broken("it does not begin like one"))
 
@@ -116,7 +123,7 @@ def _parse(source: Path, data: bytes) -> _Document:
         if kind != b"BIN\0" or rest + CHUNK.size + size > total:
             raise InputFileError(empty.broken("its second chunk is not a buffer, or truncated"))
         buffer = memoryview(data)[rest + CHUNK.size : rest + CHUNK.size + size]
-    return _Document(source, content, buffer)
+    return _Document(source, content, buffer, budget)
 
 
 def _primitives(document: _Document) -> Iterator[SplatArrays]:
@@ -167,8 +174,13 @@ def _arrays(
             raise InputFileError(document.broken(f"it lacks {name}"))
         return _accessor(document, attributes[name], width)
 
-    means = column("POSITION", 3)
     degree = max(d for d in range(MAX_DEGREE + 1) if d == 0 or sh_name(d * d) in attributes)
+    count = document.number(document.item("accessors", attributes.get("POSITION")), "count")
+    document.budget.spend(
+        f"{count} Gaussians", max(LEAST_PART, count * gaussian_bytes((degree + 1) ** 2))
+    )
+
+    means = column("POSITION", 3)
     sh = [column(sh_name(index), 3) for index in range((degree + 1) ** 2)]
 
     quats = column(f"{EXTENSION}:ROTATION", 4)

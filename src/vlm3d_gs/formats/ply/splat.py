@@ -130,8 +130,8 @@ def _expect_splat(source: Path, header: PlyHeader) -> None:
             "mesh cannot be rendered as Gaussians."
         )
 
-    rest = sorted(int(name[7:]) for name in names if name[:7] == "f_rest_" and name[7:].isdigit())
-    if len(rest) not in REST_COUNTS or rest != list(range(len(rest))):
+    rest = {name for name in names if name.startswith("f_rest_")}
+    if len(rest) not in REST_COUNTS or rest != {f"f_rest_{index}" for index in range(len(rest))}:
         allowed = ", ".join(str(count) for count in REST_COUNTS)
         raise InputFileError(
             f"{source} has {len(rest)} f_rest properties; a splat has {allowed} (degree 0 to 4)."

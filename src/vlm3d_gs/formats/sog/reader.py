@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
-from vlm3d_gs.formats.claims import expect_file, expect_plausible
+from vlm3d_gs.formats.claims import Budget, expect_file, gaussian_bytes
 from vlm3d_gs.formats.quantize import INV_SQRT2, ByteArray, byte_logits, join_largest
 from vlm3d_gs.formats.sog.writer import LARGEST_FIRST, MAX_ENTRIES, PER_ROW, VERSION
 
@@ -25,6 +25,8 @@ MAX_META_BYTES = 2**20
 """The JSON holds three palettes of 256 numbers and little else."""
 MAX_COUNT = 2**28
 """More pixels than the largest WebP image has."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How members may be packed. No program packs them otherwise, and bzip2 and LZMA may take memory at will."""
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError, UnidentifiedImageError),
     *(NotImplementedError, RuntimeError, KeyError, ValueError, TypeError, OverflowError),
@@ -41,10 +43,18 @@ class _Archive:
     zip: zipfile.ZipFile
     size: int
     """Length of the whole file, bytes."""
+    budget: Budget
+    """What all of its parts may unpack to."""
 
     def member(self, name: str, max_bytes: int) -> bytes:
-        """Return a member's content; raise if it is longer than `max_bytes`."""
-        with self.zip.open(str(name)) as stream:
+        """Return a member's content; raise if it is packed in an unusual way or longer than `max_bytes`."""
+        info = self.zip.getinfo(str(name))
+        if info.compress_type not in METHODS:
+            raise InputFileError(
+                f"{self.source} packs {name} by method {info.compress_type}; a .sog is stored or deflated. "
+                "Pack it again."
+            )
+        with self.zip.open(info) as stream:
             content = stream.read(max_bytes + 1)
         if len(content) > max_bytes:
             raise InputFileError(
@@ -61,7 +71,7 @@ class _Archive:
 
         width, height = image.size
         promised = f"an image of {width} x {height} pixels"
-        expect_plausible(self.source, promised, 4 * width * height, self.size)
+        self.budget.spend(promised, 4 * width * height)
         if width * height < count:
             raise InputFileError(
                 f"{self.source} is damaged: {name} has {width} x {height} pixels for {count} values."
@@ -80,7 +90,8 @@ def load_sog(source: Path) -> SplatArrays:
     expect_file(source)
     try:
         with zipfile.ZipFile(source) as archive:
-            return _load(_Archive(source, archive, source.stat().st_size))
+            size = source.stat().st_size
+            return _load(_Archive(source, archive, size, Budget(source, size)))
     except BROKEN as error:
         raise InputFileError(
             f"{source} is not a readable .sog file: {type(error).__name__}: {error}"
@@ -98,6 +109,8 @@ def _load(archive: _Archive) -> SplatArrays:
         )
 
     count = _count(archive, meta["count"], MAX_COUNT)
+    bands = _count(archive, meta["shN"]["bands"], 3) if "shN" in meta else 0
+    archive.budget.spend(f"{count} Gaussians", count * gaussian_bytes((bands + 1) ** 2))
     colors = archive.pixels(meta["sh0"]["files"][0], 4, count)
     sh = _codebook(meta["sh0"])[colors[:, :3]][:, None]
     if "shN" in meta:

@@ -18,7 +18,7 @@ import zstandard
 
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.arrays import SplatArrays
-from vlm3d_gs.formats.claims import expect_plausible, expect_present, file_bytes
+from vlm3d_gs.formats.claims import expect_plausible, expect_present, file_bytes, gaussian_bytes
 from vlm3d_gs.formats.options import Frame, SpzFrame, SpzVersion
 from vlm3d_gs.formats.spz.columns import DEGREES, SpzHeader, decode, encode, section_sizes
 
@@ -121,7 +121,7 @@ def _load_gzip(source: Path, data: bytes, frame: Frame) -> SplatArrays:
     _, version, count, degree, bits, flags, _ = HEADER.unpack(start)
     header = SpzHeader(version, count, degree, bits)
     sizes = _sizes(source, header, (1, 2, 3))
-    expect_plausible(source, f"{count} Gaussians", sum(sizes), len(data))
+    _expect_plausible(source, header, len(data))
 
     # Unpack what the header promises and no more, however much the stream holds.
     chunks, missing = [], sum(sizes)
@@ -153,7 +153,7 @@ def _load_zstd(source: Path, data: bytes, frame: Frame) -> SplatArrays:
     _, version, count, degree, bits, flags, streams, offset = HEADER_V4.unpack_from(data)
     header = SpzHeader(version, count, degree, bits)
     sizes = [size for size in _sizes(source, header, (4,)) if size]
-    expect_plausible(source, f"{count} Gaussians", sum(sizes), len(data))
+    _expect_plausible(source, header, len(data))
 
     end = offset + ENTRY.size * streams
     if streams != len(sizes) or offset < HEADER_V4.size or end > len(data):
@@ -201,7 +201,15 @@ def _sizes(source: Path, header: SpzHeader, versions: tuple[int, ...]) -> list[i
             f"{source} is damaged: degree {header.degree} (0 to 4 exist) with {header.fractional_bits} "
             "fractional bits (0 to 23 exist)."
         )
+    if header.count == 0:
+        raise InputFileError(f"{source} holds no Gaussians.")
     return section_sizes(header)
+
+
+def _expect_plausible(source: Path, header: SpzHeader, length: int) -> None:
+    """Require that a file of this length can hold what its header promises."""
+    needed = header.count * gaussian_bytes((header.degree + 1) ** 2)
+    expect_plausible(source, f"{header.count} Gaussians", needed, length)
 
 
 def _split(body: memoryview, sizes: list[int]) -> list[memoryview]:
