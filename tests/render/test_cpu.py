@@ -17,6 +17,7 @@ from oracles import KINDS, decided_pixels, draw_scene, ring
 from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.render import Rendering, render
+from vlm3d_gs.render.cpu import rasterize
 from vlm3d_gs.render.cpu.blend import BUFFER, open_rows
 from vlm3d_gs.render.cpu.math import exp2_negative
 from vlm3d_gs.render.cpu.rasterize import band_rows
@@ -244,3 +245,30 @@ def test_no_row_that_lets_light_through_is_left_out(lit, low, high):
         assert (first, last) == (inside[0], inside[-1])
     else:
         assert first > last
+
+
+def test_pictures_in_pieces_are_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a gradient views and rows of tiles are drawn in pieces, so that memory is bounded."""
+    scene, cameras = draw_scene(200, 3, 1, KINDS), ring(3, 70)
+    background = torch.rand(3, 3)
+
+    def drawn() -> Rendering:
+        with torch.no_grad():
+            return render(scene, cameras, backend="cpu", background=background)
+
+    whole = drawn()
+    entries: list[int] = []
+    run = rasterize.run_tasks
+
+    def watched(kernel: object, tasks: int, *arguments: object) -> None:
+        if kernel is rasterize.tiles.list_tiles:
+            entries.append(len(arguments[-1]))  # type: ignore[arg-type]
+        run(kernel, tasks, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rasterize, "run_tasks", watched)
+    monkeypatch.setattr(rasterize, "_PAIRS", len(scene))
+    monkeypatch.setattr(rasterize, "_ENTRIES", 100)
+    for got, expected in zip(drawn(), whole, strict=True):
+        assert torch.equal(got, expected)
+    assert entries.count(0) == 3, "each view is counted by itself"
+    assert len(entries) > 9, "and drawn in several pieces"

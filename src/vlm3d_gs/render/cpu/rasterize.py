@@ -26,6 +26,10 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _TASKS = 16
 """Target number of blending tasks, which sets the number of bands per view. Part of the summation order."""
+_PAIRS = 8_000_000
+"""Views times Gaussians drawn at once where no gradient is wanted; a pair takes up to 120 bytes."""
+_ENTRIES = 2**27
+"""Length of all tiles' lists at once where no gradient is wanted, 4 bytes each; a row of tiles may need more."""
 
 
 def render_cpu(
@@ -55,20 +59,21 @@ def render_cpu(
             "Move them with .to('cpu') or use backend='gsplat'."
         )
 
-    views = camera_rows(cameras)
-    means2d, shapes, radii = _Projection.apply(
-        *(value.float().contiguous() for value in gaussians.parameters().values()),
-        views,
-        (cameras.width, cameras.height, sh_degree),
-    )
-    if means2d.requires_grad:
-        means2d.retain_grad()
+    rows, backdrop = camera_rows(cameras), background.detach().to(torch.float32).contiguous()
+    parameters = [value.float().contiguous() for value in gaussians.parameters().values()]
+    sizes = (cameras.width, cameras.height, sh_degree)
 
-    backdrop = background.detach().to(torch.float32).contiguous()
-    color, alpha, depth = _Blending.apply(
-        means2d, shapes, radii, backdrop, (cameras.width, cameras.height)
-    )
+    # Memory grows with views times Gaussians. A backward pass needs all of it, a picture alone does not.
+    chunk = max(1, len(rows))
+    if not (torch.is_grad_enabled() and any(value.requires_grad for value in parameters)):
+        chunk = max(1, min(chunk, _PAIRS // max(1, len(gaussians))))
+    parts = [
+        _draw(parameters, rows[start : start + chunk], backdrop[start : start + chunk], sizes)
+        for start in range(0, max(1, len(rows)), chunk)
+    ]
 
+    joined = parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+    color, alpha, depth, radii, means2d = joined
     dtype = gaussians.dtype
     return Rendering(
         color.to(dtype),
@@ -77,6 +82,20 @@ def render_cpu(
         radii.to(dtype),
         means2d,
     )
+
+
+def _draw(
+    parameters: Sequence[Tensor],
+    views: np.ndarray[Any, np.dtype[np.float32]],
+    background: Tensor,
+    sizes: tuple[int, int, int],
+) -> tuple[Tensor, ...]:
+    """Return colour, alpha, depth, radii and centres of some views, float32."""
+    means2d, shapes, radii = _Projection.apply(*parameters, views, sizes)
+    if means2d.requires_grad:
+        means2d.retain_grad()
+    color, alpha, depth = _Blending.apply(means2d, shapes, radii, background, sizes[:2])
+    return color, alpha, depth, radii, means2d
 
 
 def camera_rows(cameras: Cameras) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -188,25 +207,28 @@ class _Blending(torch.autograd.Function):
 
         # Count each tile's list first, then allocate all of them at once and write them.
         bands = band_rows(views, height)
-        tasks = views * (len(bands) - 1)
-        tile_count = -(-width // tiles.TILE) * -(-height // tiles.TILE)
-        cursors = np.zeros((views, tile_count), np.int64)
+        columns = -(-width // tiles.TILE)
+        lengths = np.zeros((views, bands[-1] * columns), np.int64)
         none = np.empty(0, np.int32)
-        lists = (packed, reach, counts, bands, width)
-        run_tasks(tiles.list_tiles, tasks, *lists, cursors, none)
-
-        ends = list_ends(cursors)
-        entries = np.empty(ends[-1, -1] if views else 0, np.int32)
-        cursors = ends[:, :-1].copy()
-        if len(entries) > 0:
-            run_tasks(tiles.list_tiles, tasks, *lists, cursors, entries)
+        run_tasks(
+            tiles.list_tiles, views * (len(bands) - 1), packed, reach, counts, bands, width, lengths, none
+        )  # fmt: skip
 
         color = torch.empty(views, height, width, 3)
         alpha, depth = torch.empty(views, height, width), torch.empty(views, height, width)
-        run_tasks(
-            blend.blend_forward, tasks, packed, bands, ends, entries, background.numpy(),
-            color.numpy(), alpha.numpy(), depth.numpy(),
-        )  # fmt: skip
+        pictures = (color.numpy(), alpha.numpy(), depth.numpy())
+
+        # All at once where a backward pass follows, else as many rows of tiles as memory is meant for.
+        most = None if any(ctx.needs_input_grad) else _ENTRIES
+        for part in split_bands(bands, lengths, columns, most):
+            ends = list_ends(lengths, (part[0] * columns, part[-1] * columns))
+            entries = np.empty(ends[-1, -1] if views else 0, np.int32)
+            cursors, tasks = ends[:, :-1].copy(), views * (len(part) - 1)
+            if len(entries) > 0:
+                lists = (packed, reach, counts, part, width, cursors, entries)
+                run_tasks(tiles.list_tiles, tasks, *lists)
+            drawn = (packed, part, ends, entries, background.numpy(), *pictures)
+            run_tasks(blend.blend_forward, tasks, *drawn)
 
         ctx.save_for_backward(color, alpha, depth, background)
         ctx.lists = (packed, reach, order, counts, bands, ends, entries)
@@ -237,11 +259,51 @@ class _Blending(torch.autograd.Function):
         return d_means2d, d_shapes, None, None, None
 
 
-def list_ends(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return [C, tiles + 1] positions where each tile's list starts and ends, from the lengths [C, tiles]."""
+def split_bands(
+    bands: np.ndarray[Any, np.dtype[np.int64]],
+    lengths: np.ndarray[Any, np.dtype[np.int64]],
+    columns: int,
+    most: int | None,
+) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the bands in groups whose lists together have at most `most` entries, or one row of tiles.
+
+    Args:
+        bands: [number + 1] first tile row of each, and the end.
+        lengths: [C, tiles] of the lists.
+        columns: tiles in a row.
+        most: None for one group.
+    """
+    rows = lengths.reshape(-1, bands[-1], columns).sum((0, 2))
+    if most is None or rows.sum() <= most:
+        return [bands]
+
+    groups = [[0]]
+    total = 0
+    for row, entries in enumerate(rows):
+        if total and total + entries > most:
+            groups.append([row])
+            total = 0
+        groups[-1].append(row + 1)
+        total += entries
+    return [np.array(group, np.int64) for group in groups]
+
+
+def list_ends(
+    counts: np.ndarray[Any, np.dtype[np.int64]], drawn: tuple[int, int] | None = None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return [C, tiles + 1] positions where each tile's list starts and ends.
+
+    Args:
+        counts: [C, tiles] lengths of the lists.
+        drawn: first tile that has a list, and the end; those of the others are empty. None is all.
+    """
     views, tiles = counts.shape
+    chosen = counts
+    if drawn is not None:
+        chosen = np.zeros_like(counts)
+        chosen[:, drawn[0] : drawn[1]] = counts[:, drawn[0] : drawn[1]]
     running = np.zeros(views * tiles + 1, np.int64)
-    np.cumsum(counts.reshape(-1), out=running[1:])
+    np.cumsum(chosen.reshape(-1), out=running[1:])
     starts = np.arange(views)[:, None] * tiles + np.arange(tiles + 1)[None]
     return np.ascontiguousarray(running[starts])
 
