@@ -25,9 +25,10 @@ from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.settings import settings as settings_command
+from vlm3d_gs.cli.terminal import speak_any_name
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
-from vlm3d_gs.core.errors import Vlm3dGsError
+from vlm3d_gs.core.errors import OUT_OF_MEMORY, Vlm3dGsError, is_out_of_memory
 from vlm3d_gs.core.notices import noticing
 
 USER_ERROR = 2
@@ -53,7 +54,16 @@ class _Commands(TyperGroup):
             message = str(error)
         except typer.BadParameter as error:
             message = error.format_message().replace("Value error, ", "")
+        except (MemoryError, RuntimeError, OSError, ImportError) as error:
+            if is_out_of_memory(error):
+                message = OUT_OF_MEMORY
+            elif isinstance(error, OSError) and error.filename is not None:
+                message = f"{error.strerror}: {str(error.filename)[:200]}. Check the path, its rights and its disk."
+            else:
+                raise
 
+        # File names and what files hold may contain anything; a terminal gets letters only.
+        message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
         typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
         raise typer.Exit(USER_ERROR)
 
@@ -82,6 +92,7 @@ def _root(
 ) -> None:
     """Define the options that belong to no command, and prepare what must precede the import of torch."""
     shorten_waits()
+    speak_any_name()
 
 
 app.command("generate")(generate_command)

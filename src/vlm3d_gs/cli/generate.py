@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from vlm3d_gs.cli import options
+from vlm3d_gs.cli.options import PICK_AT
+from vlm3d_gs.cli.terminal import expect_room
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
@@ -25,8 +27,8 @@ def generate(
     drop_question: options.DropQuestion = None,
     recipe: options.Recipe = None,
     seeds: options.Seeds = None,
-    pick: options.Pick = "best",
-    pick_at: options.PickAt = 0.4,
+    pick: options.Pick = None,
+    pick_at: options.PickAt = None,
     backend: options.Backend = None,
     device: options.Device = None,
     export: options.Export = None,
@@ -45,6 +47,16 @@ def generate(
         raise ConfigError("--host and --port belong to --view. Add --view, or drop them.")
     if view and seeds is not None:
         raise ConfigError("--view watches one run, --seeds starts several. Drop one of them.")
+
+    critics = (critic, critic_model, critic_every, ask, drop_question)
+    if no_critic and any(value for value in critics):
+        raise ConfigError(
+            "--no-critic leaves the critic out; --critic, --critic-model, --critic-every, --ask and "
+            "--drop-question belong to it. Drop one or the other."
+        )
+    if seeds is None and (pick is not None or pick_at is not None):
+        raise ConfigError("--pick and --pick-at choose among --seeds. Add --seeds, or drop them.")
+    expect_room()
 
     values = {
         "out": out,
@@ -69,7 +81,15 @@ def generate(
     if seeds is not None:
         from vlm3d_gs.app.selection import generate_best
 
-        generate_best(config, seeds, pick, pick_at, overwrite=overwrite, resume=resume, quiet=quiet)
+        generate_best(
+            config,
+            seeds,
+            pick or "best",
+            PICK_AT if pick_at is None else pick_at,
+            overwrite=overwrite,
+            resume=resume,
+            quiet=quiet,
+        )
     elif view:
         from vlm3d_gs.app.viewer import generate_in_view
 

@@ -58,9 +58,15 @@ DropQuestion = Annotated[
 Seeds = Annotated[
     int | None, typer.Option(help="Start this many seeds and finish the one that --pick chooses.")
 ]
-Pick = Annotated[Literal["best"], typer.Option(help="best: the one with the highest score.")]
+Pick = Annotated[
+    Literal["best"] | None, typer.Option(help="best (default): the one with the highest score.")
+]
+PICK_AT = 0.4
 PickAt = Annotated[
-    float, typer.Option(help="Fraction of the run after which the seeds are compared.")
+    float | None,
+    typer.Option(
+        help=f"Fraction of the run after which the seeds are compared. Default: {PICK_AT}."
+    ),
 ]
 
 Backend = Annotated[BackendName | None, typer.Option(help="Renderer.")]

@@ -15,6 +15,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from vlm3d_gs.config.schedules import Schedule
 from vlm3d_gs.core.errors import ConfigError
 
+MOST_INDEX_DIGITS = 3
+"""Of a CUDA device's number; torch counts modulo 256 beyond."""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -70,8 +73,13 @@ def check(name: str, value: float | tuple[float, float] | Schedule | None, allow
         raise ConfigError(f"{name} must be {allowed}, got {value}.")
 
 
+def _is_index(text: str) -> bool:
+    """Return whether a text is the number of a device: up to three digits."""
+    return text.isascii() and text.isdigit() and len(text) <= MOST_INDEX_DIGITS
+
+
 def check_device(name: str) -> None:
     """Raise ConfigError unless `name` is a device: auto, cpu, cuda or cuda:N."""
     kind, colon, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdigit())):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and _is_index(index))):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name[:40]!r}.")

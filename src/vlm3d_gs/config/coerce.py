@@ -18,6 +18,8 @@ from vlm3d_gs.core.errors import ConfigError
 
 Settings = TypeVar("Settings")
 
+LONGEST = 100
+"""Characters of a value in a message."""
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -59,7 +61,9 @@ def from_plain(cls: type[Settings], data: Mapping[str, Any], where: str = "") ->
             value of another type.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'The config'} must be a mapping of settings, got {data!r}.")
+        raise ConfigError(
+            f"{where or 'The config'} must be a mapping of settings, got {_shown(data)}."
+        )
 
     hints = get_type_hints(cls)
     for key in data:
@@ -111,7 +115,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value not in choices:
             raise ConfigError(
-                f"{where} must be one of {', '.join(map(str, choices))}, got {value!r}."
+                f"{where} must be one of {', '.join(map(str, choices))}, got {_shown(value)}."
             )
         return value
 
@@ -120,7 +124,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
 
     if hint is Schedule:
         if not isinstance(value, Schedule | int | float | str) or isinstance(value, bool):
-            raise ConfigError(f"{where} must be a number or a schedule, got {value!r}.")
+            raise ConfigError(f"{where} must be a number or a schedule, got {_shown(value)}.")
         try:
             return parse(value)
         except ConfigError as error:
@@ -143,22 +147,41 @@ def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
         text = str(value).lower()
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
-        raise ConfigError(f"{where} must be true or false, got {value!r}.")
+        raise ConfigError(f"{where} must be true or false, got {_shown(value)}.")
 
     if hint in (int, float):
         try:
-            if isinstance(value, bool) or (hint is int and float(value) != int(float(value))):
+            if isinstance(value, bool):
                 raise ValueError
-            return hint(float(value))
+            return _whole(value) if hint is int else float(value)
         except (ValueError, TypeError, OverflowError):
             kind = "a whole number" if hint is int else "a number"
-            raise ConfigError(f"{where} must be {kind}, got {value!r}.") from None
+            raise ConfigError(f"{where} must be {kind}, got {_shown(value)}.") from None
 
-    if hint is Path and isinstance(value, str | Path):
+    if hint is Path and isinstance(value, str | Path) and value != "":
         return Path(value)
     if hint is str and isinstance(value, str):
         return value
-    raise ConfigError(f"{where} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+    raise ConfigError(
+        f"{where} must be of type {getattr(hint, '__name__', hint)}, got {_shown(value)}."
+    )
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it, cut where it is very long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, all of its digits kept; raise if it is none."""
+    if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+        value = int(value)
+    if isinstance(value, int):
+        return value
+    if float(value) != int(float(value)):
+        raise ValueError
+    return int(float(value))
 
 
 def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, ...]:
@@ -167,13 +190,13 @@ def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, 
     elif isinstance(value, list | tuple):
         items = list(value)
     else:
-        raise ConfigError(f"{where} must be a list, got {value!r}.")
+        raise ConfigError(f"{where} must be a list, got {_shown(value)}.")
 
     if len(hints) == 2 and hints[1] is Ellipsis:
         return tuple(coerce(item, hints[0], where) for item in items)
     if len(items) != len(hints):
         raise ConfigError(
-            f"{where} must have {len(hints)} values separated by commas, got {value!r}."
+            f"{where} must have {len(hints)} values separated by commas, got {_shown(value)}."
         )
     return tuple(coerce(item, hint, where) for item, hint in zip(items, hints, strict=True))
 

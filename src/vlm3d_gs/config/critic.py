@@ -152,14 +152,14 @@ class CriticConfig:
     """gradient: the reward is differentiated; best-of-n: several noises of the prior are weighted by the reward of what
     they lead to; pairwise: the better of two noises attracts and the worse repels, both without gradients of the
     critic; both: gradient, and best-of-n for the layout, which gradients cannot mirror once it is there."""
-    n_noises: Annotated[int, Range(2)] = 3
+    n_noises: Annotated[int, Range(2, 64)] = 3
     """Noises that best-of-n compares."""
     look_ahead: Annotated[int | None, Range(1, 100)] = None
     """Denoising steps from a noise to the pictures that are compared; none is 1 for a prior that draws the views of a
     group together, and 4 for one that draws each alone."""
     select_until: Annotated[float, Range(0.0, 1.0)] = 0.3
     """Fraction of the run after which noises are no longer compared."""
-    every: Annotated[int, Range(1)] = 10
+    every: Annotated[int, Range(1, 10_000_000)] = 10
     """Ask at every k-th step: for the gradient, which is then scaled by k or repeated (`reuse`), and for the choice
     among noises."""
     reuse: bool = True

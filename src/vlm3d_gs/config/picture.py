@@ -16,7 +16,7 @@ Backend = Literal["auto", "cpu", "gsplat", "reference"]
 class SceneConfig:
     """The first cloud of Gaussians and the limits of the scene."""
 
-    n_init: Annotated[int, Range(1)] = 4000
+    n_init: Annotated[int, Range(1, 10_000_000)] = 4000
     """Gaussians at the start."""
     init: Literal["ball", "shell"] = "ball"
     """Where they start: throughout a ball, or on its surface."""
@@ -26,7 +26,7 @@ class SceneConfig:
     """Opacity of each Gaussian at the start."""
     sh_degree: Annotated[int, Range(0, 3)] = 0
     """Degree of the spherical harmonics; at 0 a Gaussian has the same colour from every side."""
-    max_gaussians: Annotated[int, Range(1)] = 10_000
+    max_gaussians: Annotated[int, Range(1, 50_000_000)] = 10_000
     """Densification never grows the scene beyond this; at least n_init."""
 
     def __post_init__(self) -> None:
@@ -38,9 +38,9 @@ class SceneConfig:
 class CameraConfig:
     """The cameras of one step: groups of views evenly spaced in azimuth around the object."""
 
-    n_groups: Annotated[int, Range(1)] = 1
+    n_groups: Annotated[int, Range(1, 256)] = 1
     """Groups per step; each draws its own azimuth offset, elevation, distance and field of view."""
-    n_views: Annotated[int, Range(1)] = 4
+    n_views: Annotated[int, Range(1, 256)] = 4
     """Views per group, 360 / n_views degrees apart."""
     azimuth_offset_deg: Annotated[tuple[float, float], Range(-360.0, 360.0)] = (0.0, 360.0)
     """Range of the random rotation of a group, degrees; 0 puts its first view in front (+x)."""

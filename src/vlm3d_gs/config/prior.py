@@ -49,10 +49,10 @@ class PriorConfig:
     """Largest absolute value of the weighted residual, in every loss but recon; 0 is no limit."""
     inversion_interval: Annotated[float, Range(1e-3, 0.5)] = 0.05
     """`ism`: distance between the two noise levels it compares, as a fraction of the training timesteps."""
-    inversion_steps: Annotated[int | None, Range(0)] = None
+    inversion_steps: Annotated[int | None, Range(0, 1000)] = None
     """`ism` and `sdi`: network evaluations of an inversion over all timesteps, of which a lower noise level takes its
     share. 0 adds noise directly (ism only); none is the published number, 5 and 10."""
-    lora_rank: Annotated[int, Range(1)] = 4
+    lora_rank: Annotated[int, Range(1, 1024)] = 4
     """`vsd`: rank of the LoRA."""
     lora_lr: Annotated[float, Range(0.0, 1.0)] = 1e-4
     """`vsd`: learning rate of the LoRA."""

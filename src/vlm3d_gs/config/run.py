@@ -22,6 +22,8 @@ else:
     # The choices at run time, for `coerce` and help; a checker cannot read them from the table.
     ExportFormat = Literal[tuple(PRODUCTS)]
 
+SHORTEST = 1e-6
+"""Shortest interval between previews or checkpoints, fraction of the run: more often than any run has steps."""
 RUN_FOLDER = Path("runs/{prompt}")
 """Where a run goes by default; `{prompt}` stands for the prompt as a file name."""
 
@@ -117,7 +119,7 @@ class OptimConfig:
 class TrainConfig:
     """Length of the run, its seed, and what it writes on the way."""
 
-    steps: Annotated[int, Range(1)] = 135
+    steps: Annotated[int, Range(1, 10_000_000)] = 135
     """Optimisation steps."""
     loop: Literal["reconstruct", "distill"] = "reconstruct"
     """How a run begins: `reconstruct` draws pictures and fits the scene to them (see `reconstruct`), and distils at the
@@ -131,6 +133,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "train")
+        for name in ("preview_every", "checkpoint_every"):
+            if 0.0 < getattr(self, name) < SHORTEST:
+                raise ConfigError(
+                    f"train.{name} must be 0 or in [{SHORTEST:g}, 1], got {getattr(self, name)}."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

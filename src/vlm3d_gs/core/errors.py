@@ -8,6 +8,28 @@ only: importing this file must never load torch.
 
 from __future__ import annotations
 
+MEMORY_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+)
+"""What libraries write when memory ran out; torch, ONNX Runtime and CUDA raise plain RuntimeErrors."""
+OUT_OF_MEMORY = (
+    "There is not enough memory for this. Lower what it draws or holds at once (--size-px, --resolution, "
+    "camera.resolution_px, scene.n_init, scene.max_gaussians), close other programs, or raise the limit (ulimit -v)."
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError | ImportError)
+        and any(words in text for words in MEMORY_WORDS)
+    )
+
 
 class Vlm3dGsError(Exception):
     """Base of all errors raised on purpose by this package."""

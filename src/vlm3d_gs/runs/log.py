@@ -25,6 +25,7 @@ from vlm3d_gs.config import Config, to_dict
 from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.runs.packages import packages
 from vlm3d_gs.runs.progress import ProgressDisplay
 
 Scalar = float | int | str | bool | Tensor | None
@@ -188,8 +189,8 @@ class RunLog:
         self._progress.print(text)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Write summary.json: the outcome, with versions and commit."""
-        write_json(self.out / "summary.json", {**values, **provenance()})
+        """Write summary.json: the outcome, with versions, commit and the list of packages."""
+        write_json(self.out / "summary.json", {**values, **provenance(), "packages": packages()})
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from vlm3d_gs.runs.record import SPLAT, RunRecord, read_record
 from vlm3d_gs.show.sheet import preview
 from vlm3d_gs.show.video import write_video
 
+SHORTEST_S, LONGEST_S = 0.05, 3600.0
 LONGEST_PX = 2048
 """Longest side of a film, whatever lies in the folder; the previews of a run have a quarter of it."""
 BAR_PX = 6
@@ -44,8 +45,8 @@ def write_film(run: str | Path, path: str | Path, *, seconds: float = 6.0) -> in
         ConfigError: a length that is not positive.
     """
     folder, target = Path(run), Path(path)
-    if not 0 < seconds <= 3600:
-        raise ConfigError(f"A film lasts more than 0 and at most 3600 seconds, got {seconds:g}.")
+    if not SHORTEST_S <= seconds <= LONGEST_S:
+        raise ConfigError(f"A film lasts {SHORTEST_S:g} to {LONGEST_S:g} seconds, got {seconds:g}.")
 
     record = read_record(folder)
     previews = _previews(folder)

@@ -19,6 +19,10 @@ from vlm3d_gs.show.surfaces import BESIDE, Beside, surface_pictures
 from vlm3d_gs.show.video import VIDEO_SUFFIXES, write_video
 
 SUFFIXES = (*VIDEO_SUFFIXES, ".png")
+MOST_SECONDS, MOST_FPS, MOST_PX = 3600.0, 120, 4096
+"""Longest turn, most frames per second and largest side of a frame."""
+MOST_ANIMATED = 2**29
+"""Pixels of all frames of a GIF or WebP, which are held until the end: 1.5 GB."""
 GRID_FRAMES, GRID_COLUMNS = 12, 4
 """Evenly spaced stills in a PNG, and how many are in a row."""
 REACH_QUANTILE = 0.98
@@ -68,16 +72,21 @@ def render_turntable(
 
     if len(gaussians) == 0:
         raise ExportError("There is nothing to show: the scene has no Gaussians.")
-    if not seconds > 0 or fps < 1 or size_px < 16:
+    if not (0 < seconds <= MOST_SECONDS and 1 <= fps <= MOST_FPS and 16 <= size_px <= MOST_PX):
         raise ConfigError(
-            f"A turntable needs seconds > 0, fps >= 1 and size_px >= 16, got seconds={seconds}, "
-            f"fps={fps}, size_px={size_px}."
+            f"A turntable needs seconds > 0 (at most {MOST_SECONDS:g}), fps >= 1 (at most {MOST_FPS}) and "
+            f"size_px >= 16 (at most {MOST_PX}), got seconds={seconds}, fps={fps}, size_px={size_px}."
         )
     if beside is not None and beside not in BESIDE:
         raise ConfigError(f"beside must be one of {', '.join(BESIDE)}, got {beside!r}.")
 
     count = GRID_FRAMES if suffix == ".png" else max(1, round(seconds * fps))
     side = size_px + size_px % 2 if suffix == ".mp4" else size_px
+    if suffix in (".gif", ".webp") and count * side**2 > MOST_ANIMATED:
+        raise ConfigError(
+            f"A {suffix} is encoded as a whole, and {count} frames of {side} x {side} pixels are too many. "
+            "Lower seconds or size_px, or write .mp4."
+        )
     cameras = turntable_cameras(count, elevation_deg, DISTANCE, FOV_DEG, side, side)
 
     # Frames are generated as they are encoded, so memory does not grow with the duration.
