@@ -56,8 +56,8 @@ REFUSED = {
     *((loss, "inversion_steps") for loss in LOSSES if loss not in ("ism", "sdi")),
     *((loss, name) for loss in LOSSES if loss != "vsd" for name in ("lora_rank", "lora_lr")),
 }
-UNMOVED = {("sdi", "offset_noise"), ("ism", "offset_noise")}
-"""SDI draws no noise. ISM's reaches the lowest of the noise levels alone, where it is next to nothing."""
+BARELY_MOVED = {("ism", "offset_noise"), ("vsd", "lora_rank")}
+"""ISM's noise reaches the lowest of the noise levels alone; a LoRA has hardly learnt anything in its second step."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_each_setting_changes_the_gradient_or_is_refused(
         if (loss, name) == ("sdi", "offset_noise"):
             assert relative == 0.0
         else:
-            assert relative > (1e-6 if (loss, name) in UNMOVED else 1e-3), (name, relative)
+            assert relative > (1e-6 if (loss, name) in BARELY_MOVED else 1e-3), (name, relative)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -108,7 +108,7 @@ class Loss:
 
 
 def recon(step: DistillationStep) -> Tensor:
-    """x0-reconstruction: the guided and rescaled prediction of the clean latents.
+    """x0-reconstruction: the guided and rescaled prediction of the clean latents; docs/PARITY.md.
 
     Source: Shi et al. 2023 (MVDream, arXiv 2308.16512), section 3.4 and appendix.
     """
@@ -117,7 +117,7 @@ def recon(step: DistillationStep) -> Tensor:
 
 
 def sds(step: DistillationStep) -> Tensor:
-    """Score distillation sampling: residual eps_hat - eps.
+    """Score distillation sampling: residual eps_hat - eps; docs/PARITY.md.
 
     Source: Poole et al. 2022 (DreamFusion, arXiv 2209.14988), eq. 3.
     """
@@ -128,7 +128,8 @@ def sds(step: DistillationStep) -> Tensor:
 def csd(step: DistillationStep) -> Tensor:
     """Classifier score distillation: residual eps_hat - eps(negative), the part of SDS that is due to guidance.
 
-    At guidance scale w that is w (eps(y) - eps(negative)); 1 is the published one. Perp-Neg changes eps_hat.
+    docs/PARITY.md. At guidance scale w that is w (eps(y) - eps(negative)); 1 is the published one. Perp-Neg
+    changes eps_hat.
 
     Source: Yu et al. 2023 (arXiv 2310.19415), section 4.
     """
@@ -137,7 +138,10 @@ def csd(step: DistillationStep) -> Tensor:
 
 
 def ism(step: DistillationStep) -> Tensor:
-    """Interval score matching: the residual between neighbouring noise levels; see `inversion.ism_residual`."""
+    """Interval score matching: the residual between neighbouring noise levels; `inversion.ism_residual`.
+
+    docs/PARITY.md.
+    """
     config, n_train = step.config, len(step.noise_schedule)
     n_steps = ISM_STEPS if config.inversion_steps is None else config.inversion_steps
 
@@ -159,7 +163,10 @@ def ism(step: DistillationStep) -> Tensor:
 
 
 def sdi(step: DistillationStep) -> Tensor:
-    """Score distillation via inversion: the residual of clean latents, unweighted; see `inversion.sdi_residual`."""
+    """Score distillation via inversion: the residual of clean latents; `inversion.sdi_residual`.
+
+    docs/PARITY.md.
+    """
 
     def guided(noisy: Tensor, timesteps: Tensor) -> Prediction:
         prediction = step.predictor(noisy, timesteps)
@@ -178,7 +185,7 @@ def sdi(step: DistillationStep) -> Tensor:
 
 
 def vsd(step: DistillationStep) -> Tensor:
-    """Variational score distillation: residual eps_hat(z_t, t, y) - eps_lora(z_t, t, y, camera).
+    """Variational score distillation: residual eps_hat(z_t, t, y) - eps_lora(z_t, t, y, camera); docs/PARITY.md.
 
     SDS with the noise replaced by the prediction of a network that is fitted to the noisy renders of the scene.
 
