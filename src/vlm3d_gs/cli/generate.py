@@ -82,7 +82,7 @@ def generate(
     else:
         from vlm3d_gs.pipeline import generate as run
 
-        run(config, **how)
+        run(config, overwrite=overwrite, resume=resume, quiet=quiet)
 
     if not quiet:
         typer.echo(f"written to {config.out}")
