@@ -161,6 +161,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("assembly.layout", "vlm3d_gs.assembly.critic"),
     ("assembly.layout", "vlm3d_gs.critic.writer"),
     ("critic.qwen.runtime", "vlm3d_gs.critic.qwen.transformers_qwen"),
+    ("assembly.objective", "vlm3d_gs.prior.conditioning"),
+    ("assembly.objective", "vlm3d_gs.prior.torch_denoiser"),
     ("assembly.objective", "vlm3d_gs.prior.lora"),
     ("assembly.objective", "vlm3d_gs.critic.guidance"),
     ("assembly.objective", "vlm3d_gs.prior.loading.pipeline"),

@@ -78,7 +78,9 @@ def test_the_config_offers_the_losses_and_weightings_that_exist() -> None:
     from vlm3d_gs.prior.timesteps import WEIGHTINGS
 
     assert get_args(DistillationLoss) == tuple(LOSSES)
-    assert get_args(get_type_hints(PriorConfig)["weighting"]) == WEIGHTINGS
+    named, unset = get_args(get_type_hints(PriorConfig)["weighting"])
+    assert get_args(named) == WEIGHTINGS
+    assert unset is type(None)
 
 
 def test_the_version_is_the_same_everywhere(repo_root: Path) -> None:

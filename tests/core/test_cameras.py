@@ -149,3 +149,20 @@ def test_select_and_to():
     assert some.azimuths_deg.tolist() == [60.0, 240.0]
     assert torch.equal(some.viewmats, cameras.viewmats[[1, 4]])
     assert cameras.to(dtype=torch.float64).Ks.dtype == torch.float64
+
+
+def test_mvdreams_cameras_lie_low_and_near():
+    """Means and shares of threestudio-mvdream's sampler, 0 to 30 degrees and half-extents of 0.8 to 1."""
+    ranges = CameraRanges(
+        elevation_deg=(0.0, 30.0),
+        fov_deg=(15.0, 60.0),
+        half_extent=(0.8, 1.0),
+        mixed_elevations=True,
+    )
+    cameras = sample_view_groups(4000, 1, torch.Generator().manual_seed(0), ranges)
+    elevations = cameras.elevations_deg
+    assert float(elevations.mean()) == pytest.approx(12.3, abs=0.3)
+    assert float((elevations < 19.5).float().mean()) == pytest.approx(0.825, abs=0.02)
+    extents = cameras.distances * 0.5 * cameras.height / cameras.Ks[:, 1, 1]
+    assert 0.8 - 1e-5 < float(extents.min()) < 0.81
+    assert 0.99 < float(extents.max()) < 1.0 + 1e-5

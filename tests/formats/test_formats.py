@@ -336,3 +336,23 @@ def test_the_pictures_of_gsplat_survive(
     write_splat(scene, tmp_path / f"a{suffix}")
     drawn = render(read_splat(tmp_path / f"a{suffix}"), camera, backend="reference").color[0]
     assert -10 * math.log10(float((drawn - picture[..., :3]).square().mean())) > least_db
+
+
+@pytest.mark.parametrize(
+    "suffix", [suffix for suffix in SPLAT_SUFFIXES if not suffix.startswith(".usd")]
+)
+def test_a_zero_quaternion_is_no_rotation_in_files_too(suffix: str, tmp_path: Path) -> None:
+    """A disc with a zero quaternion lies in the same plane as one with the identity, whatever the file's axes."""
+    names = ("means", "log_scales", "quats", "opacity_logits", "sh")
+    values = (
+        torch.zeros(2, 3),
+        torch.tensor([[-1.0, -1.0, -4.0]]).repeat(2, 1),
+        torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]),
+        torch.full((2,), 2.0),
+        torch.zeros(2, 1, 3),
+    )
+    path = tmp_path / f"disc{suffix}"
+    write_splat(Gaussians(**dict(zip(names, values, strict=True))), path)
+    zero, identity = read_splat(path).covariances
+    torch.testing.assert_close(zero, identity)
+    assert float(identity[2, 2]) < 0.1 * float(identity[0, 0])

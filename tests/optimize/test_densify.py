@@ -8,7 +8,15 @@ from vlm3d_gs.config import DensifyConfig
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball
-from vlm3d_gs.optimize.densify import SPLIT_SHRINK, ScreenGradients, densify, is_round, keep_mask
+from vlm3d_gs.optimize.densify import (
+    SPLIT_SHRINK,
+    ScreenGradients,
+    densify,
+    is_reset,
+    is_round,
+    keep_mask,
+    lower_opacities,
+)
 from vlm3d_gs.render import render
 
 CONFIG = DensifyConfig(grow_share=0.2, split_scale=0.05, prune_opacity=0.02)
@@ -80,6 +88,37 @@ def test_statistics_come_from_the_renders_gradient(generator: torch.Generator) -
     stats = ScreenGradients.empty(20, torch.device("cpu"))
     stats.add(rendering)
     assert rendering.means2d.grad is not None
-    torch.testing.assert_close(stats.total, rendering.means2d.grad.norm(dim=-1).sum(0))
+    # Per half a picture of 32 px, times two views, as gsplat's strategy has it.
+    torch.testing.assert_close(stats.total, 32.0 * rendering.means2d.grad.norm(dim=-1).sum(0))
     assert (stats.count == 2).all()
     assert stats.mean.max() > 0
+
+
+def test_pruning_afterwards_splits_what_pruning_first_removes(generator: torch.Generator) -> None:
+    start = scene(generator)
+    start.log_scales[3] = 0.0  # larger than prune_scale, and with the largest gradient
+    common = {"grow_share": 0.05, "prune_scale": 0.9, "prune_radius": 100.0}
+    first = densify(
+        start, gradients(torch.arange(20.0).roll(4)), DensifyConfig(**common), 100, generator
+    )
+    after = densify(
+        start,
+        gradients(torch.arange(20.0).roll(4)),
+        DensifyConfig(**common, prune="after"),
+        100,
+        generator,
+    )
+    assert 3 not in first.source.tolist()
+    assert after.source.tolist().count(3) == 2
+    assert after.fresh[after.source == 3].all()
+
+
+def test_a_reset_lowers_opacities_and_comes_at_its_interval(generator: torch.Generator) -> None:
+    config = DensifyConfig(reset_every=0.25, stop=0.6, prune_opacity=0.05)
+    start = scene(generator)
+    lowered = lower_opacities(start, config)
+    torch.testing.assert_close(
+        lowered.gaussians.opacities, start.opacities.clamp_max(0.1), atol=1e-6, rtol=1e-5
+    )
+    assert [step for step in range(100) if is_reset(step, 100, config)] == [24, 49]
+    assert not any(is_reset(step, 100, DensifyConfig()) for step in range(100))

@@ -17,6 +17,7 @@ from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.optimize.guidance import Progress, Views
+from vlm3d_gs.prior.conditioning import prompt_texts
 from vlm3d_gs.prior.denoiser import TextEmbedding, resized, run_branches, run_network
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.lora import ScoreAdapter
@@ -44,7 +45,9 @@ def color(generator: torch.Generator) -> torch.Tensor:
 
 
 def settings(**values: object) -> PriorConfig:
-    plain = PriorConfig(t_max=constant(0.5), t_min=constant(0.2), inversion_steps=2)
+    if values.get("loss") in ("ism", "sdi"):
+        values = {"inversion_steps": 2} | values
+    plain = PriorConfig(t_max=constant(0.5), t_min=constant(0.2))
     return replace(plain, **values)  # type: ignore[arg-type]
 
 
@@ -52,8 +55,10 @@ def prior_of(denoiser: TorchDenoiser, texts: TextEmbedding, config: PriorConfig)
     adapter = (
         ScoreAdapter(denoiser, rank=2, lr=1e-2, seed=3) if LOSSES[config.loss].trains_lora else None
     )
+    count = len(prompt_texts("a cube", config))
+    rows = texts.rows([number % len(texts) for number in range(count)])
     return DiffusionPrior(
-        "prior", denoiser, texts, config, torch.Generator().manual_seed(5), adapter
+        "prior", denoiser, rows, config, torch.Generator().manual_seed(5), adapter
     )
 
 

@@ -70,7 +70,7 @@ def build_objective(
     Raises:
         ConfigError: nothing to optimise, or as `check_mode`.
     """
-    check_mode(config.critic, config.prior)
+    check_mode(config.critic, config.prior, config.train.loop)
     priors = {
         name: build_prior(
             name,
@@ -179,13 +179,10 @@ def build_prior(
     Raises:
         ConfigError: `prior.runtime` is onnx, and the graphs are absent or do not fit; the message says why.
     """
+    from vlm3d_gs.prior.conditioning import prompt_texts
     from vlm3d_gs.prior.guidance import DiffusionPrior
-    from vlm3d_gs.prior.view_prompts import view_texts
 
-    prompts = [prompt]
-    if settings.view_prompts != "off":
-        prompts = list(view_texts(prompt, debias=settings.debias_prompt))
-    prompts = [settings.negative_prompt, *prompts]
+    prompts = prompt_texts(prompt, settings)
 
     if camera is not None and uses_graphs(settings, folder, device, plan, camera):
         from vlm3d_gs.prior.graph_denoiser import GraphDenoiser, embed_texts_by_graph
@@ -195,12 +192,15 @@ def build_prior(
 
     from vlm3d_gs.prior.loading.pipeline import load_denoiser, load_tiny_vae
     from vlm3d_gs.prior.loading.text import embed_texts
+    from vlm3d_gs.prior.torch_denoiser import sampling_latents
 
     texts = embed_texts(folder, prompts, device, cache=text_cache)
     trains_lora = loss_named(settings.loss).trains_lora
     denoiser = load_denoiser(folder, device, plan="full" if trains_lora else plan)
     if settings.tiny_vae is not None:
         denoiser = replace(denoiser, vae=load_tiny_vae(Path(settings.tiny_vae), denoiser))
+    if settings.sample_latents:
+        denoiser = sampling_latents(denoiser, noise)
     if settings.channels_last:
         for network in (denoiser.network, denoiser.vae):
             network.to(memory_format=torch.channels_last)
@@ -232,16 +232,25 @@ def build_watch(objective: Objective, config: Config) -> RewardWatch | None:
         config=config.critic.watch,
         steps=config.train.steps,
         backend=config.render.backend,
+        names=config.critic.view_names,
     )
 
 
-def check_mode(critic: CriticConfig, prior: PriorConfig) -> None:
-    """Refuse a critic that only compares noises beside a prior that has none to compare, before anything is loaded.
+def check_mode(critic: CriticConfig, prior: PriorConfig, loop: str = "reconstruct") -> None:
+    """Refuse a critic that compares noises beside a prior that has none to compare, before anything is loaded.
+
+    Args:
+        critic: settings.
+        prior: settings of the prior whose noises are compared.
+        loop: of the run; in `reconstruct` a critic of mode `both` chooses among whole pictures, which needs no noise.
 
     Raises:
         ConfigError: `critic.mode` and `prior.loss` do not fit; the message says how to change either.
     """
-    if critic.enabled and critic.mode in ("best-of-n", "pairwise") and not can_rank(prior):
+    compares = critic.mode in ("best-of-n", "pairwise")
+    if critic.mode == "both" and prior.enabled and loop == "distill":
+        compares = True
+    if critic.enabled and compares and not can_rank(prior):
         found = f"prior.loss={prior.loss}" if prior.enabled else "prior.enabled=false"
         raise ConfigError(
             f"critic.mode {critic.mode!r} compares noises of the prior, which needs prior.loss "
@@ -272,7 +281,9 @@ def _reconstruction(
     settings = config.reconstruct
     targets = PriorTargets(priors["prior"], settings.solver)
     critic = critics[0] if critics else None
-    source = CriticTargets(targets, scorer, critic, settings.critic_guidance)
+    source = CriticTargets(
+        targets, scorer, critic, settings.critic_guidance, config.critic.view_names
+    )
     return Reconstruction(source, critics if settings.critic_gradient else ())
 
 

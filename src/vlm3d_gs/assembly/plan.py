@@ -94,7 +94,7 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
     return estimate(
         largest.family,
         parameters,
-        camera.n_groups * camera.n_views,
+        round(camera.n_groups.high) * camera.n_views,
         side_px,
         vae_dtype_bytes=4 if any(map(_encodes_in_float32, priors.values())) else 2,
         branches=branches * batches_at_once(config),
@@ -113,7 +113,7 @@ def batches_at_once(config: Config) -> int:
     chooses = critic.enabled and critic.mode != "gradient"
     candidates = round(rounds.candidates.high) if chooses else 1
     groups = candidates + round(rounds.n_groups.high) - 1
-    return max(1, math.ceil(groups / config.camera.n_groups))
+    return max(1, math.ceil(groups / round(config.camera.n_groups.high)))
 
 
 def noises_at_once(critic: CriticConfig, prior: PriorConfig) -> int:
@@ -146,6 +146,6 @@ def _encodes_in_float32(prior: PriorConfig) -> bool:
 def _critic_work(critic: CriticConfig, camera: CameraConfig, folder: Path) -> CriticWork:
     sizes = json.loads((folder / "config.json").read_text())
     side = critic.size_px or camera.resolution_px
-    views = camera.n_groups * camera.n_views
+    views = round(camera.n_groups.high) * camera.n_views
     text = TEXT_TOKENS + QUESTION_TOKENS * critic.questions.most
     return critic_work(sizes, views, round(side.high), text)

@@ -42,9 +42,12 @@ def why_not(
         return f"the memory plan {plan!r} is torch's. Set memory=full."
     if loss_named(settings.loss).trains_lora:
         return f"prior.loss={settings.loss} trains weights. Choose another loss."
-    for name in ("tiny_vae", "compile", "channels_last"):
+    for name in ("tiny_vae", "sample_latents", "compile", "channels_last"):
         if getattr(settings, name):
             return f"prior.{name} is torch's. Leave it at its default."
+
+    if settings.family == "mvdream" and not settings.use_cameras:
+        return "the graphs always embed cameras. Set prior.use_cameras=true."
 
     if not has_graphs(folder):
         return f"{folder} has no exported graphs. Make them: vlm3d-gs models export {folder}."

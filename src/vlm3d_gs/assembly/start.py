@@ -73,7 +73,7 @@ def new_run(
     Returns:
         The state that steps change, what they optimise, and notes for the user.
     """
-    check_mode(config.critic, config.prior)
+    check_mode(config.critic, config.prior, config.train.loop)
     streams = generators(config.train.seed, STREAMS)
     folders = locate_models(config.priors, config.critic, offline=config.offline, progress=progress)
 

@@ -7,7 +7,7 @@ import typer
 from vlm3d_gs.cli import options
 from vlm3d_gs.cli.options import PICK_AT
 from vlm3d_gs.cli.terminal import expect_room
-from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.core.errors import ConfigError
@@ -43,19 +43,15 @@ def generate(
     port: options.Port = None,
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
-    if not view and (host or port):
-        raise ConfigError("--host and --port belong to --view. Add --view, or drop them.")
-    if view and seeds is not None:
-        raise ConfigError("--view watches one run, --seeds starts several. Drop one of them.")
-
     critics = (critic, critic_model, critic_every, ask, drop_question)
-    if no_critic and any(value for value in critics):
-        raise ConfigError(
-            "--no-critic leaves the critic out; --critic, --critic-model, --critic-every, --ask and "
-            "--drop-question belong to it. Drop one or the other."
-        )
-    if seeds is None and (pick is not None or pick_at is not None):
-        raise ConfigError("--pick and --pick-at choose among --seeds. Add --seeds, or drop them.")
+    _refuse_unread(
+        view=view,
+        place=(host, port),
+        several=seeds is not None,
+        picks=(pick, pick_at),
+        no_critic=no_critic,
+        critics=critics,
+    )
     expect_room()
 
     values = {
@@ -78,30 +74,11 @@ def generate(
         apply_recipe(preset(preset_name, prompt), recipe), values, settings or ()
     )
 
+    how = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
     if seeds is not None:
-        from vlm3d_gs.app.selection import generate_best
-
-        generate_best(
-            config,
-            seeds,
-            pick or "best",
-            PICK_AT if pick_at is None else pick_at,
-            overwrite=overwrite,
-            resume=resume,
-            quiet=quiet,
-        )
+        _run_several(config, seeds, pick, pick_at, how)
     elif view:
-        from vlm3d_gs.app.viewer import generate_in_view
-
-        generate_in_view(
-            config,
-            host=host,
-            port=port,
-            announce=typer.echo,
-            overwrite=overwrite,
-            resume=resume,
-            quiet=quiet,
-        )
+        _run_in_view(config, host, port, how)
     else:
         from vlm3d_gs.pipeline import generate as run
 
@@ -109,3 +86,45 @@ def generate(
 
     if not quiet:
         typer.echo(f"written to {config.out}")
+
+
+def _refuse_unread(
+    *,
+    view: bool,
+    place: tuple[object, ...],
+    several: bool,
+    picks: tuple[object, ...],
+    no_critic: bool,
+    critics: tuple[object, ...],
+) -> None:
+    """Refuse options that the others leave without a reader.
+
+    Raises:
+        ConfigError: which ones, and which to add or drop.
+    """
+    if not view and any(place):
+        raise ConfigError("--host and --port belong to --view. Add --view, or drop them.")
+    if view and several:
+        raise ConfigError("--view watches one run, --seeds starts several. Drop one of them.")
+    if no_critic and any(critics):
+        raise ConfigError(
+            "--no-critic leaves the critic out; --critic, --critic-model, --critic-every, --ask and "
+            "--drop-question belong to it. Drop one or the other."
+        )
+    if not several and any(value is not None for value in picks):
+        raise ConfigError("--pick and --pick-at choose among --seeds. Add --seeds, or drop them.")
+
+
+def _run_several(
+    config: Config, seeds: int, pick: str | None, pick_at: float | None, how: dict[str, bool]
+) -> None:
+    from vlm3d_gs.app.selection import generate_best
+
+    at = PICK_AT if pick_at is None else pick_at
+    generate_best(config, seeds, pick or "best", at, **how)
+
+
+def _run_in_view(config: Config, host: str | None, port: int | None, how: dict[str, bool]) -> None:
+    from vlm3d_gs.app.viewer import generate_in_view
+
+    generate_in_view(config, host=host, port=port, announce=typer.echo, **how)

@@ -119,6 +119,13 @@ class Config:
         if not self.prompt.strip():
             raise ConfigError("The prompt is empty. Say what to make, e.g. 'a red cube'.")
         check_device(self.device)
+        names = self.critic.view_names
+        if self.critic.enabled and names == "four" and self.camera.n_views != 4:
+            raise ConfigError(
+                f"camera.n_views is {self.camera.n_views}, but critic.view_names=four names the views of groups of 4. "
+                "Set camera.n_views=4, or critic.view_names to eight, degrees or none, which the embedded critic did "
+                "not learn, or do without a critic: --no-critic."
+            )
         out = Path(str(self.out).replace("{prompt}", folder_name(self.prompt)))
         object.__setattr__(self, "out", out)
 

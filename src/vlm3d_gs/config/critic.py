@@ -20,6 +20,7 @@ CriticFamily = Literal[
     "server",
 ]
 """`mini` is embedded; the names of `vlm3d-gs models list`; `server` speaks OpenAI's protocol and gives no gradient."""
+ViewNames = Literal["four", "eight", "degrees", "none"]
 FIRST_HALF = Schedule("linear", ((0.0, 0.3), (0.5, 0.15), (0.5001, 0.0), (1.0, 0.0)))
 """Weight of a critic beside a prior that draws the views of a group together. The layout is settled by half of the run
 and later answers change little (docs/log/large-models.md); the released VLM3D also asks in the first half only."""
@@ -33,6 +34,9 @@ class QuestionConfig:
     """templates: questions about content and geometry, and about each relation, count and attribute found in the
     prompt; joint: the single question of the paper, about content and geometry at once; model: templates, and questions
     that the critic itself lists."""
+    joint_text: str | None = None
+    """Another wording of the joint question; {prompt} in it stands for the prompt. The released VLM3D's is in its
+    guidance code, prompt type 2."""
     semantic_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
     """Weight that the questions about the content share."""
     geometric_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
@@ -46,6 +50,13 @@ class QuestionConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "critic.questions")
+        if self.joint_text is not None and (
+            self.checks != "joint" or "{prompt}" not in self.joint_text
+        ):
+            raise ConfigError(
+                f"critic.questions.joint_text is {self.joint_text!r}; it needs {{prompt}} in it, and "
+                f"critic.questions.checks=joint, not {self.checks}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +187,14 @@ class CriticConfig:
     size_px: Annotated[Schedule | None, Range(16, 4096)] = None
     """Side of the pictures that the critic sees, pixels; none is the size of the renders."""
     layout: Literal["images", "grid"] = "images"
-    """One image per view, each named in the text, or one image with all views in a grid."""
+    """One image per view, or one image with all views in a grid."""
+    view_names: ViewNames = "four"
+    """Names of the views in the text. four: front, right side, back, left side, as the embedded critic learnt them;
+    where the critic takes part, cameras stay within 20 degrees of those, and camera.n_views must be 4. eight: those and
+    the four between; degrees: degrees to the right or left of the front; none: no names, as in the released VLM3D.
+    With these three the cameras are free."""
+    together: bool = False
+    """Show all view groups of a step in one message, as the released VLM3D does, and not a message for each."""
     questions: QuestionConfig = field(default_factory=QuestionConfig)
     """What is asked."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -38,8 +39,8 @@ class SceneConfig:
 class CameraConfig:
     """The cameras of one step: groups of views evenly spaced in azimuth around the object."""
 
-    n_groups: Annotated[int, Range(1, 256)] = 1
-    """Groups per step; each draws its own azimuth offset, elevation, distance and field of view."""
+    n_groups: Annotated[Schedule, Range(1, 256)] = constant(1)
+    """Groups per step, rounded; each draws its own azimuth offset, elevation, distance and field of view."""
     n_views: Annotated[int, Range(1, 256)] = 4
     """Views per group, 360 / n_views degrees apart."""
     azimuth_offset_deg: Annotated[tuple[float, float], Range(-360.0, 360.0)] = (0.0, 360.0)
@@ -50,6 +51,12 @@ class CameraConfig:
     """Range of the distance from the origin, world units; 1 is the surface of the unit ball."""
     fov_deg: Annotated[tuple[float, float], Range(5.0, 120.0)] = (40.0, 40.0)
     """Range of the vertical field of view, degrees."""
+    half_extent: Annotated[tuple[float, float] | None, Range(0.1, 10.0)] = None
+    """Range of half the height of what a view shows at the origin, world units; it then decides the distance from the
+    field of view, and `distance` is not used. MVDream has 0.8 to 1."""
+    elevation_draw: Literal["uniform", "mixed"] = "uniform"
+    """uniform: in degrees; mixed: in half of all groups in degrees, in the others even over the sphere between the pole
+    and the lower end, mapped to the range as threestudio does, which leaves four of five below two thirds of it."""
     resolution_px: Annotated[Schedule, Range(8, 4096)] = constant(64)
     """Side of the square renders, pixels; rounded to a whole number at each step."""
     background: Background = "random"
@@ -59,7 +66,17 @@ class CameraConfig:
     background and expects the mean of all it knows."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.n_groups, int | float):
+            object.__setattr__(self, "n_groups", constant(self.n_groups))
         check_ranges(self, "camera")
+
+    def distance_at(self, share: float, fov_deg: float) -> float:
+        """Return the distance at a position in its range, 0 to 1, for a field of view in degrees."""
+        if self.half_extent is None:
+            low, high = self.distance
+            return low + share * (high - low)
+        low, high = self.half_extent
+        return (low + share * (high - low)) / math.tan(math.radians(fov_deg) / 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

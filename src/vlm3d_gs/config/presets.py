@@ -133,7 +133,9 @@ def distilled(config: Config) -> Config:
     For the embedded models these are the numbers of the experiments in docs/log/distillation.md: backgrounds stay grey
     while noise hides them, or grey Gaussians imitate them; the critic is asked at every second step of the first half,
     while the layout is settled. For MVDream they are threestudio's: x0-reconstruction with guidance 50 and noise levels
-    from 0.98 down to [0.02, 0.5]. Presets that distil anyway are returned as they are.
+    from 0.98 down to [0.02, 0.5] at 80 % of the run, its cameras (elevations mostly below 20 degrees, half-extents from
+    0.8 to 1 of the object's, fields of view from 15 to 60 degrees) and latents drawn from the encoder's distribution
+    (docs/PARITY.md). Presets that distil anyway are returned as they are.
     """
     if config.train.loop == "distill":
         return config
@@ -146,9 +148,15 @@ def distilled(config: Config) -> Config:
         prior = replace(
             config.prior,
             guidance_scale=constant(50.0),
-            t_max=linear(0.98, 0.5),
-            t_min=linear(0.98, 0.02),
+            t_max=linear(0.98, 0.5, 0.0, 0.8),
+            t_min=linear(0.98, 0.02, 0.0, 0.8),
+            sample_latents=True,
+            shared_timestep=True,
         )
+        camera = replace(
+            config.camera, fov_deg=(15.0, 60.0), half_extent=(0.8, 1.0), elevation_draw="mixed"
+        )
+        config = replace(config, camera=camera)
         critic = replace(critic, every=4)
         return replace(config, prior=prior, critic=critic, regularizer=LARGE_REGULARIZER)
 
@@ -215,13 +223,18 @@ def mvdream(prompt: str) -> Config:
 def single_image(prompt: str) -> Config:
     """Return the preset for Stable Diffusion, which draws one picture at a time: detail, at the risk of several faces.
 
-    From LucidDreamer's configuration (ISM, guidance 7.5, noise levels up to 0.5 after a wide start, intervals of about
-    a twentieth of the timesteps, weight sqrt((1 - a) / a)) and DreamGaussian's growing resolution. View prompts and
-    Perp-Neg work against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures
-    of 1024 px would fill most cards. Run on a GPU with random weights only (docs/log/large-models.md).
+    The loss is LucidDreamer's: ISM with guidance 7.5, noise levels up to 0.5 after a wide start, intervals from 100 to
+    80 timesteps, weight sqrt((1 - a) / a), 0.1 of the sum over all views, one timestep for all of them, offset noise,
+    latents drawn from the encoder's distribution, inversion under the empty prompt (docs/PARITY.md). Cameras,
+    densification and the growing resolution are not; the last is DreamGaussian's. View prompts and Perp-Neg work
+    against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures of 1024 px
+    would fill most cards. ISM has no noises to choose among, so the critic gives a gradient only. Run on a GPU with
+    random weights only (docs/log/large-models.md).
     """
+    large = large_models(prompt)
     return replace(
-        large_models(prompt),
+        large,
+        critic=replace(large.critic, mode="gradient"),
         scene=SceneConfig(n_init=20_000, max_gaussians=150_000),
         camera=CameraConfig(
             distance=(3.0, 3.2),
@@ -234,10 +247,13 @@ def single_image(prompt: str) -> Config:
             family="sd",
             loss="ism",
             guidance_scale=constant(7.5),
-            rescale=0.5,
             weighting="ism",
+            reduction="sum",
             t_max=linear(0.98, 0.5, 0.0, 0.3),
             t_min=constant(0.02),
+            offset_noise=0.1,
+            shared_timestep=True,
+            sample_latents=True,
             weight=constant(0.1),
             negative_prompt=NEGATIVE_PROMPT,
             view_prompts="interpolate",
@@ -249,14 +265,24 @@ def single_image(prompt: str) -> Config:
 
 
 def large_models(prompt: str) -> Config:
-    """Return what the presets of large models share: learning rates (DreamGaussian's), clean-up, the critic."""
+    """Return what the presets of large models share: learning rates and Adam's decays (DreamGaussian's), the critic.
+
+    Clean-up is ours. Growing comes before pruning, as in gsplat.
+    """
     return Config(
         prompt=prompt,
         critic=large_critic(),
         densify=DensifyConfig(
-            start=0.1, stop=0.7, grow_share=0.1, prune_opacity=0.02, part_share=0.0
+            start=0.1,
+            stop=0.7,
+            grow_share=0.1,
+            prune_opacity=0.02,
+            part_share=0.0,
+            prune="after",
         ),
-        optim=replace(CONSTANT_RATES, means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2)),
+        optim=replace(
+            CONSTANT_RATES, means_lr=exponential(1e-2, 2e-4), sh_lr=constant(1e-2), beta2=0.999
+        ),
         regularizer=LARGE_REGULARIZER,
         export=ExportConfig(turntable_px=512),
     )
@@ -266,12 +292,15 @@ def large_critic() -> CriticConfig:
     """Return the settings for `--critic qwen2.5-vl-7b` and similar models; off until one is named, since it is large.
 
     252 px are 81 tokens per view, as in the released VLM3D. Augmentation is on, since a large critic is more easily
-    pleased by patterns. Run on a GPU with random weights only (docs/log/large-models.md).
+    pleased by patterns. Views have the names of eight directions, so that the prior's cameras stay free; how well each
+    kind of names is answered was not measured with a large model. Run on a GPU with random weights only
+    (docs/log/large-models.md).
     """
     return CriticConfig(
         enabled=False,
         family="qwen2.5-vl-7b",
         n_noises=4,
+        view_names="eight",
         every=4,
         reuse=False,
         weight=linear(0.3, 0.05),

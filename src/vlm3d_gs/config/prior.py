@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from vlm3d_gs.config.bounds import Range, check, check_ranges
@@ -32,9 +32,15 @@ class PriorConfig:
     guidance_scale: Annotated[Schedule, Range(1.0, 1000.0)] = constant(1.0)
     """Scale of classifier-free guidance."""
     rescale: Annotated[float, Range(0.0, 1.0)] = 0.0
-    """`recon`: 0 keeps the guided clean latent, 1 rescales it to the standard deviation of the conditional one."""
-    weighting: Literal["uniform", "sds", "fantasia3d", "ism"] = "sds"
-    """Weight of a noise level in sds, csd, ism and vsd: 1, sigma^2, signal sigma^2 or sigma / signal."""
+    """0 keeps the guided prediction, 1 rescales it to the standard deviation of the conditional one: of the clean
+    latents in recon, sdi and chains, of the noise in the other losses."""
+    weighting: Literal["uniform", "sds", "fantasia3d", "ism"] | None = None
+    """Weight of a noise level: 1, sigma^2, signal sigma^2 or sigma / signal. none is the loss's published one: uniform
+    for recon and sdi, ism for ism, sds for the others."""
+    reduction: Literal["views", "sum", "mean"] = "views"
+    """How the loss adds up: `views` sums over a latent's values and averages over the views, as SDS and MVDream do;
+    `sum` adds the views up too, as ISM is published; `mean` is the mean over the values, divided by the views, as SDI
+    is published."""
     timesteps: Literal["uniform", "descend"] = "uniform"
     """Drawn between t_min and t_max, or descending from t_max at the start to t_min at the end."""
     t_max: Annotated[Schedule, Range(1e-3, 1.0)] = Schedule(
@@ -46,9 +52,12 @@ class PriorConfig:
     )
     """Lowest noise level, as a fraction of the training timesteps; never above t_max."""
     score_clip: Annotated[Schedule, Range(0.0, 1e6)] = constant(0.0)
-    """Largest absolute value of the weighted residual, in every loss but recon; 0 is no limit."""
-    inversion_interval: Annotated[float, Range(1e-3, 0.5)] = 0.05
-    """`ism`: distance between the two noise levels it compares, as a fraction of the training timesteps."""
+    """Largest absolute value of the weighted residual; 0 is no limit."""
+    inversion_interval: Annotated[Schedule, Range(1e-3, 0.5)] = linear(0.1, 0.08, 0.0, 0.3)
+    """`ism`: distance between the two noise levels it compares, as a fraction of the training timesteps; the default is
+    the published one."""
+    inversion_prompt: Literal["empty", "negative"] = "empty"
+    """`ism`: text under which the latents are inverted; published is the empty one."""
     inversion_steps: Annotated[int | None, Range(0, 1000)] = None
     """`ism` and `sdi`: network evaluations of an inversion over all timesteps, of which a lower noise level takes its
     share. 0 adds noise directly (ism only); none is the published number, 5 and 10."""
@@ -56,6 +65,14 @@ class PriorConfig:
     """`vsd`: rank of the LoRA."""
     lora_lr: Annotated[float, Range(0.0, 1.0)] = 1e-4
     """`vsd`: learning rate of the LoRA."""
+    offset_noise: Annotated[float, Range(0.0, 1.0)] = 0.0
+    """Standard deviation of a number that is added to the noise of a whole channel in distillation; LucidDreamer has
+    0.1."""
+    shared_timestep: bool = False
+    """Give all view groups of a step the same noise level, as LucidDreamer does."""
+    sample_latents: bool = False
+    """Draw the latents of the renders from the encoder's distribution, as the published codes do, instead of taking its
+    mean; needs AutoencoderKL."""
     weight: Annotated[Schedule, Range(0.0, 1e6)] = constant(1.0)
     """Weight of this loss."""
     negative_prompt: str = ""
@@ -86,6 +103,7 @@ class PriorConfig:
         check_ranges(self, "prior")
         if self.loss == "sdi":
             check("prior.inversion_steps", self.inversion_steps, Range(1))
+        self._check_read()
 
         for name in ("perp_neg", "debias_prompt"):
             if getattr(self, name) and self.view_prompts == "off":
@@ -101,6 +119,35 @@ class PriorConfig:
                     f"fraction {at:.4g} of the run; t_min must not be above t_max."
                 )
 
+    def _check_read(self) -> None:
+        """Refuse settings that nothing would read.
+
+        Raises:
+            ConfigError: a setting differs from its default, but the loss has no use for it.
+        """
+        defaults = {each.name: each.default for each in fields(self)}
+        for name, losses in READ_BY.items():
+            if self.loss not in losses and getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"prior.{name} is {getattr(self, name)}, but prior.loss {self.loss} does not read it; "
+                    f"{' and '.join(losses)} {'do' if len(losses) > 1 else 'does'}. Leave it at {defaults[name]}, or "
+                    "choose another loss."
+                )
+        if self.tiny_vae is not None and self.sample_latents:
+            raise ConfigError(
+                "prior.sample_latents needs an encoder with a distribution, which prior.tiny_vae has not. "
+                "Set one of the two to its default."
+            )
+
+
+READ_BY: dict[str, tuple[DistillationLoss, ...]] = {
+    "inversion_interval": ("ism",),
+    "inversion_prompt": ("ism",),
+    "inversion_steps": ("ism", "sdi"),
+    "lora_rank": ("vsd",),
+    "lora_lr": ("vsd",),
+}
+"""Settings that only some losses read; every loss reads all others."""
 
 DETAIL_PRIOR = PriorConfig(
     enabled=False,

@@ -71,6 +71,12 @@ class DensifyConfig:
     """Larger Gaussians are removed; largest standard deviation, world units."""
     prune_radius: Annotated[float, Range(0.1, 100.0)] = 1.2
     """Gaussians farther from the origin are removed, world units."""
+    prune: Literal["before", "after"] = "before"
+    """`gradient`: prune before growing, so that nothing grows that is to go, or after it, as gsplat does: a Gaussian
+    that is too large and has a large gradient is then split, not removed."""
+    reset_every: Annotated[float, Range(0.0, 1.0)] = 0.0
+    """`gradient`: interval at which all opacities are lowered to twice `prune_opacity` at most, fraction of the run; 0
+    never does. Off in every short schedule of distillation that we know but LucidDreamer's (0.06)."""
     part_share: Annotated[float, Range(0.0, 1.0)] = 0.02
     """At the end of the run, parts with empty space around them are removed that hold a smaller fraction of the summed
     opacity; 0 keeps all."""

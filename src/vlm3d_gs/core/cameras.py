@@ -219,6 +219,10 @@ class CameraRanges:
     """Image width, pixels."""
     height: int = 64
     """Image height, pixels."""
+    half_extent: tuple[float, float] | None = None
+    """Half the height of what a view shows at the origin, world units; decides the distance, where it is given."""
+    mixed_elevations: bool = False
+    """Draw elevations by `mixed_elevation`, not uniformly in degrees."""
 
     def __post_init__(self) -> None:
         for name in ("azimuth_offset_deg", "elevation_deg", "distance", "fov_deg"):
@@ -262,8 +266,36 @@ def sample_view_groups(
     offset, elevation, distance, fov = (
         column.repeat_interleave(n_views) for column in values.unbind(-1)
     )
+    if ranges.half_extent is not None:
+        low, high = ranges.half_extent
+        extents = (low + draws[:, 2] * (high - low)).repeat_interleave(n_views)
+        distance = extents / torch.tan(0.5 * torch.deg2rad(fov))
+    if ranges.mixed_elevations:
+        coins = torch.rand(n_groups, generator=generator, dtype=torch.float64) < 0.5
+        drawn = mixed_elevation(draws[:, 1], coins, ranges.elevation_deg)
+        elevation = drawn.repeat_interleave(n_views)
+
     steps = torch.arange(n_views, dtype=torch.float64).repeat(n_groups) * (360.0 / n_views)
     return orbit((offset + steps) % 360.0, elevation, distance, fov, ranges.width, ranges.height)
+
+
+def mixed_elevation(draws: Tensor, in_degrees: Tensor, range_deg: tuple[float, float]) -> Tensor:
+    """Return elevations in degrees, drawn in one of two ways.
+
+    Uniform in degrees, or asin(2 u - 1) with u uniform between (low + 90) / 180 and (high + 90) / 180: a range from 0
+    to 30 degrees becomes one from 0 to 19.5.
+
+    Args:
+        draws: [G] uniform in 0..1.
+        in_degrees: [G] bool, True for the first way.
+        range_deg: low and high.
+
+    Source: threestudio-mvdream, data/uncond_multiview.py, the cameras with which MVDream is distilled.
+    """
+    low, high = range_deg
+    uniform = low + draws * (high - low)
+    share = (uniform + 90.0) / 180.0
+    return torch.where(in_degrees, uniform, torch.rad2deg(torch.asin(2.0 * share - 1.0)))
 
 
 def mvdream_camera_matrices(cameras: Cameras) -> Tensor:

@@ -15,6 +15,18 @@ ZERO_NORM_SQ = 1e-24
 """Below this squared norm a quaternion counts as zero and stands for the identity."""
 
 
+def nonzero_quats(quats: Tensor) -> Tensor:
+    """Return quaternions [..., 4] with the identity in place of those of squared norm below `ZERO_NORM_SQ`.
+
+    The one place that decides what a zero quaternion means; whoever normalises, comes here first. The gradient at a
+    replaced one is zero.
+    """
+    zero = quats.square().sum(-1, keepdim=True) < ZERO_NORM_SQ
+    # No tensor of Python numbers: copying one to a GPU would wait for it.
+    identity = torch.eye(1, 4, dtype=quats.dtype, device=quats.device)[0]
+    return torch.where(zero, identity, quats)
+
+
 def normalize_quats(quats: Tensor) -> Tensor:
     """Return unit quaternions.
 
@@ -34,11 +46,7 @@ def normalize_quats(quats: Tensor) -> Tensor:
     if quats.shape[-1:] != (4,):
         raise ShapeError(f"quats must have shape [..., 4] (wxyz), got {list(quats.shape)}.")
 
-    norm_sq = quats.square().sum(-1, keepdim=True)
-    zero = norm_sq < ZERO_NORM_SQ
-    # No tensor of Python numbers: copying one to a GPU would wait for it.
-    identity = torch.eye(1, 4, dtype=quats.dtype, device=quats.device)[0]
-    safe = torch.where(zero, identity, quats)
+    safe = nonzero_quats(quats)
     return safe / safe.square().sum(-1, keepdim=True).sqrt()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlm3d_gs.config import CriticConfig
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, view_name
+from vlm3d_gs.critic.questions.templates import azimuth_range_deg, view_names
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, color_gradient
 from vlm3d_gs.prior.denoiser import decode_latents
 from vlm3d_gs.prior.guidance import Candidate, DiffusionPrior
@@ -80,7 +80,7 @@ class BestOfN:
 
     def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
         """Return the offsets within which views have names, at steps of the critic."""
-        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if self.compares(progress) else None
+        return azimuth_range_deg(self.config.view_names) if self.compares(progress) else None
 
     def compares(self, progress: Progress) -> bool:
         """Return whether the critic compares several noises at this step."""
@@ -116,7 +116,7 @@ class BestOfN:
         else:
             residual = best_of_n_residual(candidates, scores, joint_views)
 
-        loss = residual_loss(latents, residual)
+        loss = residual_loss(latents, residual, self.prior.config.reduction)
         scalars: dict[str, float | Tensor] = {
             "loss": loss.detach(),
             "t": timesteps.float().mean(),
@@ -140,7 +140,7 @@ class BestOfN:
         images = torch.stack(
             [decode_latents(self.prior.denoiser, candidate.clean) for candidate in candidates]
         )
-        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        names = view_names(views.cameras.azimuths_deg, self.config.view_names)
         groups = [
             self.scorer.scores(group, names[number * joint_views : (number + 1) * joint_views])
             for number, group in enumerate(images.split(joint_views, 1))

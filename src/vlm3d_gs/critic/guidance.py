@@ -19,7 +19,7 @@ from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.core.residency import resident
 from vlm3d_gs.critic.augment import augment, replace_background
-from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, Question, view_name
+from vlm3d_gs.critic.questions.templates import Question, azimuth_range_deg, view_names
 from vlm3d_gs.critic.qwen.preprocess import resize
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
@@ -93,9 +93,9 @@ class Critic:
         """Return true at every k-th step, k = `critic.every`, while the reward has a weight."""
         return self.config.weight(progress.fraction) > 0.0 and not progress.step % self.config.every
 
-    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float]:
-        """Return the offsets within which views have names."""
-        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG)
+    def azimuth_range_deg(self, progress: Progress) -> tuple[float, float] | None:
+        """Return the offsets within which views have names; None for any."""
+        return azimuth_range_deg(self.config.view_names)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return nothing: the model is frozen, and the trainer saves the state of `generator`."""
@@ -165,15 +165,15 @@ class Critic:
     ) -> tuple[Tensor, Tensor]:
         """Return log-odds [G, K] and the gradient of the groups' mean loss on the images [G * V, H, W, 3].
 
-        Each group's graph is differentiated before the next group is read, so that memory holds only one.
+        Each group's graph is differentiated before the next group is read, so that memory holds only one; with
+        `together` all of them are one group.
         """
-        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        size = len(views.cameras) if self.config.together else views.n_views
+        names = view_names(views.cameras.azimuths_deg, self.config.view_names)
         answers, gradients = [], []
 
-        for start, group in zip(
-            range(0, len(names), views.n_views), images.split(views.n_views), strict=True
-        ):
-            group_names = names[start : start + views.n_views]
+        for start, group in zip(range(0, len(names), size), images.split(size), strict=True):
+            group_names = names[start : start + size]
             log_odds = self._ask(group.requires_grad_(), group_names, fraction)
             loss = (weights * reward_loss(log_odds, self.config.reward)).sum()
             with section("critic backward"):

@@ -54,10 +54,8 @@ class ServerScorer:
         views: list[dict[str, Any]] = []
         for name, image in zip(names, images, strict=True):
             url = "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
-            views += [
-                {"type": "text", "text": f"{name}: "},
-                {"type": "image_url", "image_url": {"url": url}},
-            ]
+            views += [{"type": "text", "text": f"{name}: "}] if name else []
+            views.append({"type": "image_url", "image_url": {"url": url}})
 
         bodies = [self._body(views, question.text) for question in self.questions]
         log_odds = self._chat.ask(bodies, reply_log_odds)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from vlm3d_gs.config.critic import ViewNames
 from vlm3d_gs.config.schedules import Schedule
 from vlm3d_gs.critic.best_of_n import Scorer
-from vlm3d_gs.critic.questions.templates import VIEW_TOLERANCE_DEG, view_name
+from vlm3d_gs.critic.questions.templates import azimuth_range_deg, view_names
 from vlm3d_gs.optimize.guidance import Guidance, Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction
@@ -30,6 +31,7 @@ class CriticTargets:
         scorer: Scorer | None = None,
         critic: Guidance | None = None,
         strength: Schedule | None = None,
+        names: ViewNames = "four",
     ) -> None:
         """Store what every round needs.
 
@@ -38,15 +40,15 @@ class CriticTargets:
             scorer: chooses among them; None draws one chain per group.
             critic: guides the chains by its gradient; None does not.
             strength: of that guidance, over the run: step length on the predicted clean latents, in norms of theirs.
+            names: of the views in the critic's message.
         """
         self.targets, self.scorer = targets, scorer
-        self.critic, self.strength = critic, strength
+        self.critic, self.strength, self.names = critic, strength, names
         self.name = targets.name
 
     def azimuth_range_deg(self, chain: Chain, progress: Progress) -> tuple[float, float] | None:
         """Return the offsets within which views have names, if the critic takes part."""
-        needs_names = self._count(chain) > 1 or self._step_length(progress) > 0.0
-        return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if needs_names else None
+        return azimuth_range_deg(self.names) if self._takes_part(chain, progress) else None
 
     def draw(
         self, views: Views, chain: Chain, progress: Progress
@@ -56,7 +58,7 @@ class CriticTargets:
         The critic judges the first group. The other groups, whose views need no name, are drawn once.
         """
         scalars: dict[str, float | Tensor] = {"noise_level": chain.noise_level}
-        if self.azimuth_range_deg(chain, progress) is None:
+        if not self._takes_part(chain, progress):
             images, _ = self.targets.draw(views, chain, progress)
             return images, scalars
 
@@ -90,7 +92,7 @@ class CriticTargets:
         """
         assert self.scorer is not None
         joint_views = views.n_views if self.targets.prior.joins_views else 1
-        names = [view_name(float(azimuth)) for azimuth in views.cameras.azimuths_deg]
+        names = view_names(views.cameras.azimuths_deg, self.names)
 
         chosen, scores = [], []
         for start in range(0, len(names), joint_views):
@@ -100,12 +102,17 @@ class CriticTargets:
             if answer is None:
                 chosen.append(images[0])
                 continue
-            score = torch.tensor(answer)
+            finite = images.isfinite().flatten(1).all(1).cpu()
+            score = torch.where(finite, torch.tensor(answer), -torch.inf)
             chosen.append(images[int(score.argmax())])
             scores.append(score)
 
         empty = torch.empty(0, len(candidates))
         return torch.cat(chosen), torch.stack(scores) if scores else empty
+
+    def _takes_part(self, chain: Chain, progress: Progress) -> bool:
+        """Return whether the critic chooses or guides."""
+        return self._count(chain) > 1 or self._step_length(progress) > 0.0
 
     def _count(self, chain: Chain) -> int:
         return 1 if self.scorer is None else chain.candidates

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.config import Backend, CameraConfig, WatchConfig
+from vlm3d_gs.config.critic import ViewNames
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.critic.questions.templates import VIEW_NAMES
+from vlm3d_gs.critic.questions.templates import view_names
 from vlm3d_gs.render import render
 
 OWN_VIEWS = ((0.0, 0.5),)
@@ -62,6 +63,8 @@ class RewardWatch:
     """Steps of the whole run."""
     backend: Backend = "auto"
     """Renderer."""
+    names: ViewNames = "four"
+    """Of the views, in the message of both scores."""
     readings: list[Reading] = field(default_factory=list)
     """In order of the steps."""
     best: tuple[float, int, Gaussians] | None = None
@@ -158,7 +161,7 @@ class RewardWatch:
         for offset, height in poses:
             cameras = named_views(self.camera, offset, height, side_px).to(gaussians.device)
             color = render(gaussians, cameras, backend=self.backend, background=GREY).color
-            total += score(color, VIEW_NAMES)
+            total += score(color, view_names(cameras.azimuths_deg, self.names))
 
         return total / len(poses)
 
@@ -174,6 +177,7 @@ def named_views(camera: CameraConfig, offset_deg: float, height: float, side_px:
     """
     low, high = camera.elevation_deg
     azimuths = [(offset_deg + 90.0 * view) % 360.0 for view in range(4)]
-    distance, fov = (sum(pair) / 2.0 for pair in (camera.distance, camera.fov_deg))
+    fov = sum(camera.fov_deg) / 2.0
+    distance = camera.distance_at(0.5, fov)
 
     return orbit(azimuths, low + height * (high - low), distance, fov, side_px, side_px)

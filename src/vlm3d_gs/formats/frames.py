@@ -15,7 +15,7 @@ from torch import Tensor
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import degree_of, sh_basis
-from vlm3d_gs.core.rotations import quat_multiply, rotmat_to_quat
+from vlm3d_gs.core.rotations import nonzero_quats, quat_multiply, rotmat_to_quat
 from vlm3d_gs.formats.options import Frame
 
 WORLD_TO_RDF = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
@@ -81,7 +81,7 @@ def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
         gaussians.device, gaussians.dtype
     )
 
-    quats = torch.nn.functional.normalize(gaussians.quats, dim=-1)
+    quats = torch.nn.functional.normalize(nonzero_quats(gaussians.quats), dim=-1)
     return Gaussians(
         means=gaussians.means @ local.T,
         log_scales=gaussians.log_scales,

@@ -7,6 +7,7 @@ gradient.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ class ScreenGradients:
         if gradient is None:
             return
         visible = rendering.radii > 0
-        self.total += (gradient.norm(dim=-1) * visible).sum(0)
+        self.total += (_per_picture(gradient, rendering).norm(dim=-1) * visible).sum(0)
         self.count += visible.sum(0)
 
     def pending(self, rendering: Rendering) -> kernels.ScreenStats | None:
@@ -49,12 +50,24 @@ class ScreenGradients:
         gradient = rendering.means2d.grad
         if gradient is None:
             return None
-        return kernels.ScreenStats(gradient, rendering.radii, self.total, self.count)
+        scaled = _per_picture(gradient, rendering)
+        return kernels.ScreenStats(scaled, rendering.radii, self.total, self.count)
 
     @property
     def mean(self) -> Tensor:
         """[N] mean norm, 0 for a Gaussian that was never visible."""
         return self.total / self.count.clamp_min(1.0)
+
+
+def _per_picture(gradient: Tensor, rendering: Rendering) -> Tensor:
+    """Return the gradient [C, N, 2] per half a picture instead of per pixel, of a loss that is summed over the views.
+
+    So pictures that are not square, of another size or in another number count alike.
+
+    Source: gsplat (Ye et al. 2024, arXiv 2409.06765), DefaultStrategy: times half of width and height and the cameras.
+    """
+    views, height, width = rendering.color.shape[:3]
+    return gradient * gradient.new_tensor([0.5 * width * views, 0.5 * height * views])
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ def densify(
     max_gaussians: int,
     generator: torch.Generator,
 ) -> Densified:
-    """Prune, then clone the small and split the large ones of the Gaussians with the largest screen gradients.
+    """Prune, and clone the small and split the large ones of the Gaussians with the largest screen gradients.
 
     Args:
         gaussians: N Gaussians.
@@ -103,7 +116,8 @@ def densify(
     Not differentiable. At least one Gaussian remains.
     """
     scene = gaussians.detach()
-    keep = keep_mask(scene, config)
+    pruned_first = config.prune == "before"
+    keep = keep_mask(scene, config) if pruned_first else torch.ones_like(scene.opacities) > 0.0
     n_kept = int(keep.sum())
 
     # The largest gradients among those that stay, as many as fit.
@@ -128,7 +142,32 @@ def densify(
         result.log_scales[halves] -= torch.log(torch.tensor(SPLIT_SHRINK)).item()
 
     fresh = torch.arange(len(source), device=source.device) >= len(unchanged)
-    return Densified(result, source, fresh)
+    if pruned_first:
+        return Densified(result, source, fresh)
+    keep = keep_mask(result, config)
+    return Densified(result.select(keep), source[keep], fresh[keep])
+
+
+def lower_opacities(gaussians: Gaussians, config: DensifyConfig) -> Densified:
+    """Lower all opacities to twice `prune_opacity` at most; their moments start anew.
+
+    Source: Kerbl et al. 2023 (3D Gaussian Splatting), section 5.2, against floaters; the limit as in gsplat.
+    """
+    scene = gaussians.detach()
+    limit = min(max(2.0 * config.prune_opacity, 1e-6), 1.0 - 1e-6)
+    logits = scene.opacity_logits.clamp_max(math.log(limit / (1.0 - limit)))
+    source = torch.arange(len(scene), device=scene.device)
+    lowered = Gaussians.from_parameters({**scene.parameters(), "opacity_logits": logits})
+    return Densified(lowered, source, torch.ones_like(source, dtype=torch.bool))
+
+
+def is_reset(step: int, steps: int, config: DensifyConfig) -> bool:
+    """Return whether opacities are lowered after step `step` of `steps`: at every `reset_every` until `stop`."""
+    if not config.enabled or config.method != "gradient" or config.reset_every == 0.0:
+        return False
+    before, after = step / steps, (step + 1) / steps
+    passed = int(after / config.reset_every + 1e-9) > int(before / config.reset_every + 1e-9)
+    return passed and after <= config.stop
 
 
 def keep_mask(scene: Gaussians, config: DensifyConfig) -> Tensor:

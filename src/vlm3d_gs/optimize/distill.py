@@ -11,7 +11,7 @@ from vlm3d_gs.core.profiling import section
 from vlm3d_gs.optimize.densify import is_round
 from vlm3d_gs.optimize.guidance import Guidance, Progress
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.optimize.step import densify_scene, move_faint, scene_step
+from vlm3d_gs.optimize.step import densify_scene, move_faint, reset_opacities, scene_step
 from vlm3d_gs.optimize.views import draw_backgrounds, draw_cameras
 
 
@@ -30,5 +30,6 @@ def distill_step(
         move_faint(state, config, progress.fraction)
         if is_round(progress.step, progress.steps, config.densify):
             densify_scene(state, config)
+        reset_opacities(state, config)
 
     return {**scalars, "gaussians": float(len(state.gradients.total))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -76,6 +76,29 @@ class GuidanceOutput:
     means the same beside every prior."""
     reused: bool = False
     """True: its gradient on the Gaussians is applied again at each step until the next call of the guidance."""
+
+
+def without_broken(output: GuidanceOutput) -> tuple[GuidanceOutput, Tensor]:
+    """Return a gradient without the pictures on which it is NaN or infinite, and their number, on the device.
+
+    Those pictures get the gradient zero; the others count as they are. Nothing is read back from a GPU.
+    """
+    color, alpha, strength = output.color_gradient, output.alpha_gradient, output.relative_strength
+    sound = color.isfinite().flatten(1).all(1)
+    if alpha is not None:
+        sound = sound & alpha.isfinite().flatten(1).all(1)
+    if isinstance(strength, Tensor):
+        sound = sound & strength.isfinite()
+        strength = torch.where(strength.isfinite(), strength, 0.0)
+
+    keep = sound[:, None, None, None]
+    cleaned = replace(
+        output,
+        color_gradient=torch.where(keep, color, 0.0),
+        alpha_gradient=None if alpha is None else torch.where(keep, alpha, 0.0),
+        relative_strength=strength,
+    )
+    return cleaned, (~sound).sum()
 
 
 class Guidance(Protocol):

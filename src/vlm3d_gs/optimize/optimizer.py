@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -127,20 +129,28 @@ class SceneOptimizer:
     def _step_device(self, leaf: Tensor) -> torch.device:
         return torch.device("cpu") if self.config.fused else leaf.device
 
-    def replace(self, gaussians: Gaussians, source: Tensor, fresh: Tensor) -> None:
+    def replace(
+        self,
+        gaussians: Gaussians,
+        source: Tensor,
+        fresh: Tensor,
+        reset: Sequence[str] | None = None,
+    ) -> None:
         """Replace the scene by another one; the moments follow their Gaussians.
 
         Args:
             gaussians: M Gaussians.
             source: [M] int64, index of the Gaussian that each one comes from.
             fresh: [M] bool, True where the moments start at zero.
+            reset: tensors for which `fresh` holds; None is all.
         """
         for name, leaf in _leaves(gaussians).items():
             state = self._state.get(name, {})
             for moment in MOMENTS:
                 if moment in state:
                     values = state[moment][source]
-                    values.masked_fill_(fresh.view(-1, *[1] * (values.ndim - 1)), 0.0)
+                    if reset is None or name in reset:
+                        values.masked_fill_(fresh.view(-1, *[1] * (values.ndim - 1)), 0.0)
                     state[moment] = values
             self._leaves[name] = leaf
 

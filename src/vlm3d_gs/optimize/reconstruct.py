@@ -19,7 +19,14 @@ from vlm3d_gs.core.images import resize
 from vlm3d_gs.core.profiling import section
 from vlm3d_gs.optimize.guidance import Guidance, GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.optimize.step import densify_scene, draw, move_faint, scene_step
+from vlm3d_gs.optimize.step import (
+    LEFT_OUT,
+    densify_scene,
+    draw,
+    move_faint,
+    reset_opacities,
+    scene_step,
+)
 from vlm3d_gs.optimize.targets import Chain, PixelFit, Target, TargetSource, border_colors
 from vlm3d_gs.optimize.views import draw_backgrounds, draw_even_cameras
 
@@ -59,6 +66,7 @@ def reconstruct_step(
         over, chosen = state.pool.is_round_over, config.densify
         if chosen.enabled and over and chosen.start <= progress.fraction <= chosen.stop:
             densify_scene(state, config)
+        reset_opacities(state, config)
 
     return {**scalars, "gaussians": float(len(state.gradients.total))}
 
@@ -114,12 +122,17 @@ def begin_round(
     views = Views(rendering.color, cameras, camera.n_views, rendering.alpha, background)
 
     pictures, scalars = source.draw(views, chain, progress)
+    # What a network could not draw stays as it is.
+    sound = pictures.isfinite().flatten(1).all(1)
+    shown = resize(rendering.color, *pictures.shape[1:3])
+    pictures = torch.where(sound[:, None, None, None], pictures, shown)
     if config.reconstruct.border_background:
         background = border_colors(pictures)
     side = rendering.color.shape[1]
     target = Target(cameras, resize(pictures, side, side), background)
     state.pool.begin_round(target, fits, config.reconstruct.pool)
 
+    scalars = {**scalars, LEFT_OUT: (~sound).sum()}
     return {f"{source.name}/{name}": value for name, value in scalars.items()}
 
 

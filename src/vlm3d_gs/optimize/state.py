@@ -41,6 +41,8 @@ class TrainState:
     """Gradients of guidances that are called seldom."""
     counts: dict[str, int] = field(default_factory=dict)
     """What was counted so far: network evaluations, critic looks."""
+    broken_in_a_row: int = 0
+    """Steps in a row in which a network's answer was not finite; not saved."""
     pool: TargetPool = field(default_factory=TargetPool)
     """Targets of the last rounds of reconstruction."""
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.profiling import section
-from vlm3d_gs.optimize.densify import ScreenGradients, densify
-from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
+from vlm3d_gs.optimize.densify import ScreenGradients, densify, is_reset, lower_opacities
+from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, without_broken
 from vlm3d_gs.optimize.mcmc import perturb, relocate
 from vlm3d_gs.optimize.regularizers import regularize
 from vlm3d_gs.optimize.state import TrainState
@@ -20,6 +20,8 @@ from vlm3d_gs.render import Rendering, render
 
 NORM_DECAY = 0.9
 """Decay of the running gradient norm to which relative guidances are scaled."""
+LEFT_OUT = "left_out"
+"""Last part of the scalars that count the pictures without a finite gradient, or drawn with values that are not."""
 
 
 class GradientSource(Protocol):
@@ -66,7 +68,10 @@ def scene_step(
     seen = rgba.detach()
     background = background.to(seen.device, non_blocking=True)
     views = Views(seen[..., :3], cameras, config.camera.n_views, seen[..., 3:], background)
-    outputs = {source.name: source(views, progress) for source in sources}
+    outputs: dict[str, GuidanceOutput] = {}
+    left_out: dict[str, Tensor] = {}
+    for source in sources:
+        outputs[source.name], left_out[source.name] = without_broken(source(views, progress))
     gradient, reused = combine_gradients(views, list(outputs.values()), state)
 
     # From the pixels to the Gaussians.
@@ -96,6 +101,7 @@ def scene_step(
         for name, output in outputs.items()
         for key, value in output.scalars.items()
     }
+    scalars |= {f"{name}/{LEFT_OUT}": value for name, value in left_out.items()}
     scalars |= {f"regularizer/{name}": value for name, value in terms.items()}
     return scalars | {"coverage": rendering.alpha.detach().mean()}
 
@@ -179,6 +185,13 @@ def densify_scene(state: TrainState, config: Config) -> None:
     state.optimizer.replace(result.gaussians, result.source, result.fresh)
     state.reused.follow(result.source, result.fresh)
     state.gradients = ScreenGradients.empty(len(result.source), scene.device)
+
+
+def reset_opacities(state: TrainState, config: Config) -> None:
+    """Lower the opacities, where `densify.reset_every` says that it is time."""
+    if is_reset(state.step - 1, config.train.steps, config.densify):
+        result = lower_opacities(state.optimizer.gaussians, config.densify)
+        state.optimizer.replace(result.gaussians, result.source, result.fresh, ("opacity_logits",))
 
 
 def _rgba(output: GuidanceOutput) -> Tensor:

@@ -22,8 +22,15 @@ from vlm3d_gs.optimize.log_rows import LogRows
 from vlm3d_gs.optimize.parts import loose_mask
 from vlm3d_gs.optimize.reconstruct import Reconstruction, reconstruct_step
 from vlm3d_gs.optimize.state import TrainState, Watch, save_state
+from vlm3d_gs.optimize.step import LEFT_OUT
+from vlm3d_gs.optimize.targets import PixelFit
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
+
+LEFT_OUT_COUNT = "pictures left out"
+"""In `TrainState.counts`."""
+MOST_BROKEN = 5
+"""So many answers in a row that are not finite end a run."""
 
 
 class Observer(Protocol):
@@ -77,7 +84,8 @@ def train(
     Returns:
         True when all steps were done, False when Ctrl-C, `until` or the observer stopped the run after a whole step.
     """
-    steps, stopped, latest = config.train.steps, False, dict[str, float]()
+    steps, latest = config.train.steps, dict[str, float]()
+    stopped = broken = False
     rows = LogRows()
     last = steps if until is None else min(until, steps)
     identity = {"prompt": config.prompt, "seed": config.train.seed, "steps": steps}
@@ -97,9 +105,11 @@ def train(
             )
             if due or observe is not None or rows.are_due(state):
                 for step, latest in rows.fetch(state):
+                    broken = note_left_out(state, latest, step, log) or broken
                     log.scalars(step, latest)
             log.progress(state.step, steps, latest)
             stopped = observe is not None and observe(state, latest, stop_requested)
+            stopped = stopped or broken
             due = due or stopped or stop_requested()
             if checkpoint is not None and due:
                 save_state(checkpoint, state, guidances, watch, identity)
@@ -108,6 +118,7 @@ def train(
 
     if rows:
         for step, row in rows.fetch(state):
+            note_left_out(state, row, step, log)
             log.scalars(step, row)
     if state.step < last:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
@@ -129,6 +140,48 @@ def train_step(
     if reconstruction is not None and state.step < config.reconstruct.until * config.train.steps:
         return reconstruct_step(state, config, reconstruction)
     return distill_step(state, config, guidances)
+
+
+def note_left_out(state: TrainState, scalars: dict[str, float], step: int, log: RunLog) -> bool:
+    """Count the pictures that a step left out, since a network's answer about them was not finite.
+
+    Args:
+        state: its counts and its number of such steps in a row are updated.
+        scalars: of the step; the numbers of pictures that were left out are removed where they are zero.
+        step: the step.
+        log: is told once.
+
+    Returns:
+        Whether that has happened too often in a row for the run to go on.
+    """
+    asked = {name: value for name, value in scalars.items() if name.endswith(f"/{LEFT_OUT}")}
+    for name, value in asked.items():
+        if not value:
+            del scalars[name]
+    asked.pop(f"{PixelFit.name}/{LEFT_OUT}", None)  # no network answers in a fit
+    if not asked:
+        return False
+
+    count = int(sum(asked.values()))
+    if not count:
+        state.broken_in_a_row = 0
+        return False
+
+    if LEFT_OUT_COUNT not in state.counts:
+        log.message(
+            f"a network's answer was NaN or infinite in step {step}: {count} pictures are left out. Further ones "
+            "are counted without a word; float32 or bfloat16 weights may help."
+        )
+    state.counts[LEFT_OUT_COUNT] = state.counts.get(LEFT_OUT_COUNT, 0) + count
+    state.broken_in_a_row += 1
+    if state.broken_in_a_row < MOST_BROKEN:
+        return False
+
+    log.message(
+        f"a network's answer was NaN or infinite {MOST_BROKEN} times in a row; the run ends here, with a scene that "
+        "none of them has touched"
+    )
+    return True
 
 
 def prune(state: TrainState, config: Config) -> None:

@@ -37,9 +37,17 @@ def draw_cameras(
 
     side = round(config.resolution_px(progress.fraction))
     ranges = CameraRanges(
-        azimuths, config.elevation_deg, config.distance, config.fov_deg, side, side
+        azimuths,
+        config.elevation_deg,
+        config.distance,
+        config.fov_deg,
+        side,
+        side,
+        config.half_extent,
+        config.elevation_draw == "mixed",
     )
-    return sample_view_groups(config.n_groups, config.n_views, generator, ranges)
+    n_groups = round(config.n_groups(progress.fraction))
+    return sample_view_groups(n_groups, config.n_views, generator, ranges)
 
 
 def draw_even_cameras(
@@ -83,8 +91,13 @@ def draw_even_cameras(
 
     low, high = config.elevation_deg
     elevations = low + (high - low) * (order + draws[:, 1]) / n_groups
-    distances = config.distance[0] + (config.distance[1] - config.distance[0]) * draws[:, 2]
     fovs = config.fov_deg[0] + (config.fov_deg[1] - config.fov_deg[0]) * draws[:, 3]
+    distances = config.distance[0] + (config.distance[1] - config.distance[0]) * draws[:, 2]
+    if config.half_extent is not None:
+        extents = (
+            config.half_extent[0] + (config.half_extent[1] - config.half_extent[0]) * draws[:, 2]
+        )
+        distances = extents / torch.tan(0.5 * torch.deg2rad(fovs))
 
     side = round(config.resolution_px(progress.fraction))
     views = torch.arange(config.n_views, dtype=torch.float64) * step
@@ -110,7 +123,7 @@ def draw_backgrounds(
         generator: source of random ones, on the CPU.
         n_groups: None is the config's.
     """
-    groups = config.n_groups if n_groups is None else n_groups
+    groups = round(config.n_groups(fraction)) if n_groups is None else n_groups
     kind = config.background
     if kind == "random" and fraction < config.random_from:
         kind = "grey"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
+from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, require_multiview, run_branches
 from vlm3d_gs.prior.losses import loss_named
 from vlm3d_gs.prior.perp_neg import perp_neg_guidance, perp_neg_weights
@@ -16,11 +17,35 @@ from vlm3d_gs.prior.prediction import (
     as_prediction,
     classifier_free_guidance,
 )
-from vlm3d_gs.prior.view_prompts import mix_texts, view_weights
+from vlm3d_gs.prior.view_prompts import VIEWS, mix_texts, view_texts, view_weights
 
 MULTIVIEW_FAMILIES = ("mini", "mvdream")
 NEGATIVE, PROMPT = 0, 1
 """Rows of the texts: the negative prompt, then the prompt, or its versions for `view_prompts.VIEWS`."""
+
+
+def prompt_texts(prompt: str, config: PriorConfig) -> list[str]:
+    """Return the texts that a prior must know, in the order that `Conditioning` expects.
+
+    The negative prompt, then the prompt or its front, side, back and overhead versions. A further one follows where a
+    loss reads it: the empty text in which ISM inverts, or the prompt without a view for the LoRA of VSD, which is given
+    the camera itself.
+
+    Raises:
+        PromptError: view prompts of a prompt that contains no word.
+    """
+    prompts = [prompt]
+    if config.view_prompts != "off":
+        prompts = list(view_texts(prompt, debias=config.debias_prompt))
+    return [config.negative_prompt, *prompts, *_further_texts(prompt, config)]
+
+
+def _further_texts(prompt: str, config: PriorConfig) -> list[str]:
+    if config.loss == "ism" and config.inversion_prompt == "empty" and config.negative_prompt:
+        return [""]
+    if config.loss == "vsd" and config.view_prompts != "off":
+        return [prompt]
+    return []
 
 
 class Conditioning:
@@ -31,14 +56,21 @@ class Conditioning:
 
         Args:
             denoiser: the model.
-            texts: the embedded negative prompt, then the prompt, or its front, side, back and overhead versions.
+            texts: the embedded texts of `prompt_texts`.
             config: family, guidance scale, view prompts and Perp-Neg; the loss decides whether the unconditional branch
                 is needed.
 
         Raises:
-            ConfigError: the family of the config knows cameras, but the network does not.
+            ConfigError: the family of the config knows cameras, but the network does not; a text is missing.
         """
         self.denoiser, self.texts, self.config = denoiser, texts, config
+        self.n_prompts = 1 if config.view_prompts == "off" else len(VIEWS)
+        self.further = PROMPT + self.n_prompts if _further_texts("prompt", config) else None
+        expected = PROMPT + self.n_prompts + (self.further is not None)
+        if len(texts) != expected:
+            raise ConfigError(
+                f"This prior needs {expected} texts, got {len(texts)}. Make them by conditioning.prompt_texts."
+            )
         self.joins_views = config.family in MULTIVIEW_FAMILIES and config.use_cameras
         if self.joins_views:
             require_multiview(denoiser)
@@ -83,9 +115,12 @@ class Conditioning:
 
         return predict
 
-    def predict_uncond(self, noisy: Tensor, timesteps: Tensor, *, cameras: Cameras) -> Prediction:
-        """Predict with the negative prompt alone, at half the cost; all fields are those of that prompt."""
-        text = self.texts.rows([NEGATIVE] * len(cameras))
+    def predict_inversion(
+        self, noisy: Tensor, timesteps: Tensor, *, cameras: Cameras
+    ) -> Prediction:
+        """Predict with the text of `inversion_prompt` alone, at half the cost; all fields are those of that text."""
+        row = NEGATIVE if self.further is None else self.further
+        text = self.texts.rows([row] * len(cameras))
         (output,) = run_branches(
             self.denoiser, noisy, timesteps, (text,), self._network_cameras(cameras)
         )
@@ -97,17 +132,29 @@ class Conditioning:
             return self.texts.rows([PROMPT] * len(cameras))
 
         weights = view_weights(cameras, interpolate=self.config.view_prompts == "interpolate")
-        view_texts = self.texts.rows(range(PROMPT, len(self.texts)))
-        return mix_texts(view_texts, weights.to(view_texts.tokens.device, non_blocking=True))
+        prompts = self.texts.rows(range(PROMPT, PROMPT + self.n_prompts))
+        return mix_texts(prompts, weights.to(prompts.tokens.device, non_blocking=True))
+
+    def plain_embeddings(self, count: int) -> TextEmbedding:
+        """Return the prompt's embedding without any view, `count` times.
+
+        Source: Wang et al. 2023 (ProlificDreamer, arXiv 2305.16213): the network of the renders is given the camera.
+        """
+        return self.texts.rows([PROMPT if self.further is None else self.further] * count)
 
     def _network_cameras(self, cameras: Cameras) -> Tensor | None:
         """Return the camera condition of the network; None for one that knows no cameras."""
         return self.camera_matrices(cameras) if self.denoiser.is_multiview else None
 
-    def camera_matrices(self, cameras: Cameras) -> Tensor:
-        """Return [B, 16] camera matrices; zeros for a multi-view network that is run without cameras."""
+    def camera_matrices(self, cameras: Cameras) -> Tensor | None:
+        """Return [B, 16] camera matrices; for a multi-view network without cameras what it was trained with.
+
+        The embedded prior was trained with zeros in their place, MVDream without an embedding: None.
+        """
+        alone = self.denoiser.is_multiview and not self.joins_views
+        if alone and self.config.family != "mini":
+            return None
+
         camera_matrices = mvdream_camera_matrices(cameras).flatten(1).float()
         camera_matrices = camera_matrices.to(self.denoiser.device, non_blocking=True)
-        if self.denoiser.is_multiview and not self.joins_views:
-            return 0.0 * camera_matrices
-        return camera_matrices
+        return 0.0 * camera_matrices if alone else camera_matrices

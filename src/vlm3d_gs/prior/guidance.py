@@ -62,7 +62,7 @@ class DiffusionPrior:
         Args:
             name: prefix in the log.
             denoiser: the model.
-            texts: the embedded negative prompt, then the prompt, or its front, side, back and overhead versions.
+            texts: the embedded texts of `conditioning.prompt_texts`.
             config: loss, guidance scale, noise levels.
             generator: source of noise and timesteps, on the CPU.
             adapter: the LoRA of `vsd`, None for the other losses.
@@ -79,6 +79,8 @@ class DiffusionPrior:
                 f"prior.loss {config.loss!r} trains a LoRA, but got no adapter. "
                 "Build the prior by assembly.objective.build_prior."
             )
+        if adapter is not None and not self.loss.trains_lora:
+            raise ConfigError(f"prior.loss {config.loss!r} trains no LoRA, but got an adapter.")
 
         self.conditioning = Conditioning(denoiser, texts, config)
         self.joins_views = self.conditioning.joins_views
@@ -109,11 +111,11 @@ class DiffusionPrior:
         color = views.color.detach().requires_grad_()
         latents, timesteps = self.begin(color, views, fraction)
 
-        noise = self.draw_noise(latents)
+        noise = self._distillation_noise(latents)
         step = self._step(
             latents.detach(), timesteps, noise, views.cameras, views.n_views, fraction
         )
-        loss = target_loss(latents, self.loss.target(step))
+        loss = target_loss(latents, self.loss.target(step), self.config.reduction)
 
         scalars = step.scalars | {"loss": loss.detach(), "t": timesteps.float().mean()}
         gradient = color_gradient(self.config.weight(fraction) * loss, color, self.name)
@@ -166,7 +168,7 @@ class DiffusionPrior:
                 residual of a loss that does not look ahead is that of the first step in any case.
             count: noises.
         """
-        noises = [self.draw_noise(latents) for _ in range(count)]
+        noises = [self._distillation_noise(latents) for _ in range(count)]
         at_once = 1 if self.denoiser.plan == "sequential" else count
 
         cameras = views.cameras.select(torch.arange(len(latents)).repeat(at_once))
@@ -212,7 +214,7 @@ class DiffusionPrior:
             timesteps=timesteps,
             n_views=self.n_joint_views(n_views),
             predictor=self.predictor(cameras, fraction),
-            uncond_predictor=partial(self.conditioning.predict_uncond, cameras=cameras),
+            inversion_predictor=partial(self.conditioning.predict_inversion, cameras=cameras),
             lora=lora,
         )
 
@@ -227,7 +229,7 @@ class DiffusionPrior:
     ) -> tuple[Tensor, float]:
         """Return the noise that the LoRA predicts; then train it on the latents, and return the loss of that."""
         assert self.adapter is not None
-        text = self.conditioning.prompt_embeddings(cameras)
+        text = self.conditioning.plain_embeddings(len(cameras))
         camera_matrices = self.conditioning.camera_matrices(cameras)
         _, noise_pred = self.adapter.predict_noise(noisy, timesteps, text, camera_matrices)
         lora_loss = self.adapter.train_step(
@@ -257,12 +259,20 @@ class DiffusionPrior:
         noise = torch.randn(latents.shape, generator=self.generator)
         return noise.to(latents.device, non_blocking=True)
 
+    def _distillation_noise(self, latents: Tensor) -> Tensor:
+        """Draw the noise of a step, with `offset_noise`."""
+        noise = self.draw_noise(latents)
+        if self.config.offset_noise == 0.0:
+            return noise
+        offset = torch.randn(1, latents.shape[1], 1, 1, generator=self.generator).to(noise.device)
+        return noise + self.config.offset_noise * offset
+
     def _draw_timesteps(self, n_images: int, n_views: int, fraction: float) -> Tensor:
         """Return [n_images] int64 timesteps on the CPU, as `prior.timesteps` says."""
         config, n_train = self.config, len(self.denoiser.noise_schedule)
         if config.timesteps == "uniform":
             low, high = config.t_min(fraction), config.t_max(fraction)
-            joint = self.n_joint_views(n_views)
+            joint = n_images if config.shared_timestep else self.n_joint_views(n_views)
             return draw_timesteps(low, high, n_images // joint, joint, n_train, self.generator)
         if config.timesteps == "descend":
             low, high = config.t_min(1.0), config.t_max(0.0)

@@ -1,14 +1,15 @@
 """The distillation losses: one function and one row of `LOSSES` each.
 
 Every loss names a target for the latents of the renders; the loss itself is 0.5 |z - sg(target)|^2 / B, summed over the
-values of a latent and averaged over the B views, so its gradient is (z - target) / B. A loss that is published as a
-gradient g(t), such as SDS, has the target z - w(t) g(t) (`DistillationStep.weighted_target`).
+values of a latent and averaged over the B views, so its gradient is (z - target) / B (`target_loss` has other sums). A
+loss that is published as a gradient g(t), such as SDS, has the target z - w(t) g(t)
+(`DistillationStep.weighted_target`). docs/PARITY.md holds each against the published codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ class DistillationStep:
     """Adjacent views that the network denoises together; 1 for single-image models."""
     predictor: Predictor
     """Guided; at a guidance scale of 1 without its unconditional branch, unless the loss says that it reads it."""
-    uncond_predictor: Predictor
-    """The negative prompt alone, at half the cost of `predictor`; all its fields are those of that prompt."""
+    inversion_predictor: Predictor
+    """The text of `inversion_prompt` alone, at half the cost of `predictor`; all its fields are those of that text."""
     lora: Callable[[Tensor], tuple[Tensor, float]] | None = None
     """Noisy latents -> the noise that a LoRA of the renders predicts, which then learns these renders, and the loss of
     that; None where the loss trains no LoRA."""
@@ -56,20 +57,36 @@ class DistillationStep:
         """[B, C, h, w] the latents with `noise` at `timesteps`."""
         return add_noise(self.noise_schedule, self.latents, self.noise, self.timesteps)
 
-    def weighted_target(self, residual: Tensor, weighting: str | None = None) -> Tensor:
+    def weighted_target(self, residual: Tensor, published: str = "sds") -> Tensor:
         """Return z - w(t) residual, the weighted residual clipped to `score_clip`.
 
         Args:
             residual: [B, C, h, w].
-            weighting: one of `timesteps.WEIGHTINGS`; None is that of the config.
+            published: one of `timesteps.WEIGHTINGS`, for a config that names none.
 
         Source: Hong et al. 2023 (arXiv 2303.15413), score debiasing by dynamic clipping.
         """
-        kind = self.config.weighting if weighting is None else weighting
+        kind = self.config.weighting or published
         weighted = timestep_weight(kind, self.noise_schedule, self.timesteps) * residual
 
         limit = self.config.score_clip(self.fraction)
         return self.latents - (weighted.clamp(-limit, limit) if limit else weighted)
+
+    def target_of(self, clean: Tensor) -> Tensor:
+        """Return the target of a loss that is published as a distance to clean latents [B, C, h, w], without weight."""
+        if self.config.weighting is None and not self.config.score_clip(self.fraction):
+            return clean
+        return self.weighted_target(self.latents - clean, "uniform")
+
+    def guided_noise(self, prediction: Prediction) -> Tensor:
+        """Return the guided noise, rescaled as `rescale` says.
+
+        Source: Lin et al. 2023 (arXiv 2305.08891), eq. 14 to 16, on the predicted noise.
+        """
+        share = self.config.rescale
+        if share == 0.0:
+            return prediction.noise_pred
+        return rescaled(prediction.noise_pred, prediction.noise_pred_text, share, self.n_views)
 
 
 @dataclass(frozen=True)
@@ -91,54 +108,74 @@ class Loss:
 
 
 def recon(step: DistillationStep) -> Tensor:
-    """x0-reconstruction: the guided and rescaled prediction of the clean latents.
+    """x0-reconstruction: the guided and rescaled prediction of the clean latents; docs/PARITY.md.
 
     Source: Shi et al. 2023 (MVDream, arXiv 2308.16512), section 3.4 and appendix.
     """
     prediction = step.predictor(step.noisy, step.timesteps)
-    return reconstruction_target(prediction, step.config.rescale, step.n_views)
+    return step.target_of(reconstruction_target(prediction, step.config.rescale, step.n_views))
 
 
 def sds(step: DistillationStep) -> Tensor:
-    """Score distillation sampling: residual eps_hat - eps.
+    """Score distillation sampling: residual eps_hat - eps; docs/PARITY.md.
 
     Source: Poole et al. 2022 (DreamFusion, arXiv 2209.14988), eq. 3.
     """
     prediction = step.predictor(step.noisy, step.timesteps)
-    return step.weighted_target(prediction.noise_pred - step.noise)
+    return step.weighted_target(step.guided_noise(prediction) - step.noise)
 
 
 def csd(step: DistillationStep) -> Tensor:
-    """Classifier score distillation: residual eps(y) - eps(empty), the part of SDS that the guidance scale multiplies.
+    """Classifier score distillation: residual eps_hat - eps(negative), the part of SDS that is due to guidance.
+
+    docs/PARITY.md. At guidance scale w that is w (eps(y) - eps(negative)); 1 is the published one. Perp-Neg
+    changes eps_hat.
 
     Source: Yu et al. 2023 (arXiv 2310.19415), section 4.
     """
     prediction = step.predictor(step.noisy, step.timesteps)
-    return step.weighted_target(prediction.noise_pred_text - prediction.noise_pred_uncond)
+    return step.weighted_target(step.guided_noise(prediction) - prediction.noise_pred_uncond)
 
 
 def ism(step: DistillationStep) -> Tensor:
-    """Interval score matching: the residual between neighbouring noise levels; see `inversion.ism_residual`."""
+    """Interval score matching: the residual between neighbouring noise levels; `inversion.ism_residual`.
+
+    docs/PARITY.md.
+    """
     config, n_train = step.config, len(step.noise_schedule)
     n_steps = ISM_STEPS if config.inversion_steps is None else config.inversion_steps
+
+    def guided(noisy: Tensor, timesteps: Tensor) -> Prediction:
+        prediction = step.predictor(noisy, timesteps)
+        return replace(prediction, noise_pred=step.guided_noise(prediction))
+
     residual = ism_residual(
         step.noise_schedule,
-        step.predictor,
+        guided,
         step.latents,
         step.noise,
         step.timesteps,
-        interval=max(1, round(config.inversion_interval * n_train)),
+        interval=max(1, round(config.inversion_interval(step.fraction) * n_train)),
         stride=-(-n_train // n_steps) if n_steps else None,
-        inverter=step.uncond_predictor,
+        inverter=step.inversion_predictor,
     )
-    return step.weighted_target(residual)
+    return step.weighted_target(residual, "ism")
 
 
 def sdi(step: DistillationStep) -> Tensor:
-    """Score distillation via inversion: the residual of clean latents, unweighted; see `inversion.sdi_residual`."""
+    """Score distillation via inversion: the residual of clean latents; `inversion.sdi_residual`.
+
+    docs/PARITY.md.
+    """
+
+    def guided(noisy: Tensor, timesteps: Tensor) -> Prediction:
+        prediction = step.predictor(noisy, timesteps)
+        clean = reconstruction_target(prediction, step.config.rescale, step.n_views)
+        return replace(prediction, clean_pred=clean)
+
     residual = sdi_residual(
         step.noise_schedule,
-        step.predictor,
+        guided,
         step.latents,
         torch.zeros_like(step.noise),  # as published: the inversion finds the noise
         step.timesteps,
@@ -148,7 +185,7 @@ def sdi(step: DistillationStep) -> Tensor:
 
 
 def vsd(step: DistillationStep) -> Tensor:
-    """Variational score distillation: residual eps_hat(z_t, t, y) - eps_lora(z_t, t, y, camera).
+    """Variational score distillation: residual eps_hat(z_t, t, y) - eps_lora(z_t, t, y, camera); docs/PARITY.md.
 
     SDS with the noise replaced by the prediction of a network that is fitted to the noisy renders of the scene.
 
@@ -156,7 +193,7 @@ def vsd(step: DistillationStep) -> Tensor:
     """
     assert step.lora is not None
     noisy = step.noisy
-    noise_pred = step.predictor(noisy, step.timesteps).noise_pred
+    noise_pred = step.guided_noise(step.predictor(noisy, step.timesteps))
     noise_pred_lora, step.scalars["lora_loss"] = step.lora(noisy)
     return step.weighted_target(noise_pred - noise_pred_lora)
 
@@ -164,7 +201,7 @@ def vsd(step: DistillationStep) -> Tensor:
 LOSSES: dict[DistillationLoss, Loss] = {
     "recon": Loss(recon, can_rank=True, looks_ahead=True),
     "sds": Loss(sds, can_rank=True),
-    "csd": Loss(csd, reads_uncond=True),
+    "csd": Loss(csd, can_rank=True, reads_uncond=True),
     "ism": Loss(ism, reads_uncond=True),
     "sdi": Loss(sdi, reads_uncond=True),
     "vsd": Loss(vsd, trains_lora=True),
@@ -185,21 +222,30 @@ def loss_named(name: str) -> Loss:
     raise ConfigError(f"Unknown prior.loss {name!r}. Available: {', '.join(LOSSES)}.")
 
 
-def target_loss(latents: Tensor, target: Tensor) -> Tensor:
+def target_loss(latents: Tensor, target: Tensor, reduction: str = "views") -> Tensor:
     """Return 0.5 |z - sg(target)|^2 / B, with the gradient (z - target) / B.
 
     Args:
         latents: [B, C, h, w] latents of the renders, on the graph.
         target: [B, C, h, w]; its graph is not followed.
+        reduction: what the sum over all values is divided by: `views`, B; `sum`, nothing; `mean`, the number of
+            values and B once more.
 
     Differentiable in `latents` only.
     """
-    return 0.5 * (latents - target.detach()).square().sum() / latents.shape[0]
+    total = 0.5 * (latents - target.detach()).square().sum()
+    if reduction == "views":
+        return total / latents.shape[0]
+    if reduction == "sum":
+        return total
+    if reduction == "mean":
+        return total / (latents.numel() * latents.shape[0])
+    raise ConfigError(f"prior.reduction must be views, sum or mean, got {reduction!r}.")
 
 
-def residual_loss(latents: Tensor, residual: Tensor) -> Tensor:
+def residual_loss(latents: Tensor, residual: Tensor, reduction: str = "views") -> Tensor:
     """Return the loss with the gradient residual / B; arguments as in `target_loss`."""
-    return target_loss(latents, latents - residual)
+    return target_loss(latents, latents - residual, reduction)
 
 
 def reconstruction_target(prediction: Prediction, share: float, n_views: int) -> Tensor:
@@ -218,10 +264,15 @@ def reconstruction_target(prediction: Prediction, share: float, n_views: int) ->
 
     Source: Lin et al. 2023 (arXiv 2305.08891), section 3.4, on groups as in MVDream.
     """
-    groups = prediction.clean_pred.unflatten(0, (-1, n_views))
+    return rescaled(prediction.clean_pred, prediction.clean_pred_text, share, n_views)
+
+
+def rescaled(guided: Tensor, text: Tensor, share: float, n_views: int) -> Tensor:
+    """Return guided values [G * V, C, h, w], rescaled by `share` to the standard deviation of `text`, by groups."""
+    groups = guided.unflatten(0, (-1, n_views))
     std = groups.std(dim=(1, 2, 3, 4), keepdim=True)
-    text_groups = prediction.clean_pred_text.unflatten(0, (-1, n_views))
+    text_groups = text.unflatten(0, (-1, n_views))
     std_text = text_groups.std(dim=(1, 2, 3, 4), keepdim=True)
 
-    rescaled = groups * (std_text / std.clamp_min(1e-8))
-    return (share * rescaled + (1.0 - share) * groups).flatten(0, 1)
+    scaled = groups * (std_text / std.clamp_min(1e-8))
+    return (share * scaled + (1.0 - share) * groups).flatten(0, 1)

@@ -6,8 +6,9 @@ here.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import (
@@ -19,11 +20,15 @@ from diffusers import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.recording import Function, Recorder
 from vlm3d_gs.core.residency import Plan, resident
 from vlm3d_gs.prior.denoiser import TextEmbedding
 from vlm3d_gs.prior.multiview import join_views
 from vlm3d_gs.prior.noise import NoiseSchedule
+
+CAMERA_VALUES = 16
+"""Of a flattened camera matrix."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class TorchDenoiser:
     at a time."""
     recorder: Recorder | None = None
     """Replays the networks, with plan `full` and frozen weights only; None runs them operation by operation."""
+    latent_noise: torch.Generator | None = None
+    """Source of the noise with which latents are drawn from the encoder's distribution, on the CPU; None takes the
+    distribution's mean."""
 
     @property
     def device(self) -> torch.device:
@@ -70,12 +78,26 @@ class TorchDenoiser:
 
     def encode(self, color: Tensor) -> Tensor:
         """Return the latents [B, C, h, w] float32 of images [B, H, W, 3] in 0..1; differentiable."""
+        noise = self._latent_noise(color)
         if self.plan == "sequential":
             # The graph of one image at a time: each is encoded again on the way back.
+            noises = [None] * len(color) if noise is None else noise.split(1)
             return torch.cat(
-                [checkpoint(self._encode, image, use_reentrant=False) for image in color.split(1)]
+                [
+                    checkpoint(self._encode, image, one, use_reentrant=False)
+                    for image, one in zip(color.split(1), noises, strict=True)
+                ]
             )
-        return self._call("encoder", self._encode, color)
+        return self._call("encoder", self._encode, color, noise)
+
+    def _latent_noise(self, color: Tensor) -> Tensor | None:
+        """Return standard normal noise for the latents of [B, H, W, 3], in the VAE's precision."""
+        if self.latent_noise is None:
+            return None
+        cells = [side // self.latent_factor for side in color.shape[1:3]]
+        shape = (len(color), self.vae.config.latent_channels, *cells)
+        drawn = torch.randn(shape, generator=self.latent_noise)
+        return drawn.to(self.device, self.vae.dtype, non_blocking=True)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [B, H, W, 3] in 0..1 of latents [B, C, h, w]; differentiable."""
@@ -88,7 +110,11 @@ class TorchDenoiser:
         text: TextEmbedding,
         camera_matrices: Tensor | None = None,
     ) -> Tensor:
-        """Run the network once; shapes as in `run_network`. Differentiable in `noisy` and in trained weights."""
+        """Run the network once; shapes as in `run_network`. Differentiable in `noisy` and in trained weights.
+
+        Timesteps and sizes stay float32 until the network has embedded them: bfloat16 has no number between 992 and
+        996. A multi-view network without camera matrices skips their embedding, as MVDream does.
+        """
         return self._call(
             "network",
             self._evaluate,
@@ -106,10 +132,14 @@ class TorchDenoiser:
             return function(*inputs)
         return self.recorder.call(name, function, *inputs)
 
-    def _encode(self, color: Tensor) -> Tensor:
+    def _encode(self, color: Tensor, noise: Tensor | None = None) -> Tensor:
         vae = self.vae
         output = vae.encode((color.movedim(-1, 1) * 2.0 - 1.0).to(vae.dtype))
-        latents = output.latents if isinstance(vae, AutoencoderTiny) else output.latent_dist.mean
+        if isinstance(vae, AutoencoderTiny):
+            latents = output.latents
+        else:
+            found = output.latent_dist
+            latents = found.mean if noise is None else found.mean + found.std * noise
         shift = vae.config.get("shift_factor") or 0.0
         return (latents.float() - shift) * vae.config.scaling_factor
 
@@ -135,17 +165,19 @@ class TorchDenoiser:
         if camera_matrices is not None:
             camera_matrices = camera_matrices.to(network.dtype)
 
-        with self.precision():
+        with self.precision(), self._without_cameras(camera_matrices):
             if isinstance(network, SD3Transformer2DModel):
                 output = network(
                     hidden_states=inputs,
                     encoder_hidden_states=tokens,
                     pooled_projections=pooled,
-                    timestep=network_timesteps.to(network.dtype),
+                    timestep=network_timesteps.float(),
                 )
             else:
                 # Only Stable Diffusion XL's has text embeddings of a second kind.
                 conditions = None if pooled is None else {"text_embeds": pooled, "time_ids": sizes}
+                if self.is_multiview and camera_matrices is None:
+                    camera_matrices = inputs.new_zeros(len(inputs), CAMERA_VALUES)  # not used
                 output = network(
                     inputs,
                     network_timesteps,
@@ -154,6 +186,24 @@ class TorchDenoiser:
                     added_cond_kwargs=conditions,
                 )
         return output.sample.float()
+
+    @contextmanager
+    def _without_cameras(self, camera_matrices: Tensor | None) -> Iterator[None]:
+        """Leave out the embedding of the cameras inside the block, if the network has one and there are none.
+
+        Zero matrices are not the same: the embedding of zeros is its biases'.
+        """
+        if camera_matrices is not None or not self.is_multiview:
+            yield
+            return
+
+        handle = self.network.class_embedding.register_forward_hook(
+            lambda module, inputs, output: torch.zeros_like(output)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def precision(self) -> torch.autocast | nullcontext[None]:
         """Return the context manager under which the network runs."""
@@ -167,5 +217,21 @@ class TorchDenoiser:
         Source: Podell et al. 2023 (SDXL, arXiv 2307.01952), section 2.2.
         """
         height_px, width_px = (cells * self.latent_factor for cells in noisy.shape[-2:])
-        sizes = pooled.new_tensor([height_px, width_px, 0, 0, height_px, width_px])
-        return sizes.to(self.network.dtype).expand(len(noisy), -1)
+        sizes = pooled.new_tensor(
+            [height_px, width_px, 0, 0, height_px, width_px], dtype=torch.float32
+        )
+        return sizes.expand(len(noisy), -1)
+
+
+def sampling_latents(denoiser: TorchDenoiser, noise: torch.Generator) -> TorchDenoiser:
+    """Return the denoiser with latents drawn from the encoder's distribution.
+
+    Raises:
+        ConfigError: its encoder has none.
+    """
+    if isinstance(denoiser.vae, AutoencoderTiny):
+        raise ConfigError(
+            "prior.sample_latents needs an encoder with a distribution (AutoencoderKL), but this prior has a tiny "
+            "autoencoder. Set prior.sample_latents=false."
+        )
+    return replace(denoiser, latent_noise=noise)

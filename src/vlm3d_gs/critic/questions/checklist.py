@@ -58,7 +58,10 @@ def prompt_questions(
     """
     if config.checks == "joint":
         weight = config.semantic_weight + config.geometric_weight
-        questions = [Question("joint", joint_question(prompt.text), weight)]
+        text = joint_question(prompt.text)
+        if config.joint_text is not None:
+            text = config.joint_text.replace("{prompt}", prompt.text)
+        questions = [Question("joint", text, weight)]
     else:
         content = _content_questions(prompt, config, generate_text)
         share = config.semantic_weight / len(content)

@@ -7,12 +7,22 @@ and right would be undefined. Which questions a prompt gets is decided in `check
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from vlm3d_gs.config.critic import ViewNames
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.prompts import ObjectPhrase, article
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 VIEW_NAMES = ("Front view", "Right side view", "Back view", "Left side view")
 """Names of the views at azimuth 0, 90, 180 and 270 degrees."""
+EIGHT_VIEW_NAMES = (
+    *("Front view", "Front right view", "Right side view", "Back right view"),
+    *("Back view", "Back left view", "Left side view", "Front left view"),
+)
+"""Names of the views at azimuth 0, 45, ... degrees."""
 VIEW_TOLERANCE_DEG = 20.0
 """Largest distance of a view's azimuth from one of those for the view to have a name."""
 GEOMETRY_QUESTION = (
@@ -76,8 +86,37 @@ def with_answer_format(text: str) -> str:
     return text if "yes" in text.lower() and "no" in text.lower() else f"{text} Answer Yes or No."
 
 
+def view_names(azimuths_deg: Tensor, kind: ViewNames = "four") -> list[str]:
+    """Return the names of views at azimuths [V] in degrees, as `critic.view_names` says; "" is no name.
+
+    Raises:
+        ConfigError: with `four`, an azimuth is more than 20 degrees from 0, 90, 180 and 270.
+    """
+    azimuths = azimuths_deg.tolist()
+    if kind == "four":
+        return [view_name(azimuth) for azimuth in azimuths]
+    if kind == "eight":
+        return [EIGHT_VIEW_NAMES[round(azimuth / 45.0) % 8] for azimuth in azimuths]
+    if kind == "degrees":
+        return [_turned_name(azimuth) for azimuth in azimuths]
+    return [""] * len(azimuths)
+
+
+def azimuth_range_deg(kind: ViewNames) -> tuple[float, float] | None:
+    """Return the azimuth offsets of a view group at which its views have names; None is any."""
+    return (-VIEW_TOLERANCE_DEG, VIEW_TOLERANCE_DEG) if kind == "four" else None
+
+
+def _turned_name(azimuth_deg: float) -> str:
+    turn = round(azimuth_deg) % 360
+    if turn in (0, 180):
+        return VIEW_NAMES[turn // 90]
+    side, angle = ("right", turn) if turn < 180 else ("left", 360 - turn)
+    return f"View from {angle} degrees to the {side} of the front"
+
+
 def view_name(azimuth_deg: float) -> str:
-    """Return the name of the view whose azimuth is nearest.
+    """Return the name of the view whose azimuth is nearest, of `VIEW_NAMES`.
 
     Raises:
         ConfigError: the azimuth is more than 20 degrees from 0, 90, 180 and 270.

@@ -36,7 +36,8 @@ def split_message(
 ) -> tuple[list[int], list[list[int]]]:
     """Return the token ids of the views, and those of each question with the turn that ends it.
 
-    One user message holds "NAME: image" for each view and then the question. Everything up to the last image is the
+    One user message holds "NAME: image" for each view, the image alone where the name is empty, and then the
+    question. Everything up to the last image is the
     same for all questions; prefix and question together are what the chat template makes of the whole message.
 
     Args:
@@ -47,7 +48,8 @@ def split_message(
     """
     content: list[dict[str, str]] = []
     for name in view_names:
-        content += [{"type": "text", "text": f"{name}: "}, {"type": "image"}]
+        content += [{"type": "text", "text": f"{name}: "}] if name else []
+        content.append({"type": "image"})
 
     prefix_ids: list[int] = []
     question_ids = []

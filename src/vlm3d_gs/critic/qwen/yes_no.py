@@ -150,7 +150,8 @@ class YesNoModel:
         if self.layout == "grid":
             columns = min(GRID_COLUMNS, images.shape[1])
             images = torch.stack([as_grid(views, columns) for views in images])
-            names = (f"One picture of {len(names)} views, row by row: {', '.join(names)}",)
+            named = f": {', '.join(names)}" if all(names) else ""
+            names = (f"One picture of {len(names)} views, row by row{named}",)
 
         # Callers may train in mixed precision, but float16 overflows in these models.
         with torch.autocast(self.device.type, enabled=False):

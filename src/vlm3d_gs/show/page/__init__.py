@@ -25,6 +25,7 @@ from vlm3d_gs import __version__
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.rotations import nonzero_quats
 from vlm3d_gs.render import conventions
 from vlm3d_gs.runs.record import RunRecord, charts
 from vlm3d_gs.show.framing import DISTANCE, FOV_DEG, bounds
@@ -95,9 +96,7 @@ def pack(gaussians: Gaussians) -> tuple[dict[str, Any], bytes]:
     low, high = float(logs.min()), float(logs.max())
     unit = (high - low) / 65535 or 1.0  # all scales equal: any step will do
 
-    # A zero quaternion is no rotation, as everywhere in this package.
-    quats = torch.nn.functional.normalize(scene.quats, dim=-1)
-    quats[quats.norm(dim=-1) == 0] = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=quats.dtype)
+    quats = torch.nn.functional.normalize(nonzero_quats(scene.quats), dim=-1)
 
     columns: list[NDArray[Any]] = [
         scene.means.numpy().astype("<f4"),
