@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,16 @@ def test_gsplat_is_not_imported_without_cuda(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert named(inspect())["gsplat"].state == "absent"
     assert "gsplat" not in sys.modules
+
+
+def test_a_card_without_gsplat_gets_the_command_that_sets_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = SimpleNamespace(name="a card", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    monkeypatch.setattr(doctor, "gsplat_obstacle", lambda: "is not installed")
+    assert named(inspect())["gsplat"].cure == "vlm3d-gs setup gpu"
 
 
 def test_an_uninstalled_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ ROOMS = [
     # images, weights
     "kernels",
     "render",
+    "setup",
     "models",
     "runtime",
     # what a scene holds, and where
@@ -44,8 +45,11 @@ ROOMS = [
 """Rooms (files or folders of the package), in the order in which they may import each other."""
 
 NO_TORCH = (
-    *("", "config", "cli", "__main__", "core.errors", "core.files", "layout"),
+    *("", "config", "cli", "__main__", "core.errors", "core.files", "layout", "app.gpu_setup"),
     *("formats.registry", "formats.options", "runtime.manifest"),
+    *("setup.gpu", "setup.plan", "setup.build", "setup.toolkit", "setup.wheels", "setup.cards"),
+    *("setup.bar", "setup.installer", "setup.torch_build", "setup.environment"),
+    *("setup.gsplat_state",),
 )
 """Rooms and files that never load torch, so that help and settings answer at once."""
 
@@ -100,7 +104,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
     "xatlas": ("mesh.atlas",),
-    "rich": ("runs.progress", "app.bench", "app.settings", "mini"),
+    "rich": ("runs.progress", "setup.bar", "app.bench", "app.settings", "mini"),
     "typer": ("cli", "mini"),
     "viser": ("app.viewer", "app.viewer_server"),
     "websockets": ("app.viewer_server",),
@@ -123,6 +127,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.view", "vlm3d_gs.app.viewer"),
     ("cli.render", "vlm3d_gs.show.pictures"),
     ("cli.settings", "vlm3d_gs.app.settings"),
+    ("cli.setup", "vlm3d_gs.app.gpu_setup"),
     ("cli.film", "vlm3d_gs.show.film"),
     ("cli.html", "vlm3d_gs.show.page"),
     ("cli.html", "vlm3d_gs.formats.convert"),

@@ -19,9 +19,7 @@ pytestmark = pytest.mark.gpu
 def gsplat() -> Any:
     """The installed gsplat; imported only after CUDA was found, because newer versions compile at import."""
     assert torch.cuda.is_available()
-    return pytest.importorskip(
-        "gsplat", reason="gsplat is not installed: pip install 'vlm3d-gs[gpu]'"
-    )
+    return pytest.importorskip("gsplat", reason="gsplat is not installed: vlm3d-gs setup gpu")
 
 
 @pytest.mark.parametrize("sh_degree", [0, 1, 3])

@@ -20,6 +20,7 @@ from vlm3d_gs import __version__
 from vlm3d_gs.core.errors import MissingDependencyError
 from vlm3d_gs.models import embedded_weights
 from vlm3d_gs.render.cpu.cache import cache_folders, is_compiled
+from vlm3d_gs.setup.gsplat_state import gsplat_obstacle
 
 State = Literal["ok", "missing", "absent"]
 
@@ -123,18 +124,18 @@ def _gpu() -> list[Finding]:
             cure = "this torch is a CPU build: pip install --force-reinstall torch (CUDA build)"
         return [
             Finding("cuda", "absent", detail, cure),
-            Finding("gsplat", "absent", "only used with CUDA"),
+            Finding("gsplat", "absent", "only used with CUDA (vlm3d-gs setup gpu --arch X.Y)"),
         ]
 
     card = torch.cuda.get_device_properties(0)
     cuda = Finding(
         "cuda", "ok", f"{card.name}, {card.total_memory // 2**20} MiB, CUDA {torch.version.cuda}"
     )
-    try:
-        return [cuda, Finding("gsplat", "ok", version("gsplat"))]
-    except PackageNotFoundError:
-        cure = "pip install 'vlm3d-gs[gpu]'"
-        return [cuda, Finding("gsplat", "absent", "not installed; the CPU renderer is used", cure)]
+    obstacle = gsplat_obstacle()
+    if obstacle:
+        detail = f"{obstacle}; the CPU renderer is used"
+        return [cuda, Finding("gsplat", "absent", detail, "vlm3d-gs setup gpu")]
+    return [cuda, Finding("gsplat", "ok", version("gsplat"))]
 
 
 def _numba_cache() -> Finding:

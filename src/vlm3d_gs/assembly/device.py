@@ -8,12 +8,12 @@ from vlm3d_gs.assembly.weights import has_large_critic, large_priors
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.core.errors import DeviceError
-from vlm3d_gs.render import can_render_on_gpu
 from vlm3d_gs.render.cpu.cache import is_compiled
+from vlm3d_gs.setup.gsplat_state import gsplat_obstacle
 
 NO_GSPLAT = (
-    "There is a CUDA device, but gsplat, which renders on it, is not installed: this run is on the CPU. "
-    "Run: pip install 'vlm3d-gs[gpu]'."
+    "There is a CUDA device, but gsplat, which renders on it, {obstacle}: this run is on the CPU. "
+    "Run: vlm3d-gs setup gpu (once; some minutes, no CUDA toolkit needed)."
 )
 SMALL_MODELS = (
     "There is a GPU, but the embedded models are too small to gain by it (a default run took 28 to 31 s on an H200, "
@@ -32,7 +32,8 @@ def choose_device(name: str) -> torch.device:
     """
     check_device(name)
     if name == "auto":
-        return torch.device("cuda" if can_render_on_gpu() else "cpu")
+        can_render = torch.cuda.is_available() and not gsplat_obstacle()
+        return torch.device("cuda" if can_render else "cpu")
 
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -68,7 +69,8 @@ def device_notes(name: str, device: torch.device, *, small: bool = False) -> lis
     """
     notes = []
     if name == "auto" and device.type == "cpu" and torch.cuda.is_available():
-        notes.append(SMALL_MODELS if small else NO_GSPLAT)
+        no_gsplat = NO_GSPLAT.format(obstacle=gsplat_obstacle())
+        notes.append(SMALL_MODELS if small else no_gsplat)
     if device.type == "cpu" and not is_compiled():
         notes.append(COMPILES)
     return notes

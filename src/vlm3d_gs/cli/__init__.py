@@ -25,6 +25,7 @@ from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.settings import settings as settings_command
+from vlm3d_gs.cli.setup import app as setup_app
 from vlm3d_gs.cli.terminal import speak_any_name
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
@@ -108,5 +109,6 @@ app.command("convert")(convert_command)
 app.command("info")(info_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
+app.add_typer(setup_app, name="setup")
 app.command("bench")(bench_command)
 app.command("doctor")(doctor_command)

@@ -55,6 +55,10 @@ class MissingDependencyError(Vlm3dGsError, ImportError):
     """A library or data file that this operation needs is not installed."""
 
 
+class SetupError(Vlm3dGsError):
+    """Something that a run can use cannot be installed or built on this machine."""
+
+
 class DeviceError(Vlm3dGsError, RuntimeError):
     """The requested device is absent or not capable of the operation."""
 

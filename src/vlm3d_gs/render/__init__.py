@@ -6,7 +6,6 @@ GPU, `gsplat` the CUDA one. docs/CONVENTIONS.md defines the picture.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians, validate
 from vlm3d_gs.render.result import Rendering
 
-__all__ = ["BACKENDS", "Backend", "Rendering", "can_render_on_gpu", "choose_backend", "render"]
+__all__ = ["BACKENDS", "Backend", "Rendering", "choose_backend", "render"]
 
 Backend = Literal["auto", "cpu", "gsplat", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "gsplat", "reference")
@@ -84,11 +83,6 @@ def render(
     from vlm3d_gs.render.gsplat_backend import render_gsplat
 
     return render_gsplat(gaussians, cameras, backdrop, degree)
-
-
-def can_render_on_gpu() -> bool:
-    """Return whether torch sees a CUDA device and gsplat, which renders there, is installed; gsplat is not imported."""
-    return torch.cuda.is_available() and find_spec("gsplat") is not None
 
 
 def choose_backend(backend: str, device: torch.device) -> Backend:

@@ -69,13 +69,13 @@ def load_rasterization() -> Callable[..., Any]:
     except ImportError as error:
         raise MissingDependencyError(
             "The gsplat renderer needs gsplat 1.5.3 or newer (not installed). "
-            "Run: pip install 'vlm3d-gs[gpu]'."
+            "Run: vlm3d-gs setup gpu."
         ) from error
 
     if parse_version(gsplat.__version__) < OLDEST:
         raise MissingDependencyError(
             f"The gsplat renderer needs gsplat 1.5.3 or newer, got {gsplat.__version__}. "
-            "Run: pip install -U 'vlm3d-gs[gpu]'."
+            "Run: pip uninstall gsplat, then: vlm3d-gs setup gpu."
         )
 
     rasterization: Callable[..., Any] = gsplat.rasterization
