@@ -67,9 +67,9 @@ class Conditioning:
         self.n_prompts = 1 if config.view_prompts == "off" else len(VIEWS)
         self.further = PROMPT + self.n_prompts if _further_texts("prompt", config) else None
         expected = PROMPT + self.n_prompts + (self.further is not None)
-        if len(texts) != expected:
+        if len(texts) < expected:
             raise ConfigError(
-                f"This prior needs {expected} texts, got {len(texts)}. Make them by conditioning.prompt_texts."
+                f"This prior needs {expected} texts or more, got {len(texts)}. Make them by conditioning.prompt_texts."
             )
         self.joins_views = config.family in MULTIVIEW_FAMILIES and config.use_cameras
         if self.joins_views:
