@@ -60,7 +60,7 @@ def denoiser() -> TorchDenoiser:
 
 
 def targets_of(denoiser: TorchDenoiser, **settings: object) -> PriorTargets:
-    texts = TextEmbedding(torch.randn(5, 16, 192, generator=torch.Generator().manual_seed(8)))
+    texts = TextEmbedding(torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(8)))
     config = PriorConfig(guidance_scale=constant(2.0), **settings)  # type: ignore[arg-type]
     prior = DiffusionPrior("prior", denoiser, texts, config, torch.Generator().manual_seed(5))
     return PriorTargets(prior)

@@ -67,7 +67,8 @@ def _per_picture(gradient: Tensor, rendering: Rendering) -> Tensor:
     Source: gsplat (Ye et al. 2024, arXiv 2409.06765), DefaultStrategy: times half of width and height and the cameras.
     """
     views, height, width = rendering.color.shape[:3]
-    return gradient * gradient.new_tensor([0.5 * width * views, 0.5 * height * views])
+    across, down = gradient.unbind(-1)  # a tensor of two numbers would have to be copied to a GPU
+    return torch.stack([across * (0.5 * width * views), down * (0.5 * height * views)], -1)
 
 
 @dataclass(frozen=True)
