@@ -138,7 +138,8 @@ def generate(
         score = watch.readings[-1].held_out if watch is not None else None
         seconds = time.monotonic() - began
         result = GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds, score)
-        log.summary(_summary(config, result, finished, trained_s, state.counts) | readings)
+        summary = _summary(config, result, finished, trained_s, state.counts)
+        log.summary(summary | {"runtimes": objective.runtimes} | readings)
 
     if mesh_error:
         raise ExportError(f"The run is done, all but its mesh: {mesh_error}")

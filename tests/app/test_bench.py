@@ -112,6 +112,8 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "b.json").read_text())
     assert written["preset"] == "mini"
     assert written["steps"] == 5
+    assert written["runtimes"] == {"prior": "onnx"}
+    assert "prior by onnx" in " ".join(result.output.split())
     assert "commit" in written
 
 

@@ -18,7 +18,7 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
-from vlm3d_gs.optimize.reconstruct import Reconstruction
+from vlm3d_gs.optimize.reconstruct import Reconstruction, groups_of_fit
 from vlm3d_gs.optimize.state import TrainState, restore_state
 from vlm3d_gs.optimize.targets import Chain, PixelFit, Target, TargetPool, border_colors
 from vlm3d_gs.optimize.trainer import train
@@ -186,7 +186,9 @@ def test_the_pool_keeps_the_newest_and_fits_it_every_other_time(
     for shade in range(5):
         color = torch.full((1, 4, 4, 3), float(shade))
         pool.begin_round(Target(cameras, color, torch.zeros(1, 3)), fits=40, size=3)
-    shades = [float(pool.take(generator).color[0, 0, 0, 0]) for _ in range(40)]
+    taken = [pool.take(generator) for _ in range(40)]
+    assert [turn for _, turn in taken] == [place // 2 for place in range(40)]
+    shades = [float(each.color[0, 0, 0, 0]) for each, _ in taken]
     assert shades[::2] == [4.0] * 20
     assert set(shades[1::2]) == {2.0, 3.0, 4.0}
     assert pool.is_round_over
@@ -196,6 +198,41 @@ def test_the_pool_keeps_the_newest_and_fits_it_every_other_time(
     assert again.is_round_over
     assert [float(each.color[0, 0, 0, 0]) for each in again.targets] == [2.0, 3.0, 4.0]
     assert torch.equal(again.targets[0].cameras.viewmats, cameras.viewmats)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (1, [[0], [1], [2], [0]]),
+        (2, [[0, 1], [2, 0], [1, 2], [0, 1]]),
+        (3, [[0, 1, 2]] * 4),
+        (9, [[0, 1, 2]] * 4),
+    ],
+)
+def test_the_groups_of_a_target_take_turns(
+    tmp_path: Path, groups: int, expected: list[list[int]]
+) -> None:
+    settings = settings_of(tmp_path, fit_groups=constant(groups))
+    cameras = orbit([30.0 * place for place in range(12)], 15.0, 3.0, 40.0, 4, 4)
+    color = torch.arange(12.0)[:, None, None, None].expand(-1, 4, 4, 3)
+    target = Target(cameras, color, torch.arange(12.0)[:, None].expand(-1, 3))
+    turns = [groups_of_fit(settings, target, 0.0, turn) for turn in range(4)]
+    assert turns == expected
+
+    part = target.select([4, 5, 6, 7])
+    assert part.color[:, 0, 0, 0].tolist() == part.background[:, 0].tolist() == [4, 5, 6, 7]
+    assert part.cameras.azimuths_deg.tolist() == pytest.approx([120.0, 150.0, 180.0, 210.0])
+
+
+def test_with_one_group_a_fit_guidances_still_see_the_first(tmp_path: Path) -> None:
+    settings, named = settings_of(tmp_path / "run", fit_groups=constant(1)), Named()
+    state = fresh(settings)
+    run(settings, state, Painter(target()), named)
+    assert named.seen
+    for views in named.seen:
+        assert len(views.cameras) == 4
+        off = (views.cameras.azimuths_deg + 45.0) % 90.0 - 45.0
+        assert off.abs().max() <= 10.0
 
 
 def test_border_colors_are_those_of_the_background_whatever_touches_the_edge() -> None:

@@ -39,6 +39,8 @@ class BenchReport:
     """Name of the preset."""
     device: str
     """Name of the GPU, or cpu."""
+    runtimes: dict[str, str]
+    """Name of a prior, or `critic` -> what computes its networks."""
     steps: int
     """Steps timed."""
     whole_ms: float
@@ -64,6 +66,7 @@ class BenchReport:
         return {
             "preset": self.preset,
             "device": self.device,
+            "runtimes": self.runtimes,
             "steps": self.steps,
             "iterations_per_s": round(self.iterations_per_s, 3),
             "whole_ms": round(self.whole_ms, 3),
@@ -106,7 +109,11 @@ def measure_run(
         torch.cuda.reset_peak_memory_stats(device)
 
     _, objective, _ = new_run(config, prompt, device)
-    timed, reconstruction = objective.guidances, objective.reconstruction
+    timed, reconstruction, runtimes = (
+        objective.guidances,
+        objective.reconstruction,
+        objective.runtimes,
+    )
     if guidances is not None:
         timed, reconstruction = [*guidances(objective)], None
     total, done = config.train.steps * (1 + cuda + floors), count(1)
@@ -138,6 +145,7 @@ def measure_run(
     return BenchReport(
         preset=config.preset,
         device=torch.cuda.get_device_name(device) if cuda else "cpu",
+        runtimes=runtimes,
         steps=len(whole),
         whole_ms=1e3 * fmean(whole),
         unwatched_ms=1e3 * fmean(free),
@@ -163,8 +171,9 @@ def measure_and_show(config: Config) -> BenchReport:
         table.add_row(name, f"{spent:.2f}", f"{spent / report.whole_ms:.0%}", *floor_cells)
 
     console.print(table)
+    computed = ", ".join(f"{name} by {runtime}" for name, runtime in report.runtimes.items())
     console.print(
-        f"{report.preset} on {report.device}: {report.unwatched_ms:.1f} ms per step, "
+        f"{report.preset} on {report.device}, {computed}: {report.unwatched_ms:.1f} ms per step, "
         f"{report.iterations_per_s:.2f} it/s over {report.steps} steps, {report.peak_mib:.0f} MiB.\n"
         f"Floor: the networks' operations at {report.peak_gflops:.0f} GFLOP/s, measured here."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,8 @@ class Objective:
     """Questions in other words, or another model; None if nothing is watched."""
     reconstruction: Reconstruction | None = None
     """What the scene is fitted to before it is distilled; None if the run distils from the start."""
+    runtimes: dict[str, str] = field(default_factory=dict)
+    """Name of a prior, or `critic` -> what computes its networks: `onnx`, `torch`, `transformers` or `server`."""
 
 
 def build_objective(
@@ -93,7 +95,12 @@ def build_objective(
         questions = build_questions(critic, prompt)
         scorer = ServerScorer(critic.server, questions)
         reconstruction = _reconstruction(config, priors, scorer)
-        return Objective(_ranked(priors, scorer, config), questions, reconstruction=reconstruction)
+        return Objective(
+            _ranked(priors, scorer, config),
+            questions,
+            reconstruction=reconstruction,
+            runtimes=_runtimes(priors, "server"),
+        )
 
     if critic.enabled:
         return _with_critic(config, prompt, priors, folders, device, streams, text_cache, plan)
@@ -103,7 +110,11 @@ def build_objective(
             "Nothing says how the scene should look: prior, detail and critic are all off. "
             "Set prior.enabled=true."
         )
-    return Objective(list(priors.values()), reconstruction=_reconstruction(config, priors))
+    return Objective(
+        list(priors.values()),
+        reconstruction=_reconstruction(config, priors),
+        runtimes=_runtimes(priors),
+    )
 
 
 def _with_critic(
@@ -147,7 +158,14 @@ def _with_critic(
     scorer = own if critic.mode != "gradient" else None
     reconstruction = _reconstruction(config, priors, scorer, critics)
 
-    return Objective([*guidances, *critics], questions, own, held_out, reconstruction)
+    return Objective(
+        [*guidances, *critics],
+        questions,
+        own,
+        held_out,
+        reconstruction,
+        _runtimes(priors, model.qwen.runtime),
+    )
 
 
 def build_prior(
@@ -262,6 +280,12 @@ def check_mode(critic: CriticConfig, prior: PriorConfig, loop: str = "reconstruc
 def can_rank(prior: PriorConfig) -> bool:
     """Return whether the critic can compare noises of this prior: its loss takes one prediction per noise."""
     return prior.enabled and loss_named(prior.loss).can_rank
+
+
+def _runtimes(priors: dict[str, DiffusionPrior], critic: str | None = None) -> dict[str, str]:
+    """Return `Objective.runtimes`."""
+    runtimes = {name: prior.denoiser.runtime for name, prior in priors.items()}
+    return runtimes if critic is None else {**runtimes, "critic": critic}
 
 
 def _reconstruction(

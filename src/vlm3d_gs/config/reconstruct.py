@@ -33,6 +33,8 @@ class ReconstructConfig:
     it is 1."""
     fit_steps: Annotated[Schedule, Range(1, 10_000)] = constant(10)
     """Optimisation steps of a round, rounded."""
+    fit_groups: Annotated[Schedule, Range(1, 64)] = constant(2)
+    """View groups of a target that one fit renders, by turns; rounded."""
     pool: Annotated[int, Range(1, 1000)] = 6
     """Rounds whose targets are kept: every other step fits the newest, the others any of these."""
     squared: Annotated[float, Range(0.0, 1e6)] = 1.0

@@ -51,11 +51,15 @@ def reconstruct_step(
         scalars |= begin_round(state, config, reconstruction)
     scalars["round"] = float(state.pool.rounds)
 
-    # Guidances judge the first group of the newest target, whose views were chosen for them.
-    target = state.pool.take(state.streams["targets"])
+    target, turn = state.pool.take(state.streams["targets"])
+    groups = groups_of_fit(config, target, progress.fraction, turn)
     due = []
-    if target is state.pool.targets[-1]:
+    # Guidances judge the first group of the newest target, whose views were chosen for them.
+    if target is state.pool.targets[-1] and groups[0] == 0:
         due = [OnFirstGroup(each) for each in reconstruction.guidances if each.is_due(progress)]
+
+    n_views = config.camera.n_views
+    target = target.select([group * n_views + view for group in groups for view in range(n_views)])
     fit = PixelFit(target, config.reconstruct)
     scalars |= scene_step(
         state, config, target.cameras, target.background, [fit, *due], target=target.color
@@ -69,6 +73,13 @@ def reconstruct_step(
         reset_opacities(state, config)
 
     return {**scalars, "gaussians": float(len(state.gradients.total))}
+
+
+def groups_of_fit(config: Config, target: Target, fraction: float, turn: int) -> list[int]:
+    """Return which view groups of a target a fit renders: `reconstruct.fit_groups` of them, by turns."""
+    n_groups = len(target.cameras) // config.camera.n_views
+    size = min(n_groups, round(config.reconstruct.fit_groups(fraction)))
+    return [(turn * size + place) % n_groups for place in range(size)]
 
 
 class OnFirstGroup:

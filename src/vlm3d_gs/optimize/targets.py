@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,6 +38,11 @@ class Target:
     """[C, H, W, 3] in 0..1, of the cameras' size."""
     background: Tensor
     """[C, 3] colours before which the scene is fitted."""
+
+    def select(self, places: Sequence[int]) -> Target:
+        """Return some of the views."""
+        chosen = torch.tensor(places, device=self.color.device)
+        return Target(self.cameras.select(places), self.color[chosen], self.background[chosen])
 
 
 class TargetSource(Protocol):
@@ -80,17 +85,20 @@ class TargetPool:
         self.rounds += 1
         self.fits, self.fits_done = fits, 0
 
-    def take(self, generator: torch.Generator) -> Target:
-        """Return the target of the next fit: every other time the newest, else any.
+    def take(self, generator: torch.Generator) -> tuple[Target, int]:
+        """Return the target of the next fit, every other time the newest, else any; and how often it was taken before.
 
         Args:
             generator: of the choice, on the CPU.
         """
-        newest = self.fits_done % 2 == 0 or len(self.targets) == 1
+        turn = self.fits_done
         self.fits_done += 1
-        if newest:
-            return self.targets[-1]
-        return self.targets[int(torch.randint(len(self.targets), (1,), generator=generator))]
+        if len(self.targets) == 1:
+            return self.targets[-1], turn
+        if turn % 2 == 0:
+            return self.targets[-1], turn // 2
+        chosen = int(torch.randint(len(self.targets), (1,), generator=generator))
+        return self.targets[chosen], turn // 2
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold."""

@@ -62,6 +62,10 @@ class Denoiser(Protocol):
         """Where everything is computed."""
 
     @property
+    def runtime(self) -> str:
+        """What computes the networks: `torch` or `onnx`."""
+
+    @property
     def is_multiview(self) -> bool:
         """Whether the network is conditioned on cameras, and can denoise the views of an object together."""
 

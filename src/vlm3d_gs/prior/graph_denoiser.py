@@ -35,6 +35,7 @@ class GraphDenoiser:
 
     device = torch.device("cpu")
     plan: Plan = "full"
+    runtime = "onnx"
 
     def __init__(self, manifest: Manifest, n_views: int = 1) -> None:
         """Load the graphs.

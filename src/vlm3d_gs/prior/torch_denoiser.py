@@ -56,6 +56,11 @@ class TorchDenoiser:
         return torch.device(self.vae.device)
 
     @property
+    def runtime(self) -> str:
+        """Torch."""
+        return "torch"
+
+    @property
     def is_multiview(self) -> bool:
         """Whether the network is conditioned on cameras, four views of an object at a time."""
         return self.network.config.get("class_embed_type") == "projection"

@@ -36,6 +36,10 @@ class Qwen(Protocol):
     """A frozen Qwen-VL."""
 
     @property
+    def runtime(self) -> str:
+        """What computes the network: `torch` or `transformers`."""
+
+    @property
     def module(self) -> nn.Module:
         """All weights; what a caller moves who wants them on the device for a while only."""
 

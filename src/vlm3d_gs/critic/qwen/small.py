@@ -197,6 +197,11 @@ class SmallQwen(nn.Module):
         self.eval().to(device if resident else "cpu")
 
     @property
+    def runtime(self) -> str:
+        """Plain torch, this file."""
+        return "torch"
+
+    @property
     def module(self) -> nn.Module:
         """This module."""
         return self

@@ -52,6 +52,11 @@ class TransformersQwen:
         self._text_caches: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
 
     @property
+    def runtime(self) -> str:
+        """Transformers."""
+        return "transformers"
+
+    @property
     def module(self) -> nn.Module:
         """The network of transformers."""
         module: nn.Module = self.network
