@@ -152,7 +152,7 @@ def test_a_reconstruction_asks_what_its_schedule_says(quick: Any, tmp_path: Path
     config = procedure.config()
     begins = range(0, round(config.reconstruct.until * 40), 5)
     plans = [plan_chain(config, Progress(step, 40), first=step == 0) for step in begins]
-    distilled = 40 - 36
+    distilled = (40 - 36) // (1 + config.reconstruct.fits_between)
     chains = sum(plan.steps for plan in plans) * 3
     assert asked["evaluations"] == 2 * VIEWS * (chains + distilled)
     assert asked["encodes"] == VIEWS * (len(plans) + distilled)

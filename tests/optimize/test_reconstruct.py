@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -118,6 +119,43 @@ def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(tmp_path: Path, stop
         assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
 
 
+class Steps:
+    """Due at every step of distillation, which it enters into the log; likes nothing."""
+
+    name = "steps"
+
+    def is_due(self, progress: Progress) -> bool:
+        return True
+
+    def azimuth_range_deg(self, progress: Progress) -> None:
+        return None
+
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        return GuidanceOutput(torch.zeros_like(views.color), {"loss": 0.0})
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        pass
+
+
+class Asked(Steps):
+    """Due at some steps only; keeps when it was asked."""
+
+    name = "asked"
+
+    def __init__(self, due: set[int]) -> None:
+        self.due, self.seen = due, list[int]()
+
+    def is_due(self, progress: Progress) -> bool:
+        return progress.step in self.due
+
+    def __call__(self, views: Views, progress: Progress) -> GuidanceOutput:
+        self.seen.append(progress.step)
+        return super().__call__(views, progress)
+
+
 class Named:
     """Due at every second step, for views near the front only; likes nothing."""
 
@@ -153,16 +191,33 @@ def test_guidances_beside_the_fit_see_only_views_that_they_can_judge(tmp_path: P
         assert off.abs().max() <= 10.0
 
 
-def test_after_its_share_the_run_distils(tmp_path: Path) -> None:
-    from optimize.test_trainer import Picture
-
-    settings = settings_of(tmp_path / "run", until=0.5)
+@pytest.mark.parametrize(
+    ("between", "distilled"),
+    [
+        (0, range(15, 30)),
+        (1, range(16, 30, 2)),
+        (2, range(15, 30, 3)),
+        (3, range(18, 30, 4)),
+    ],
+)
+def test_after_its_share_the_run_distils_with_fits_between(
+    tmp_path: Path, between: int, distilled: range
+) -> None:
+    settings = settings_of(tmp_path / "run", until=0.5, fits_between=between)
     settings.out.mkdir()
-    state, painter, picture = fresh(settings), Painter(target()), Picture(target())
+    state, painter, named = fresh(settings), Painter(target()), Asked(due={15, 17, 24})
     with RunLog(settings.out, settings, quiet=True) as log:
-        train(state, settings, [picture], log, reconstruction=Reconstruction(painter))
+        train(state, settings, [Steps(), named], log, reconstruction=Reconstruction(painter))
     assert len(painter.drawn) == 3
-    assert picture.seen == 15
+
+    rows = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] - 1 for row in rows if "steps/loss" in row] == list(distilled)
+    assert {row["step"] - 1 for row in rows[15:] if "fit/loss" in row} == {*range(15, 30)} - {
+        *distilled
+    }
+    # Whoever is due at a fit is asked at the next step of distillation.
+    asked = [next(step for step in distilled if step >= due) for due in (15, 17, 24)]
+    assert named.seen == sorted(set(asked))
 
 
 def test_the_pixel_fit_has_the_gradient_of_its_loss(generator: torch.Generator) -> None:
@@ -219,7 +274,7 @@ def test_the_groups_of_a_target_take_turns(
     turns = [groups_of_fit(settings, target, 0.0, turn) for turn in range(4)]
     assert turns == expected
 
-    part = target.select([4, 5, 6, 7])
+    part = target.groups([1], 4)
     assert part.color[:, 0, 0, 0].tolist() == part.background[:, 0].tolist() == [4, 5, 6, 7]
     assert part.cameras.azimuths_deg.tolist() == pytest.approx([120.0, 150.0, 180.0, 210.0])
 

@@ -16,11 +16,23 @@ from vlm3d_gs.optimize.views import draw_backgrounds, draw_cameras
 
 
 def distill_step(
-    state: TrainState, config: Config, guidances: Sequence[Guidance]
+    state: TrainState, config: Config, guidances: Sequence[Guidance], *, since: int | None = None
 ) -> dict[str, float | Tensor]:
-    """Do one step and return its scalars."""
+    """Do one step and return its scalars.
+
+    Args:
+        state: changed in place.
+        config: the run.
+        guidances: asked where they are due.
+        since: the first step since the last of this kind; whoever was due in between is asked now. None is this one.
+    """
     progress = Progress(state.step, config.train.steps)
-    due = [guidance for guidance in guidances if guidance.is_due(progress)]
+    passed = range(progress.step if since is None else since, progress.step + 1)
+    due = [
+        guidance
+        for guidance in guidances
+        if any(guidance.is_due(Progress(step, progress.steps)) for step in passed)
+    ]
 
     cameras = draw_cameras(config.camera, due, progress, state.streams["cameras"])
     background = draw_backgrounds(config.camera, progress.fraction, state.streams["backgrounds"])

@@ -21,6 +21,7 @@ from vlm3d_gs.optimize.guidance import Guidance, GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.step import (
     LEFT_OUT,
+    GradientSource,
     densify_scene,
     draw,
     move_faint,
@@ -51,19 +52,8 @@ def reconstruct_step(
         scalars |= begin_round(state, config, reconstruction)
     scalars["round"] = float(state.pool.rounds)
 
-    target, turn = state.pool.take(state.streams["targets"])
-    groups = groups_of_fit(config, target, progress.fraction, turn)
-    due = []
-    # Guidances judge the first group of the newest target, whose views were chosen for them.
-    if target is state.pool.targets[-1] and groups[0] == 0:
-        due = [OnFirstGroup(each) for each in reconstruction.guidances if each.is_due(progress)]
-
-    n_views = config.camera.n_views
-    target = target.select([group * n_views + view for group in groups for view in range(n_views)])
-    fit = PixelFit(target, config.reconstruct)
-    scalars |= scene_step(
-        state, config, target.cameras, target.background, [fit, *due], target=target.color
-    )
+    due = [each for each in reconstruction.guidances if each.is_due(progress)]
+    scalars |= fit_step(state, config, due)
 
     with section("densify"):
         move_faint(state, config, progress.fraction)
@@ -79,7 +69,33 @@ def groups_of_fit(config: Config, target: Target, fraction: float, turn: int) ->
     """Return which view groups of a target a fit renders: `reconstruct.fit_groups` of them, by turns."""
     n_groups = len(target.cameras) // config.camera.n_views
     size = min(n_groups, round(config.reconstruct.fit_groups(fraction)))
+    if size == n_groups:
+        return list(range(n_groups))
     return [(turn * size + place) % n_groups for place in range(size)]
+
+
+def fit_step(
+    state: TrainState, config: Config, guidances: Sequence[Guidance] = ()
+) -> dict[str, float | Tensor]:
+    """Fit the scene to one target of the pool, and return the scalars.
+
+    Args:
+        state: changed in place.
+        config: the run.
+        guidances: asked where the fit renders the first group of the newest target, whose views were chosen for them.
+    """
+    target, turn = state.pool.take(state.streams["targets"])
+    groups = groups_of_fit(config, target, Progress(state.step, config.train.steps).fraction, turn)
+    judged = target is state.pool.targets[-1] and groups[0] == 0
+
+    target = target.groups(groups, config.camera.n_views)
+    sources: list[GradientSource] = [PixelFit(target, config.reconstruct)]
+    if judged:
+        sources += [OnFirstGroup(each) for each in guidances]
+
+    return scene_step(
+        state, config, target.cameras, target.background, sources, target=target.color
+    )
 
 
 class OnFirstGroup:

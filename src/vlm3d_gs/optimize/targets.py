@@ -39,10 +39,19 @@ class Target:
     background: Tensor
     """[C, 3] colours before which the scene is fitted."""
 
-    def select(self, places: Sequence[int]) -> Target:
-        """Return some of the views."""
-        chosen = torch.tensor(places, device=self.color.device)
-        return Target(self.cameras.select(places), self.color[chosen], self.background[chosen])
+    def groups(self, chosen: Sequence[int], n_views: int) -> Target:
+        """Return some of the view groups, each of `n_views` views, in the order of their numbers in `chosen`."""
+        if len(chosen) * n_views == len(self.cameras):
+            return self
+
+        # Slices, since a list of places would be copied to the device.
+        places = [slice(group * n_views, (group + 1) * n_views) for group in chosen]
+        views = [view for place in places for view in range(place.start, place.stop)]
+        return Target(
+            self.cameras.select(views),
+            torch.cat([self.color[place] for place in places]),
+            torch.cat([self.background[place] for place in places]),
+        )
 
 
 class TargetSource(Protocol):

@@ -5,6 +5,7 @@ Knows the `Guidance` protocol and never a model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +21,7 @@ from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.optimize.log_rows import LogRows
 from vlm3d_gs.optimize.parts import loose_mask
-from vlm3d_gs.optimize.reconstruct import Reconstruction, reconstruct_step
+from vlm3d_gs.optimize.reconstruct import Reconstruction, fit_step, reconstruct_step
 from vlm3d_gs.optimize.state import TrainState, Watch, save_state
 from vlm3d_gs.optimize.step import LEFT_OUT
 from vlm3d_gs.optimize.targets import PixelFit
@@ -137,9 +138,18 @@ def train_step(
     reconstruction: Reconstruction | None = None,
 ) -> dict[str, float | Tensor]:
     """Do one step, of whichever kind the run is at, and return its scalars; arguments as in `train`."""
-    if reconstruction is not None and state.step < config.reconstruct.until * config.train.steps:
+    step, steps, settings = state.step, config.train.steps, config.reconstruct
+    if reconstruction is None:
+        return distill_step(state, config, guidances)
+    if step < settings.until * steps:
         return reconstruct_step(state, config, reconstruction)
-    return distill_step(state, config, guidances)
+
+    # Each step of distillation is followed by fits; counted from the end, so that a run ends with them.
+    fits = settings.fits_between if state.pool.targets else 0
+    if (steps - 1 - step) % (fits + 1) < fits:
+        return fit_step(state, config)
+    began = math.ceil(settings.until * steps)
+    return distill_step(state, config, guidances, since=max(began, step - fits))
 
 
 def note_left_out(state: TrainState, scalars: dict[str, float], step: int, log: RunLog) -> bool:
