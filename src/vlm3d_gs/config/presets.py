@@ -107,8 +107,8 @@ def mini(prompt: str) -> Config:
 
     Its values are the defaults of the dataclasses. Cameras are those that the embedded prior was trained with
     (mini/world). Twelve rounds of targets and ten fits each, then fifteen steps that alternate between fits and
-    distillation with the reward; the numbers are from the experiments in docs/log/reconstruction.md. The guidance scale is 1, since the prior follows
-    the prompt by itself; more hollows the sides of cubes and doubles the time.
+    distillation with the reward; the numbers are from the experiments in docs/log/reconstruction.md. The guidance scale
+    is 1, since the prior follows the prompt by itself; more hollows the sides of cubes and doubles the time.
     """
     return Config(prompt=prompt)
 
@@ -182,10 +182,10 @@ def mvdream(prompt: str) -> Config:
     Reconstruction with MicroDreamer's numbers (arXiv 2404.19525, its configuration for ImageDream): the first pictures
     from pure noise and fitted longest, then noise levels from 0.8 to 0.4, about thirty targets of four views, ten
     denoising steps for the whole schedule, fifteen steps of L1 each. Guidance is 3 in chains, where 50 would
-    oversaturate what a single step of distillation needs it for, and 7.5 in the steps of distillation that end the run, with no fits between them, as nothing was measured there.
-    Users found MVDream poor with a few thousand Gaussians, so it starts with 20,000. The critic is off until one is
-    named (`--critic qwen2.5-vl-7b`). Run on a GPU with random weights only, by a sketch of this loop and by the former
-    procedure, `--recipe sds` (docs/log/large-models.md).
+    oversaturate what a single step of distillation needs it for, and 7.5 in the steps of distillation that end the run,
+    with no fits between them, as nothing was measured there. Users found MVDream poor with a few thousand Gaussians, so
+    it starts with 20,000. The critic is off until one is named (`--critic qwen2.5-vl-7b`). Run on a GPU with random
+    weights only, by a sketch of this loop and by the former procedure, `--recipe sds` (docs/log/large-models.md).
     """
     large = large_models(prompt)
     return replace(
