@@ -121,17 +121,19 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr("vlm3d_gs.pipeline.generate", start)
     monkeypatch.setattr(selection, "generate", start)
+    exported = SimpleNamespace(graphs=[], runtime_folder=tmp_path)
     times = SimpleNamespace(to_dict=dict)
     monkeypatch.setattr(bench, "measure_and_show", lambda *_, **__: times)
     monkeypatch.setattr(viewer, "show", nothing)
     monkeypatch.setattr(viewer, "generate_in_view", nothing)
-    monkeypatch.setattr("vlm3d_gs.prior.export.export_prior", nothing)
+    monkeypatch.setattr("vlm3d_gs.prior.export.export_prior", lambda *_, **__: exported)
     return tmp_path
 
 
 BASE: dict[str, list[str]] = {
     "generate": [PROMPT, "--out", "new", "--overwrite", "--quiet", "--offline"],
     "questions": [PROMPT],
+    "layout": [PROMPT],
     "settings": ["train"],
     "render": ["a.ply", "--out", "a.png", "--size-px", "16"],
     "film": ["run", "--out", "a.gif"],

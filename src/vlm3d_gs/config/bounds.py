@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from vlm3d_gs.config.schedules import Schedule
 from vlm3d_gs.core.errors import ConfigError
 
+EXPONENT_FROM = 1e9
 MOST_INDEX_DIGITS = 3
 """Of a CUDA device's number; torch counts modulo 256 beyond."""
 
@@ -31,7 +32,13 @@ class Range:
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"{self.low:g} or more"
-        return f"in [{self.low:g}, {self.high:g}]"
+        return f"in [{_plain(self.low)}, {_plain(self.high)}]"
+
+
+def _plain(number: float) -> str:
+    """Return a bound as people write it: ten million in digits."""
+    whole = float(number).is_integer() and abs(number) < EXPONENT_FROM
+    return str(int(number)) if whole else f"{number:g}"
 
 
 @cache

@@ -145,7 +145,7 @@ def _check_address(url: str) -> None:
     ):
         raise ConfigError(
             "critic.server.url must begin with http:// or https:// and name a host, and a port from 1 to 65535 if any, "
-            f"got {url!r}. E.g. http://127.0.0.1:8000/v1."
+            f"got {url[:100]!r}. E.g. http://127.0.0.1:8000/v1."
         )
 
 

@@ -169,7 +169,7 @@ class ExportConfig:
         for name in self.formats:
             if name not in PRODUCTS:
                 raise ConfigError(
-                    f"export.formats must be one of {', '.join(PRODUCTS)}, got {name!r}."
+                    f"export.formats must be one of {', '.join(PRODUCTS)}, got {name[:40]!r}."
                 )
         if self.turntable_px % 2:
             raise ConfigError(

@@ -163,7 +163,7 @@ def parse(value: Schedule | float | str) -> Schedule:
         )
     except ValueError:
         raise ConfigError(
-            f"Cannot read {value!r} as a schedule. Give a number, or KIND:VALUE@FRACTION,... with "
+            f"Cannot read {str(value)[:100]!r} as a schedule. Give a number, or KIND:VALUE@FRACTION,... with "
             f"KIND one of {', '.join(KINDS)}, e.g. 'linear:0.98@0,0.5@1'."
         ) from None
     return Schedule(kind.strip(), points)  # type: ignore[arg-type]  # checked in __post_init__
