@@ -48,7 +48,7 @@ def test_version() -> None:
 
 def test_every_option_reaches_the_config(pipeline: FakePipeline) -> None:
     arguments = ["generate", "a red cube", "--out", "somewhere", "--steps", "7", "--seed", "3"]
-    arguments += ["--no-critic", "--critic-every", "9", "--backend", "reference"]
+    arguments += ["--critic-every", "9", "--backend", "reference"]
     arguments += ["--device", "cpu", "--export", "ply,gif", "--set", "optim.sh_lr=0.5"]
     arguments += ["--set", "prior.t_max=0.9", "--set", "prior.t_min=0.1", "--overwrite"]
     result = RUNNER.invoke(app, arguments)
@@ -58,7 +58,7 @@ def test_every_option_reaches_the_config(pipeline: FakePipeline) -> None:
     assert config.prompt == "a red cube"
     assert config.out == Path("somewhere")
     assert (config.train.steps, config.train.seed) == (7, 3)
-    assert (config.critic.enabled, config.critic.every) == (False, 9)
+    assert (config.critic.enabled, config.critic.every) == (True, 9)
     assert (config.render.backend, config.device) == ("reference", "cpu")
     assert config.export.formats == ("ply", "gif")
     assert (config.optim.sh_lr(0.3), config.prior.t_max(0.3), config.prior.t_min(0.3)) == (
@@ -67,6 +67,10 @@ def test_every_option_reaches_the_config(pipeline: FakePipeline) -> None:
         0.1,
     )
     assert pipeline.flags == {"overwrite": True, "resume": False, "quiet": False}
+
+    assert RUNNER.invoke(app, ["generate", "a red cube", "--no-critic"]).exit_code == 0
+    assert pipeline.config is not None
+    assert not pipeline.config.critic.enabled
 
 
 def test_without_options_the_preset_rules(pipeline: FakePipeline) -> None:
@@ -88,7 +92,7 @@ def test_quiet_says_nothing(pipeline: FakePipeline) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["generate", "a red cube", "--steps", "0"], "train.steps must be 1 or more, got 0"),
+        (["generate", "a red cube", "--steps", "0"], "train.steps must be in [1, 10000000], got 0"),
         (["generate", "a red cube", "--export", "obj"], "one of ply, compressed.ply, splat"),
         (["generate", "a red cube", "--preset", "hq"], "--preset': 'hq' is not one of 'mini'"),
         (["generate", "a red cube", "--backend", "gl"], "'auto', 'cpu', 'gsplat', 'reference'"),
