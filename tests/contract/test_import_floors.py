@@ -97,6 +97,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "edit.select",
         "layout.linear",
         "layout.contact",
+        "evaluate.instances",
         "mesh.atlas",
         "mesh.bake",
     ),

@@ -66,7 +66,7 @@ def test_golden_prompts_are_8_singles_10_seen_and_6_held_out_pairs(golden: Path)
     lines = (golden / "prompts.txt").read_text().splitlines()
     prompts = [parse_composition(line) for line in lines if line and not line.startswith("#")]
     groups = [group_of(prompt) for prompt in prompts]
-    assert [groups.count(name) for name in GROUPS] == [8, 10, 6]
+    assert [groups.count(name) for name in GROUPS[:3]] == [8, 10, 6]
     assert {item.color for prompt in prompts for item in prompt.objects} == set(COLORS)
     assert {item.shape for prompt in prompts for item in prompt.objects} == set(SHAPES)
     held_out = [prompt for prompt in prompts if is_held_out(prompt)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -60,7 +61,9 @@ def contact_zone(first: Tensor, second: Tensor) -> Tensor:
     return grow(first, CONTACT_PX) & grow(second, CONTACT_PX)
 
 
-def measure_cleanliness(views: ObservedViews, named: list[int]) -> Cleanliness:
+def measure_cleanliness(
+    views: ObservedViews, named: list[int], objects: Tensor | None = None
+) -> Cleanliness:
     """Measure foreign colours, haze and floaters.
 
     Shading does not make a colour foreign: `palette` names it by its direction alone. Nor does a
@@ -68,7 +71,8 @@ def measure_cleanliness(views: ObservedViews, named: list[int]) -> Cleanliness:
 
     Args:
         views: the rendered scene.
-        named: classes (indices into `palette.CLASS_NAMES`) that the prompt names, one or two.
+        named: classes (indices into `palette.CLASS_NAMES`) that the prompt names.
+        objects: [V, H, W] bool, pixels that belong to objects; None takes what is large.
 
     Returns:
         Shares of the covered pixels; all 0 for an empty scene.
@@ -77,11 +81,11 @@ def measure_cleanliness(views: ObservedViews, named: list[int]) -> Cleanliness:
 
     known = torch.isin(views.classes, torch.tensor(named))
     foreign = covered & ~known
-    if len(named) == 2:
-        masks = [solid & (views.classes == index) for index in named]
-        foreign &= ~contact_zone(masks[0], masks[1])
+    masks = [solid & (views.classes == index) for index in named]
+    for first, second in combinations(masks, 2):
+        foreign &= ~contact_zone(first, second)
 
-    objects = drop_specks(solid)
+    objects = drop_specks(solid) if objects is None else objects & solid
     attached = touching(covered, objects)
     floaters = covered & ~attached
 

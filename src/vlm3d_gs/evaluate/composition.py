@@ -102,14 +102,14 @@ def evaluate(
     if composition.relation is not None:
         relation_right = _relation_holds(composition.relation, objects, displacement)
 
-    shares = _color_shares(views)
-    content = [*_content_reasons(objects, shares)]
+    shares = color_shares(views)
+    content = [*content_reasons(objects, shares)]
     if relation_right is False and displacement is not None:
         content.append(
             f"not {composition.relation}: the first is displaced by {displacement} "
             "(x front, y right, z up)"
         )
-    dirt = _dirt_reasons(clean.foreign, clean.haze, clean.floaters, objects)
+    dirt = dirt_reasons(clean.foreign, clean.haze, clean.floaters, objects)
 
     return CompositionReport(
         prompt=str(composition),
@@ -160,7 +160,8 @@ def _relation_holds(
     return along >= MIN_SEPARATION * room and along >= across
 
 
-def _content_reasons(objects: tuple[ObjectReport, ...], shares: dict[str, float]) -> list[str]:
+def content_reasons(objects: tuple[ObjectReport, ...], shares: dict[str, float]) -> list[str]:
+    """Return what is wrong with objects, in words."""
     reasons = []
     seen = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "nothing"
     for item in objects:
@@ -182,9 +183,10 @@ def _content_reasons(objects: tuple[ObjectReport, ...], shares: dict[str, float]
     return reasons
 
 
-def _dirt_reasons(
+def dirt_reasons(
     foreign: float, haze: float, floaters: float, objects: tuple[ObjectReport, ...]
 ) -> list[str]:
+    """Return what is not clean, in words."""
     measured = (
         ("in colours that the prompt does not name", foreign, MAX_FOREIGN),
         ("hazy", haze, MAX_HAZE),
@@ -204,7 +206,8 @@ def _dirt_reasons(
     return reasons
 
 
-def _color_shares(views: ObservedViews) -> dict[str, float]:
+def color_shares(views: ObservedViews) -> dict[str, float]:
+    """Return the share of the covered pixels of each colour class, largest first, those above 1 %."""
     counts = torch.bincount(views.classes[views.covered], minlength=len(CLASS_NAMES)).double()
     shares = (counts / counts.sum().clamp_min(1.0)).tolist()
     named = sorted(zip(CLASS_NAMES, shares, strict=True), key=lambda item: -item[1])

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.core.prompts import parse_composition
-from vlm3d_gs.evaluate.composition import evaluate
-from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, group_of
-from vlm3d_gs.formats.convert import read_splat
+from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, judge_splat
 
 
 def judge(
@@ -62,7 +59,4 @@ def _one(path: Path, prompt: str | None) -> RunRow:
         raise InputFileError(
             f"{path} has no prompt of its own. Give one with --prompt, or name a run's folder."
         )
-    composition = parse_composition(prompt)
-    gaussians = read_splat(path / "scene.ply" if path.is_dir() else path)
-    report = evaluate(gaussians, composition)
-    return RunRow(path.name, prompt, None, group_of(composition), len(gaussians), report)
+    return judge_splat(path.name, prompt, None, path / "scene.ply" if path.is_dir() else path)

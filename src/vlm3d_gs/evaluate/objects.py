@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ MIN_SHADE = 0.45
 """Median brightness relative to the named colour; below, white is grey and yellow is olive."""
 MIN_IOU = 0.80
 """Overlap that the best primitive's silhouettes must have with the object's."""
+SOFT = 0.05
+"""No dent is less deep, world units, however small the object."""
 SLACK = 0.08
 """How far a shape may stick out of the object that hides it, world units: depths are soft."""
 MAX_DENT = 0.35
@@ -96,9 +99,36 @@ def judge_object(
     view_shares = mask.flatten(1).float().mean(dim=1)
     in_views = float((view_shares >= 0.25 * MIN_VIEW_SHARE).float().mean())
     if float(view_shares.mean()) < MIN_VIEW_SHARE or in_views < MIN_VIEWS:
-        return _absent(phrase)
+        return absent(phrase)
 
-    match = match_shape(views, mask, limits, undecided)
+    blended = torch.zeros_like(solid)
+    return judge_region(views, phrase, own, mask, Hidden(limits, undecided, blended))
+
+
+class Hidden(NamedTuple):
+    """Where other objects hide an object, or might."""
+
+    limits: Tensor
+    """[V, H, W] distance from which on something else hides it, `FAR` if nothing does."""
+    undecided: Tensor
+    """[V, H, W] bool, pixels to ignore."""
+    blended: Tensor
+    """[V, H, W] bool, pixels of the object whose depth may be partly that of another one."""
+
+
+def judge_region(
+    views: ObservedViews, phrase: ObjectPhrase, own: Tensor, mask: Tensor, hidden: Hidden
+) -> ObjectReport:
+    """Judge the object that a region of the views shows.
+
+    Args:
+        views: the rendered scene.
+        phrase: what it should be.
+        own: [V, H, W] bool, solid pixels in the named colour.
+        mask: [V, H, W] bool, those that show this object.
+        hidden: by others.
+    """
+    match = match_shape(views, mask, hidden.limits, hidden.undecided)
     best, outer = match.fits[0], match.outer
     outline = match.expected < FAR
     color_share = _share(own & outline, views.covered & outline)
@@ -106,7 +136,8 @@ def judge_object(
 
     inside = shrink(outline, 2)
     extents = (outer.half_width, outer.half_width, outer.half_height)
-    uneven = (distances - match.expected).abs() > MAX_DENT * sum(extents) / 3.0
+    uneven = (views.distances - match.expected).abs() > max(MAX_DENT * sum(extents) / 3.0, SOFT)
+    visible = inside & mask & ~hidden.blended
 
     return ObjectReport(
         color=phrase.color,
@@ -118,14 +149,15 @@ def judge_object(
         shade=round(shade, 4),
         best_shape=best.shape,
         overlap={fit.shape: round(fit.iou, 4) for fit in match.fits},
-        hole_share=round(_share(inside & ~solid, inside), 4),
-        dent_share=round(_share(uneven & inside & mask, inside), 4),
+        hole_share=round(_share(inside & ~views.solid, inside), 4),
+        dent_share=round(_share(uneven & visible, inside), 4),
         center=_rounded(outer.center),
         half_extents=_rounded(extents),
     )
 
 
-def _absent(phrase: ObjectPhrase) -> ObjectReport:
+def absent(phrase: ObjectPhrase) -> ObjectReport:
+    """Return the verdict on an object that is not there."""
     return ObjectReport(
         color=phrase.color,
         shape=phrase.shape,

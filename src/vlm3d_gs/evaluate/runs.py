@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.prompts import Composition, parse_composition
+from vlm3d_gs.core.prompts import Composition, parse_prompt
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
+from vlm3d_gs.evaluate.scene import SceneReport, evaluate_scene
 from vlm3d_gs.formats.convert import read_splat
+from vlm3d_gs.layout.grammar import parse_scene
+from vlm3d_gs.layout.graph import SceneGraph
 from vlm3d_gs.mini.world.scenes import is_held_out
 from vlm3d_gs.render import Backend
 
-GROUPS = ("one object", "two objects", "two objects, held out")
+SCENE_GROUPS = ("3 objects", "4 to 8 objects", "counts", "sizes")
+"""Of prompts with a scene graph; one with a size word belongs to the last, whatever else it has."""
+GROUPS = ("one object", "two objects", "two objects, held out", *SCENE_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class RunRow:
     """One of `GROUPS`."""
     gaussians: int
     """Number of Gaussians in the exported scene."""
-    report: CompositionReport
+    report: CompositionReport | SceneReport
     """The verdict with its reasons."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,10 +82,30 @@ def evaluate_run(folder: str | Path, *, backend: Backend = "auto") -> RunRow:
     """
     run = Path(folder)
     prompt, seed = _read_config(run / "config.json")
-    composition = parse_composition(prompt)
-    gaussians = read_splat(run / "scene.ply")
-    report = evaluate(gaussians, composition, backend=backend)
-    return RunRow(run.name, prompt, seed, group_of(composition), len(gaussians), report)
+    return judge_splat(run.name, prompt, seed, run / "scene.ply", backend)
+
+
+def judge_splat(
+    name: str, prompt: str, seed: int | None, splat: Path, backend: Backend = "auto"
+) -> RunRow:
+    """Check a splat file against a prompt: of one or two objects, or one that the layout's grammar reads.
+
+    Raises:
+        InputFileError: the file is missing or unreadable.
+        PromptError: the prompt does not belong to the mini world.
+        LayoutError: it has too many objects.
+    """
+    known = parse_prompt(prompt).composition
+    graph = None if known is not None else parse_scene(prompt)
+
+    gaussians = read_splat(splat)
+    report: CompositionReport | SceneReport
+    if known is not None:
+        group, report = group_of(known), evaluate(gaussians, known, backend=backend)
+    else:
+        assert graph is not None
+        group, report = group_of_scene(graph), evaluate_scene(gaussians, graph, backend=backend)
+    return RunRow(name, prompt, seed, group, len(gaussians), report)
 
 
 def find_runs(root: str | Path) -> list[Path]:
@@ -147,7 +172,16 @@ def group_of(composition: Composition) -> str:
     return GROUPS[2] if is_held_out(composition) else GROUPS[1]
 
 
-def _summarize_group(name: str, reports: list[CompositionReport]) -> GroupRow:
+def group_of_scene(graph: SceneGraph) -> str:
+    """Return the group of `SCENE_GROUPS` that a scene graph belongs to."""
+    if any(item.size != "normal" for item in graph.objects):
+        return SCENE_GROUPS[3]
+    if any(item.count > 1 for item in graph.objects):
+        return SCENE_GROUPS[2]
+    return SCENE_GROUPS[0] if len(graph.objects) <= 3 else SCENE_GROUPS[1]
+
+
+def _summarize_group(name: str, reports: Sequence[CompositionReport | SceneReport]) -> GroupRow:
     def mean(values: list[float] | list[bool]) -> float:
         return sum(values) / len(values)
 

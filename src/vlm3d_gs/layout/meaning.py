@@ -13,6 +13,7 @@ from vlm3d_gs.layout.graph import SIZES, Relation, SceneGraph, SceneObject, comp
 from vlm3d_gs.layout.rules import TOWARDS, beside, canonical
 from vlm3d_gs.layout.shapes import (
     HOLE,
+    UNIT,
     Box,
     footprint,
     shape_of,
@@ -33,6 +34,8 @@ WIDEST_GAP_DEG = 200.0
 """Things around another leave no larger angle open, seen from its middle; two of them stand on opposite sides."""
 SIZE_RATIO = 1.18
 """A thing is larger than another if it is so many times as large; the words are at least 1.3 apart."""
+ALONE = {"tiny": (0.0, 0.47), "small": (0.47, 0.8), "large": (1.05, 9.0)}
+"""Sizes of the only object of a scene by its word, relative to one without."""
 
 
 def violations(graph: SceneGraph, things: Things, *, measured: bool = False) -> list[str]:
@@ -67,6 +70,14 @@ def size_violations(graph: SceneGraph, things: Things) -> list[str]:
         if things.get(name)
     }
     wrong = []
+    only = graph.objects[0]
+    if len(graph.objects) == 1 and only.count == 1 and only.size in ALONE and sizes:
+        low, high = ALONE[only.size]
+        if not low <= sizes[only.name] / UNIT <= high:
+            wrong.append(
+                f"{only.sizeless} is not {only.size}: size {sizes[only.name]:.2f}, without a word {UNIT}"
+            )
+
     for larger, smaller in product(sizes, sizes):
         if ranks[larger] > ranks[smaller] and sizes[larger] < SIZE_RATIO * sizes[smaller]:
             one, other = graph.find(larger), graph.find(smaller)

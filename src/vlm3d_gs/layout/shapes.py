@@ -21,6 +21,8 @@ HALF_HEIGHT = {"sphere": 1.0, "cube": 0.8, "cylinder": 0.85, "cone": 0.9, "torus
 HALF_WIDTH = {"sphere": 1.0, "cube": 0.8, "cylinder": 0.75, "cone": 0.9, "torus": 0.98}
 """Half extent along x and along y of an object of size 1."""
 TORUS_MAJOR, TORUS_MINOR = 0.68, 0.30
+UNIT = 0.62
+"""World units of a thing of size 1 at most: that of an object alone in the mini world."""
 BOX_HALF = 0.8
 """Largest half extent of an object of no known shape."""
 

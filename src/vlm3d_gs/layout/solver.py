@@ -19,11 +19,9 @@ from vlm3d_gs.layout.contradiction import smallest_conflict
 from vlm3d_gs.layout.graph import SceneGraph
 from vlm3d_gs.layout.meaning import violations
 from vlm3d_gs.layout.rules import size_ranges
-from vlm3d_gs.layout.shapes import Box, reach
+from vlm3d_gs.layout.shapes import UNIT, Box, reach
 from vlm3d_gs.layout.unknowns import F64
 
-UNIT = 0.62
-"""World units of a thing of size 1 at most: that of an object alone in the mini world."""
 RADIUS = 0.95
 """The scene stays inside a ball of this radius."""
 AISLE = 0.3
