@@ -74,3 +74,18 @@ def test_a_path_means_a_file_or_a_finished_run(tmp_path: Path) -> None:
     assert path == run / "scene.ply"
     assert record is not None
     assert find_splat(path) == (path, None)
+
+
+def test_rows_that_no_number_or_reader_can_hold_end_the_curves(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    rows = [
+        '{"step": 1, "prior/loss": 2.5}',
+        f'{{"step": 2, "prior/loss": {"9" * 400}}}',
+        "[" * 9000,
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    (chart,) = charts(read_record(tmp_path))
+    assert chart.series[0].values == (2.5, None)
+    (tmp_path / "config.json").write_text("[" * 9000)
+    with pytest.raises(InputFileError, match="Cannot read"):
+        read_record(tmp_path)
