@@ -44,7 +44,6 @@ from torch import Tensor
 from vlm3d_gs.assembly.objective import Objective, build_watch
 from vlm3d_gs.assembly.start import new_run, read_prompt
 from vlm3d_gs.config import Config, apply_settings
-from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.critic.guidance import Critic
 from vlm3d_gs.critic.questions.templates import joint_question
 from vlm3d_gs.critic.qwen.yes_no import YesNoModel
@@ -54,7 +53,7 @@ from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.trainer import train
 from vlm3d_gs.pipeline import choose_scene
 from vlm3d_gs.prior.guidance import DiffusionPrior
-from vlm3d_gs.runs.log import RunLog, prepare_run_folder
+from vlm3d_gs.runs.log import RunLog
 
 CRITIC_PX = 252
 """Side of the pictures that the released critic sees, 81 tokens each."""
@@ -186,11 +185,10 @@ def run(
         watch.own = asked_by_watch(watch.own, tally)
         watch.judge = asked_by_watch(watch.judge, tally)
 
-    prepare_run_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with RunLog(folder, config, quiet=True) as log:
         train(state, config, guidances, log, reconstruction=objective.reconstruction, watch=watch)
-        with counting(state.counts):
-            choose_scene(state, watch, log)
+        choose_scene(state, watch, log)
 
 
 def asked_by_watch(scorer: Scorer, tally: Tally) -> Scorer:

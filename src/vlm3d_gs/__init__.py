@@ -27,9 +27,12 @@ if TYPE_CHECKING:
         LayoutError,
         MissingDependencyError,
         ModelError,
+        NotFiniteError,
         PromptError,
+        RunLostError,
         ShapeError,
         Vlm3dGsError,
+        WriteError,
     )
     from vlm3d_gs.core.gaussians import Gaussians
     from vlm3d_gs.formats.convert import read_splat, write_splat
@@ -51,9 +54,12 @@ __all__ = [
     "LayoutError",
     "MissingDependencyError",
     "ModelError",
+    "NotFiniteError",
     "PromptError",
+    "RunLostError",
     "ShapeError",
     "Vlm3dGsError",
+    "WriteError",
     "__version__",
     "generate",
     "orbit",

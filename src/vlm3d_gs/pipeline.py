@@ -29,22 +29,31 @@ from typing import Any
 
 from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.objective import build_watch
-from vlm3d_gs.assembly.products import write_products
-from vlm3d_gs.assembly.start import load_unfinished, new_run, read_prompt
+from vlm3d_gs.assembly.products import Written, write_products
+from vlm3d_gs.assembly.resume import load_unfinished
+from vlm3d_gs.assembly.start import new_run, read_prompt
 from vlm3d_gs.config import Config
-from vlm3d_gs.core.errors import ExportError
+from vlm3d_gs.core.errors import (
+    ExportError,
+    NotFiniteError,
+    RunLostError,
+    Vlm3dGsError,
+    WriteError,
+)
+from vlm3d_gs.core.files import make_folder
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.notices import noticing
 from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.reconstruct import Reconstruction
 from vlm3d_gs.optimize.state import TrainState, restore_state
 from vlm3d_gs.optimize.trainer import Observer, train
 from vlm3d_gs.render import Backend
-from vlm3d_gs.runs.log import RunLog, check_run_folder, prepare_run_folder
+from vlm3d_gs.runs.folder import RunFolder, check_run_folder, run_folder
+from vlm3d_gs.runs.interrupt import stop_requests
+from vlm3d_gs.runs.log import RunLog
 from vlm3d_gs.show.sheet import write_preview
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,18 @@ class GenerateResult:
     """From the call to the last file."""
     held_out: float | None = None
     """Held-out score at the end, mean log-odds; None if nothing was watched."""
+    signal: int | None = None
+    """Number of the signal that interrupted the run; None if none did."""
+
+    @property
+    def message(self) -> str:
+        """What a person should know, as a line."""
+        if self.signal is None:
+            return f"written to {self.out}"
+        names = ", ".join(path.name for path in self.files)
+        return (
+            f"interrupted after step {self.steps}; written to {self.out}: {names}. --resume goes on"
+        )
 
 
 def generate(
@@ -75,7 +96,9 @@ def generate(
     until: int | None = None,
     observe: Observer | None = None,
 ) -> GenerateResult:
-    """Make a splat from a sentence and write the run folder. Ctrl-C stops after the current step and still exports.
+    """Make a splat from a sentence and write the run folder.
+
+    Ctrl-C, SIGTERM and SIGHUP end the run after the current step: it is saved, then exported as it is.
 
     Args:
         config: the run, for example from `preset`.
@@ -89,9 +112,12 @@ def generate(
     Raises:
         PromptError: the embedded models do not know a word of the prompt.
         ConfigError: the folder is taken, or a setting is not allowed.
-        CheckpointError: there is nothing to resume from, or it is damaged.
+        CheckpointError: there is nothing to resume from, it is damaged, or the run had other settings.
         DeviceError: the device is not there.
-        ExportError: the scene has no surface for the mesh in `export.formats`; everything else is written.
+        WriteError: the folder cannot be written into.
+        ExportError: a product could not be written, or only elsewhere; all others are.
+        NotFiniteError: the scene became NaN again and again; its last good state is exported.
+        RunLostError: neither a product nor a checkpoint could be written anywhere.
     """
     began = time.monotonic()
 
@@ -99,59 +125,121 @@ def generate(
     prompt = read_prompt(config.prompt, config.priors, config.critic)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = run_device(config)
-    checkpoint = load_unfinished(config.out / CHECKPOINT, config) if resume else None
 
-    state, objective, notes = new_run(config, prompt, device, progress=not quiet)
-    everything = [*objective.guidances, *guidances]
-    reconstruction = objective.reconstruction
-    if reconstruction is not None:
-        beside = [*reconstruction.guidances, *guidances]
-        reconstruction = replace(reconstruction, guidances=beside)
-    watch = build_watch(objective, config)
-    prepare_run_folder(config.out, overwrite=overwrite, resume=resume)
-    if checkpoint is not None:
-        restore_state(checkpoint, state, everything, watch)
+    with run_folder(config.out, overwrite=overwrite, resume=resume) as folder:
+        checkpoint, note = load_unfinished(config.out, config) if resume else (None, "")
+        state, objective, notes = new_run(config, prompt, device, progress=not quiet)
+        everything = [*objective.guidances, *guidances]
+        watch = build_watch(objective, config)
+        if checkpoint is not None:
+            restore_state(checkpoint, state, everything, watch)
 
-    with _run_log(config, state, quiet=quiet, resume=resume) as log:
-        for note in notes:
-            log.message(note)
+        with (
+            stop_requests() as stop_requested,
+            _run_log(folder, config, state, quiet=quiet, resume=resume) as log,
+        ):
+            for line in [note, *notes] if note else notes:
+                log.message(line)
+            troubles, finished = list[Vlm3dGsError](), False
+            try:
+                finished = train(
+                    state,
+                    config,
+                    everything,
+                    log,
+                    reconstruction=_judged_by(objective.reconstruction, guidances),
+                    folder=folder,
+                    show=partial(_write_preview, folder, config.render.backend),
+                    watch=watch,
+                    until=until,
+                    observe=observe,
+                    stop_requested=stop_requested,
+                )
+            except NotFiniteError as error:
+                troubles.append(error)
 
-        finished = train(
-            state,
-            config,
-            everything,
-            log,
-            reconstruction=reconstruction,
-            checkpoint=config.out / CHECKPOINT,
-            show=partial(_write_preview, config.out / "previews", config.render.backend),
-            watch=watch,
-            until=until,
-            observe=observe,
-        )
+            result, written = _finish(
+                folder, config, state, watch, log, finished, began, objective.runtimes
+            )
+            result = replace(result, signal=stop_requested.number)
+            troubles += written.failures
 
-        with counting(state.counts):
-            gaussians, readings = choose_scene(state, watch, log)
-        _say_left_out(state.counts, log)
-        trained_s = time.monotonic() - began
-        files, mesh_error = write_products(gaussians, config, log.message)
-
-        score = watch.readings[-1].held_out if watch is not None else None
-        seconds = time.monotonic() - began
-        result = GenerateResult(gaussians.to("cpu"), config.out, files, state.step, seconds, score)
-        summary = _summary(config, result, finished, trained_s, state.counts)
-        log.summary(summary | {"runtimes": objective.runtimes} | readings)
-
-    if mesh_error:
-        raise ExportError(f"The run is done, all but its mesh: {mesh_error}")
+        if troubles:
+            raise _as_one(troubles, written, folder)
     return result
 
 
+def _judged_by(
+    reconstruction: Reconstruction | None, guidances: Sequence[Guidance]
+) -> Reconstruction | None:
+    """Add guidances to those that are asked beside the fit."""
+    if reconstruction is None:
+        return None
+    return replace(reconstruction, guidances=[*reconstruction.guidances, *guidances])
+
+
+def _finish(
+    folder: RunFolder,
+    config: Config,
+    state: TrainState,
+    watch: RewardWatch | None,
+    log: RunLog,
+    finished: bool,
+    began: float,
+    runtimes: Mapping[str, Any],
+) -> tuple[GenerateResult, Written]:
+    """Choose the scene, and write the products and the summary; return what was made, and what was not."""
+    scene, readings = choose_scene(state, watch, log)
+    trained_s = time.monotonic() - began
+
+    # A run that overwrites another has its place by now, unless it wrote no checkpoint.
+    try:
+        folder.stand()
+    except WriteError as error:
+        log.message(f"warning: {error}")
+    written = write_products(scene, config, log.message)
+
+    score = watch.readings[-1].held_out if watch is not None else None
+    seconds = time.monotonic() - began
+    files = tuple(written.files)
+    result = GenerateResult(scene.to("cpu"), config.out, files, state.step, seconds, score)
+    try:
+        summary = _summary(config, result, finished, trained_s, state.counts)
+        log.summary(summary | {"runtimes": runtimes} | readings)
+    except ExportError as error:
+        written.failures.append(error)
+    return result, written
+
+
+def _as_one(troubles: list[Vlm3dGsError], written: Written, folder: RunFolder) -> Vlm3dGsError:
+    """Return one error that says what went wrong at the end of a run, and where what could be written is."""
+    first = troubles[0]
+    if isinstance(first, NotFiniteError):
+        return first
+
+    resumable = folder.checkpoint.is_file()
+    if not written.files and isinstance(first, WriteError) and not resumable:
+        return RunLostError(f"The run is lost, nothing of it could be written: {first}")
+
+    text = f"The run is done, all but this: {first}"
+    if len(troubles) > 1:
+        text += f" ({len(troubles) - 1} more could not be written.)"
+    if written.elsewhere is not None:
+        names = [path.name for path in written.files if path.parent == written.elsewhere]
+        text += f" In {written.elsewhere} instead: {', '.join(names)}."
+    if isinstance(first, WriteError):
+        return WriteError(f"{text} Then --resume writes what is missing." if resumable else text)
+    return ExportError(text)
+
+
 @contextmanager
-def _run_log(config: Config, state: TrainState, *, quiet: bool, resume: bool) -> Iterator[RunLog]:
+def _run_log(
+    folder: RunFolder, config: Config, state: TrainState, *, quiet: bool, resume: bool
+) -> Iterator[RunLog]:
     """Open the log of the run, which also says what is noticed on the way."""
     step = state.step if resume else None
     with (
-        RunLog(config.out, config, quiet=quiet, resume_step=step) as log,
+        RunLog(folder, config, quiet=quiet, resume_step=step) as log,
         noticing(log.message),
     ):
         yield log
@@ -166,9 +254,12 @@ def choose_scene(
     """
     gaussians = state.optimizer.gaussians.detach()
     if watch is None:
+        _say_left_out(state.counts, log)
         return gaussians, {}
 
-    watch(gaussians, state.step)
+    with counting(state.counts):
+        watch(gaussians, state.step)
+    _say_left_out(state.counts, log)
     chosen, step, warning = watch.choose(gaussians)
     if warning is not None:
         log.message(warning)
@@ -204,6 +295,6 @@ def _say_left_out(counts: Mapping[str, int], log: RunLog) -> None:
         log.message(f"the critic's server gave no answer to {left_out} of {looks + left_out} looks")
 
 
-def _write_preview(folder: Path, backend: Backend, gaussians: Gaussians, step: int) -> None:
-    folder.mkdir(exist_ok=True)
-    write_preview(gaussians, folder / f"step_{step:06d}.png", backend=backend)
+def _write_preview(folder: RunFolder, backend: Backend, gaussians: Gaussians, step: int) -> None:
+    make_folder(folder.previews)
+    write_preview(gaussians, folder.previews / f"step_{step:06d}.png", backend=backend)

@@ -43,6 +43,7 @@ from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.trainer import train
+from vlm3d_gs.runs.folder import RunFolder
 from vlm3d_gs.runs.log import RunLog
 from vlm3d_gs.runs.record import RunRecord
 from vlm3d_gs.show.framing import BACKGROUND
@@ -337,9 +338,9 @@ def test_an_observer_may_end_a_run_early_and_is_shown_each_step(tmp_path: Path) 
 
     settings = config(tmp_path, 9)
     settings = replace(settings, train=replace(settings.train, checkpoint_every=0.0))
-    kept = tmp_path / "checkpoint.safetensors"
+    kept = RunFolder(tmp_path, tmp_path)
     with RunLog(tmp_path, settings, quiet=True) as log:
-        assert train(state, settings, [Grey()], log, checkpoint=kept, observe=observe) is False
+        assert train(state, settings, [Grey()], log, folder=kept, observe=observe) is False
     assert [row[0] for row in seen] == [1, 2, 3, 4]
     assert {row[2] for row in seen} == {16}
-    assert kept.is_file()  # as after Ctrl-C, so that --resume goes on
+    assert kept.checkpoint.is_file()  # as after Ctrl-C, so that --resume goes on

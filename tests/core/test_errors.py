@@ -9,6 +9,7 @@ from vlm3d_gs.core import errors
     ("name", "builtin"),
     [
         ("ConfigError", ValueError),
+        ("NotFiniteError", ValueError),
         ("ShapeError", ValueError),
         ("PromptError", ValueError),
         ("LayoutError", ValueError),
@@ -16,6 +17,8 @@ from vlm3d_gs.core import errors
         ("DeviceError", RuntimeError),
         ("CheckpointError", Exception),
         ("ExportError", Exception),
+        ("WriteError", OSError),
+        ("RunLostError", OSError),
         ("InputFileError", Exception),
         ("ModelError", Exception),
     ],
@@ -33,4 +36,4 @@ def test_no_error_class_is_left_out_of_this_list() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, Exception)
     }
-    assert len(classes) == 11
+    assert len(classes) == 14

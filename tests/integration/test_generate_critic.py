@@ -176,6 +176,7 @@ def test_the_best_of_several_seeds_is_finished_as_if_it_had_run_alone(tmp_path: 
     assert scores["scores"][str(picked)] == max(scores["scores"].values())
     assert result.steps == 6
     assert sorted(p.name for p in (tmp_path / "best" / "candidates").iterdir()) == [
+        "choice.json",
         "scores.json",
         "seed-0",
         "seed-1",

@@ -26,6 +26,8 @@ from vlm3d_gs.optimize.trainer import train
 from vlm3d_gs.optimize.views import draw_even_cameras
 from vlm3d_gs.render import render
 from vlm3d_gs.runs.checkpoint import load_checkpoint
+from vlm3d_gs.runs.folder import RunFolder
+from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
 
 
@@ -62,12 +64,20 @@ def run(
     state: TrainState,
     painter: Painter,
     *guidances: Named,
-    checkpoint: Path | None = None,
+    folder: RunFolder | None = None,
 ) -> bool:
     settings.out.mkdir(exist_ok=True)
     reconstruction = Reconstruction(painter, guidances)
-    with RunLog(settings.out, settings, quiet=True) as log:
-        return train(state, settings, [], log, reconstruction=reconstruction, checkpoint=checkpoint)
+    with RunLog(settings.out, settings, quiet=True) as log, stop_requests() as stop_requested:
+        return train(
+            state,
+            settings,
+            [],
+            log,
+            reconstruction=reconstruction,
+            folder=folder,
+            stop_requested=stop_requested,
+        )
 
 
 def difference(scene: Gaussians, other: Gaussians) -> float:
@@ -107,13 +117,13 @@ def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(tmp_path: Path, stop
     settings = settings_of(tmp_path / "run", candidates=constant(2))
     whole, again, half = fresh(settings), fresh(settings), fresh(settings)
     run(settings, whole, Painter(target()))
-    path = tmp_path / "state.safetensors"
-    run(settings, again, Painter(target(), stop_at=stop_at), checkpoint=path)
+    folder = RunFolder(tmp_path, tmp_path)
+    run(settings, again, Painter(target(), stop_at=stop_at), folder=folder)
 
     # The signal came while a round began: its first fit was still done, and four are left.
     assert again.step == 5 * stop_at - 4
     assert (again.pool.fits, again.pool.fits_done) == (5, 1)
-    restore_state(load_checkpoint(path), half, [])
+    restore_state(load_checkpoint(folder.checkpoint), half, [])
     run(settings, half, Painter(target()))
     for name, value in whole.optimizer.gaussians.parameters().items():
         assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name

@@ -32,6 +32,8 @@ from vlm3d_gs.optimize.step import combine_gradients
 from vlm3d_gs.optimize.trainer import train
 from vlm3d_gs.render import render
 from vlm3d_gs.runs.checkpoint import load_checkpoint
+from vlm3d_gs.runs.folder import RunFolder
+from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
 
 STEPS = 30
@@ -117,11 +119,11 @@ def fresh(settings: Config) -> TrainState:
 
 
 def run(
-    settings: Config, state: TrainState, *guidances: Picture, checkpoint: Path | None = None
+    settings: Config, state: TrainState, *guidances: Picture, folder: RunFolder | None = None
 ) -> bool:
     settings.out.mkdir(exist_ok=True)
-    with RunLog(settings.out, settings, quiet=True) as log:
-        return train(state, settings, guidances, log, checkpoint=checkpoint)
+    with RunLog(settings.out, settings, quiet=True) as log, stop_requests() as stop_requested:
+        return train(state, settings, guidances, log, folder=folder, stop_requested=stop_requested)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -149,11 +151,11 @@ def test_equal_seeds_give_equal_bytes_and_a_resumed_run_too(
     settings = config(tmp_path / "run", method=method)
     whole, again, half = fresh(settings), fresh(settings), fresh(settings)
     run(settings, whole, Picture(target()))
-    path = tmp_path / "state.safetensors"
-    run(settings, again, Picture(target(), stop_at=20), checkpoint=path)
-    assert load_checkpoint(path).step == 20
+    folder = RunFolder(tmp_path, tmp_path)
+    run(settings, again, Picture(target(), stop_at=20), folder=folder)
+    assert load_checkpoint(folder.checkpoint).step == 20
     resumed = Picture(target())
-    restore_state(load_checkpoint(path), half, [resumed])
+    restore_state(load_checkpoint(folder.checkpoint), half, [resumed])
     assert resumed.seen == 20
     run(settings, half, resumed)
     for name, value in whole.optimizer.gaussians.parameters().items():
@@ -268,12 +270,12 @@ def test_reused_gradients_follow_densification_and_checkpoints(tmp_path: Path) -
     settings = config(tmp_path / "run")
     whole, again, half = fresh(settings), fresh(settings), fresh(settings)
     run(settings, whole, Picture(target()), Seldom(target(), reused=True))
-    path = tmp_path / "state.safetensors"
+    folder = RunFolder(tmp_path, tmp_path)
     stopping = Picture(target(), stop_at=22)
-    run(settings, again, stopping, Seldom(target(), reused=True), checkpoint=path)
+    run(settings, again, stopping, Seldom(target(), reused=True), folder=folder)
     resumed = Picture(target())
     seldom = Seldom(target(), reused=True)
-    restore_state(load_checkpoint(path), half, [resumed, seldom])
+    restore_state(load_checkpoint(folder.checkpoint), half, [resumed, seldom])
     run(settings, half, resumed, seldom)
     for name, value in whole.optimizer.gaussians.parameters().items():
         assert torch.equal(value, half.optimizer.gaussians.parameters()[name]), name
@@ -295,13 +297,13 @@ def test_a_run_can_pause_and_is_watched_at_its_marks(tmp_path: Path) -> None:
         def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
             marks.extend(tensors["marks"].tolist())
 
-    path = tmp_path / "state.safetensors"
+    folder = RunFolder(tmp_path, tmp_path)
     with RunLog(settings.out, settings, quiet=True) as log:
         done = train(
-            state, settings, [Picture(target())], log, checkpoint=path, watch=Marks(), until=25
+            state, settings, [Picture(target())], log, folder=folder, watch=Marks(), until=25
         )
     assert not done
-    assert load_checkpoint(path).step == state.step == 25
+    assert load_checkpoint(folder.checkpoint).step == state.step == 25
     every = settings.critic.watch.every * STEPS
     assert marks == [round(every * k) for k in range(1, int(25 / every) + 1)]
     assert (settings.out / "metrics.jsonl").read_text().count("watch/held_out") == len(marks)

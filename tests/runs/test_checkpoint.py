@@ -101,7 +101,7 @@ def test_another_format_version_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 99)
     save_checkpoint(path, step=1, tensors={"a": torch.ones(1)}, meta={})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format 99, but this version reads 1"):
+    with pytest.raises(CheckpointError, match="format 99, but this version reads 2"):
         load_checkpoint(path)
 
 

@@ -10,8 +10,7 @@ import torch
 
 import vlm3d_gs
 from vlm3d_gs.config import Config, from_dict
-from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.runs.log import RunLog, git_commit, prepare_run_folder
+from vlm3d_gs.runs.log import RunLog, git_commit
 
 CONFIG = Config(prompt="a red cube")
 
@@ -83,49 +82,6 @@ def test_the_log_closes_when_the_run_fails(tmp_path: Path) -> None:
     assert len(rows(tmp_path)) == 1
     with pytest.raises(ValueError, match="closed"):
         log.scalars(1, {"loss": 1.0})
-
-
-def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    prepare_run_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-    prepare_run_folder(tmp_path / "a" / "b")  # still empty, so still free
-
-
-def test_an_occupied_folder_is_refused_untouched(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="--overwrite .* or --resume"):
-        prepare_run_folder(tmp_path)
-    assert (tmp_path / "config.json").read_text() == "{}"
-
-
-def test_overwrite_removes_a_run_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "previews").mkdir()
-    mine = ["config.json", "scene.ply", "previews/sheet_1.png"]
-    yours = ["notes.txt", "previews/drawing.txt"]
-    for name in mine + yours:
-        (tmp_path / name).write_text("x")
-    prepare_run_folder(tmp_path, overwrite=True)
-    assert not any((tmp_path / name).exists() for name in mine)
-    assert all((tmp_path / name).exists() for name in yours)
-
-
-@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True}])
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, flags: dict[str, bool]) -> None:
-    (tmp_path / "scene.ply").write_text("mine")
-    with pytest.raises(ConfigError, match="not the folder of a run"):
-        prepare_run_folder(tmp_path, **flags)
-    assert (tmp_path / "scene.ply").read_text() == "mine"
-
-
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("x")
-    with pytest.raises(ConfigError, match="not a folder"):
-        prepare_run_folder(tmp_path / "run", overwrite=True)
-
-
-def test_overwrite_and_resume_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="contradict"):
-        prepare_run_folder(tmp_path, overwrite=True, resume=True)
 
 
 def test_the_commit_is_a_hash_or_nothing() -> None:

@@ -23,7 +23,7 @@ from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.render import render
-from vlm3d_gs.runs.log import RunLog, prepare_run_folder
+from vlm3d_gs.runs.log import RunLog
 from vlm3d_gs.runs.record import RunRecord, read_record
 from vlm3d_gs.show.framing import bounds
 from vlm3d_gs.show.page import pack, write_page
@@ -50,7 +50,7 @@ def cloud(count: int, degree: int, seed: int = 5) -> Gaussians:
 def run_folder(folder: Path, prompt: str, gaussians: Gaussians) -> Path:
     """A run's folder as a run writes it."""
     config = Config(prompt=prompt, out=folder, train=TrainConfig(steps=40))
-    prepare_run_folder(folder)
+    folder.mkdir()
     with RunLog(folder, config, quiet=True) as log:
         for step in range(1, 41):
             rewards = {"critic/semantic": step / 8 - 2.0} if step % 4 == 1 else {}

@@ -36,6 +36,7 @@ REQUIRED = (
     "httpx2",
     "peft",
     "safetensors",
+    "filelock",
     "plyfile",
     "zstandard",
     "pillow",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm3d_gs.config import Config
-from vlm3d_gs.config.products import PRODUCTS
-from vlm3d_gs.core.errors import ConfigError, ExportError
+from vlm3d_gs.config.products import PRODUCTS, Product
+from vlm3d_gs.core.errors import Vlm3dGsError, WriteError
+from vlm3d_gs.core.files import make_folder
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.runs.record import read_record
@@ -16,44 +19,77 @@ from vlm3d_gs.show.sheet import write_sheet
 from vlm3d_gs.show.turntable import render_turntable
 
 
+@dataclass
+class Written:
+    """What became of the products."""
+
+    files: list[Path] = field(default_factory=list)
+    """Those that are there, elsewhere if need be."""
+    failures: list[Vlm3dGsError] = field(default_factory=list)
+    """Why others are not, or not in the run's folder."""
+    elsewhere: Path | None = None
+    """Folder of what could not be written into the run's; None if nothing had to."""
+
+
 def write_products(
     gaussians: Gaussians, config: Config, announce: Callable[[str], None]
-) -> tuple[tuple[Path, ...], str]:
+) -> Written:
     """Write what `export.formats` names into the run folder: splats first, the mesh last.
+
+    Each is written whatever becomes of the others, and in a temporary folder where the run's takes it no longer.
 
     Args:
         gaussians: the scene.
-        config: the run; its folder must exist.
+        config: the run.
         announce: called with a line as soon as a splat is there, since films take longer.
-
-    Returns:
-        The files, and why the mesh could not be made, empty if it was: a sound scene may have no closed surface.
-
-    Raises:
-        ExportError: another product cannot be written.
     """
-    files = []
-    quick_first = sorted(config.export.formats, key=lambda name: PRODUCTS[name].kind != "splat")
-    for name in quick_first:
-        kind = PRODUCTS[name].kind
-        if kind != "mesh":
-            path = config.out / PRODUCTS[name].file
-            _write(gaussians, path, kind, config)
-            files.append(path)
-            if kind == "splat":
+    written = Written()
+    unforeseen: list[Exception] = []
+
+    rows = [PRODUCTS[name] for name in config.export.formats]
+    for row in sorted(rows, key=lambda row: (row.kind == "mesh", row.kind != "splat")):
+        try:
+            path = _write_somewhere(gaussians, row, config, written)
+        except Vlm3dGsError as error:
+            written.failures.append(error)
+        except Exception as error:
+            # A mistake of ours: the other products are written before anybody hears of it.
+            unforeseen.append(error)
+        else:
+            written.files.append(path)
+            if row.kind == "splat":
                 announce(f"{path} is there")
 
-    if "mesh" not in config.export.formats:
-        return tuple(files), ""
+    if unforeseen:
+        raise unforeseen[0]
+    return written
 
-    from vlm3d_gs.mesh import extract_mesh, write_mesh
 
-    path = config.out / PRODUCTS["mesh"].file
+def _write_somewhere(gaussians: Gaussians, row: Product, config: Config, written: Written) -> Path:
+    """Write a product into the run's folder, or else into a temporary one; return the file."""
     try:
-        write_mesh(extract_mesh(gaussians, backend=config.render.backend), path)
-    except (ExportError, ConfigError) as error:
-        return tuple(files), str(error)
-    return (*files, path), ""
+        make_folder(config.out)
+        _write(gaussians, config.out / row.file, row.kind, config)
+        return config.out / row.file
+    except WriteError as error:
+        refused = error
+
+    for place in (tempfile.gettempdir(), Path.cwd(), Path.home()):
+        made = None
+        try:
+            if written.elsewhere is None:
+                made = Path(tempfile.mkdtemp(prefix="vlm3d-gs-", dir=place))
+            folder = written.elsewhere or made
+            assert folder is not None
+            _write(gaussians, folder / row.file, row.kind, config)
+        except OSError:
+            if made is not None:
+                made.rmdir()
+            continue
+        written.elsewhere = folder
+        written.failures.append(refused)
+        return folder / row.file
+    raise WriteError(str(refused)) from refused
 
 
 def _write(gaussians: Gaussians, path: Path, kind: str, config: Config) -> None:
@@ -73,5 +109,9 @@ def _write(gaussians: Gaussians, path: Path, kind: str, config: Config) -> None:
         )
     elif kind == "sheet":
         write_sheet(gaussians, path, backend=backend)
+    elif kind == "mesh":
+        from vlm3d_gs.mesh import extract_mesh, write_mesh
+
+        write_mesh(extract_mesh(gaussians, backend=backend), path)
     else:
         write_page(gaussians, path, name=config.prompt, record=read_record(config.out))

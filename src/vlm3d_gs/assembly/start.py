@@ -1,9 +1,8 @@
-"""How a run starts: the prompt read, models loaded, a first cloud, or the checkpoint of an interrupted run."""
+"""How a run starts: the prompt read, models loaded, a first cloud."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
@@ -12,14 +11,13 @@ from vlm3d_gs.assembly.objective import Objective, build_objective, check_mode
 from vlm3d_gs.assembly.plan import plan_memory
 from vlm3d_gs.assembly.weights import embedded, locate_models, text_cache
 from vlm3d_gs.config import Config, CriticConfig, PriorConfig, SceneConfig
-from vlm3d_gs.core.errors import CheckpointError, ConfigError, PromptError
+from vlm3d_gs.core.errors import ConfigError, PromptError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
 from vlm3d_gs.core.prompts import Prompt, parse_prompt
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.runs.checkpoint import Checkpoint, load_checkpoint
 
 STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic", "targets")
 """Names of the random streams of a run; each is seeded from `train.seed` and its name."""
@@ -35,28 +33,6 @@ def read_prompt(text: str, priors: Mapping[str, PriorConfig], critic: CriticConf
     if prompt.composition is None and embedded(priors, critic):
         raise PromptError(prompt.refusal)
     return prompt
-
-
-def load_unfinished(path: Path, config: Config) -> Checkpoint:
-    """Return the checkpoint of an interrupted run that this config continues.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, it belongs to another run, or no steps are left.
-    """
-    checkpoint = load_checkpoint(path)
-
-    for name, value in (("prompt", config.prompt), ("seed", config.train.seed)):
-        before = checkpoint.meta.get(name)
-        if before != value:
-            raise CheckpointError(
-                f"The run in {path.parent} has {name} {before!r}, not {value!r}. Use the same, or choose another --out."
-            )
-
-    if checkpoint.step >= config.train.steps:
-        raise CheckpointError(
-            f"The run in {path.parent} has done {checkpoint.step} of {config.train.steps} steps. Use more --steps."
-        )
-    return checkpoint
 
 
 def new_run(

@@ -5,6 +5,7 @@ Nothing here loads torch before a command runs, so that `--help` is quick.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -29,11 +30,14 @@ from vlm3d_gs.cli.setup import app as setup_app
 from vlm3d_gs.cli.terminal import speak_any_name
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
-from vlm3d_gs.core.errors import OUT_OF_MEMORY, Vlm3dGsError, is_out_of_memory
+from vlm3d_gs.core.errors import OUT_OF_MEMORY, RunLostError, Vlm3dGsError, is_out_of_memory
 from vlm3d_gs.core.notices import noticing
+from vlm3d_gs.runs.interrupt import Interrupted, ended_by_signals
 
 USER_ERROR = 2
 """Exit code of every error that the user can fix."""
+RUN_LOST = 1
+"""Exit code where nothing of a run could be saved."""
 
 
 class _Commands(TyperGroup):
@@ -48,25 +52,38 @@ class _Commands(TyperGroup):
                 told.add(text)
                 typer.secho(f"note: {text}", fg=typer.colors.YELLOW, err=True)
 
+        code = USER_ERROR
         try:
-            with noticing(tell_once):
+            with ended_by_signals(), noticing(tell_once):
                 return super().invoke(ctx)
+        except Interrupted as error:
+            message, code = str(error), error.exit_code
+        except RunLostError as error:
+            message, code = str(error), RUN_LOST
         except Vlm3dGsError as error:
             message = str(error)
         except typer.BadParameter as error:
             message = error.format_message().replace("Value error, ", "")
+        except BrokenPipeError:
+            # Whoever read our output has had enough.
+            raise
         except (MemoryError, RuntimeError, OSError, ImportError) as error:
             if is_out_of_memory(error):
                 message = OUT_OF_MEMORY
-            elif isinstance(error, OSError) and error.filename is not None:
-                message = f"{error.strerror}: {str(error.filename)[:200]}. Check the path, its rights and its disk."
+            elif isinstance(error, OSError):
+                name = str(error.filename or "the output")[:200]
+                message = (
+                    f"{error.strerror or error}: {name}. Check the path, its rights and its disk."
+                )
             else:
                 raise
 
         # File names and what files hold may contain anything; a terminal gets letters only.
         message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
-        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(USER_ERROR)
+        # A closed terminal takes no message, but the exit code still says it.
+        with suppress(OSError):
+            typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(code)
 
 
 app = typer.Typer(

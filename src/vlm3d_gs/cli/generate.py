@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
 import typer
 
 from vlm3d_gs.cli import options
 from vlm3d_gs.cli.options import PICK_AT
 from vlm3d_gs.cli.terminal import expect_room
-from vlm3d_gs.config import Config, apply_settings
+from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.runs.interrupt import exit_code
+
+if TYPE_CHECKING:
+    from vlm3d_gs.pipeline import GenerateResult
 
 
 def generate(
     prompt: options.Prompt,
     out: options.Out = None,
-    preset_name: options.Preset = "mini",
+    preset_name: options.RunPreset = None,
     steps: options.Steps = None,
     seed: options.Seed = None,
     no_critic: options.NoCritic = False,
@@ -70,22 +77,34 @@ def generate(
         "offline": offline or None,
         "export.formats": export,
     }
-    config = apply_settings(
-        apply_recipe(preset(preset_name, prompt), recipe), values, settings or ()
-    )
+    if resume:
+        from vlm3d_gs.assembly.resume import config_to_resume
 
-    how = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
-    if seeds is not None:
-        _run_several(config, seeds, pick, pick_at, how)
-    elif view:
-        _run_in_view(config, host, port, how)
+        start = config_to_resume(prompt, out, preset_name)
     else:
-        from vlm3d_gs.pipeline import generate as run
+        start = preset(preset_name or "mini", prompt)
+    config = apply_settings(apply_recipe(start, recipe), values, settings or ())
 
-        run(config, overwrite=overwrite, resume=resume, quiet=quiet)
+    flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
+    if view:
+        from vlm3d_gs.app.viewer import generate_in_view
 
+        _tell(generate_in_view(config, host=host, port=port, announce=typer.echo, **flags), quiet)
+    else:
+        from vlm3d_gs.app.selection import generate_one_or_best
+
+        at = PICK_AT if pick_at is None else pick_at
+        _tell(generate_one_or_best(config, seeds, pick or "best", at, **flags), quiet)
+
+
+def _tell(result: GenerateResult, quiet: bool) -> None:
+    """Say where the results are, and end with the exit code that a signal asks for."""
     if not quiet:
-        typer.echo(f"written to {config.out}")
+        # The terminal may be what went away.
+        with suppress(OSError):
+            typer.echo(result.message)
+    if result.signal is not None:
+        raise typer.Exit(exit_code(result.signal))
 
 
 def _refuse_unread(
@@ -113,18 +132,3 @@ def _refuse_unread(
         )
     if not several and any(value is not None for value in picks):
         raise ConfigError("--pick and --pick-at choose among --seeds. Add --seeds, or drop them.")
-
-
-def _run_several(
-    config: Config, seeds: int, pick: str | None, pick_at: float | None, how: dict[str, bool]
-) -> None:
-    from vlm3d_gs.app.selection import generate_best
-
-    at = PICK_AT if pick_at is None else pick_at
-    generate_best(config, seeds, pick or "best", at, **how)
-
-
-def _run_in_view(config: Config, host: str | None, port: int | None, how: dict[str, bool]) -> None:
-    from vlm3d_gs.app.viewer import generate_in_view
-
-    generate_in_view(config, host=host, port=port, announce=typer.echo, **how)

@@ -15,10 +15,14 @@ from vlm3d_gs.config.recipes import RecipeName
 from vlm3d_gs.formats.options import AXES, Frame
 
 Prompt = Annotated[str, typer.Argument(help="What to make, in quotes.")]
-Preset = Annotated[
-    PresetName,
+_PRESET_HELP = f"Settings to start from: {', '.join(PRESETS)}."
+Preset = Annotated[PresetName, typer.Option("--preset", metavar="PRESET", help=_PRESET_HELP)]
+RunPreset = Annotated[
+    PresetName | None,
     typer.Option(
-        "--preset", metavar="PRESET", help=f"Settings to start from: {', '.join(PRESETS)}."
+        "--preset",
+        metavar="PRESET",
+        help=f"{_PRESET_HELP} Default: mini, with --resume that of the run.",
     ),
 ]
 Recipe = Annotated[
@@ -103,7 +107,8 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue an interrupted run in the folder.")
+    bool,
+    typer.Option("--resume", help="Continue an interrupted run in the folder, with its settings."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 View = Annotated[

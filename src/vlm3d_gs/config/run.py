@@ -136,6 +136,9 @@ class TrainConfig:
     """Interval between preview sheets, fraction of the run; 0 is none."""
     checkpoint_every: Annotated[float, Range(0.0, 1.0)] = 0.25
     """Interval between checkpoints, fraction of the run; 0 is none."""
+    checkpoint_every_s: Annotated[float, Range(0.0, 1e6)] = 60.0
+    """Longest time between two checkpoints, seconds, so that a crash loses no more; 0 is any. Where either is above 0,
+    one is also written after the last step, before the products."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "train")

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from vlm3d_gs.core.errors import ConfigError, ShapeError
+from vlm3d_gs.core.errors import NotFiniteError, ShapeError
 
 
 def expect_shape(name: str, tensor: Tensor, shape: tuple[int | str | None, ...]) -> dict[str, int]:
@@ -52,7 +52,7 @@ def expect_finite(name: str, tensor: Tensor) -> None:
     """Require that no element is NaN or infinite.
 
     Raises:
-        ConfigError: at least one is; the message counts them and gives the index of the first.
+        NotFiniteError: at least one is; the message counts them and gives the index of the first.
 
     Reads the tensor once, and therefore synchronises a GPU.
     """
@@ -63,7 +63,7 @@ def expect_finite(name: str, tensor: Tensor) -> None:
 
     bad = (~values.isfinite()).nonzero()
     if len(bad) > 0:
-        raise ConfigError(
+        raise NotFiniteError(
             f"{name} has {len(bad)} values that are NaN or infinite, the first at index {bad[0].tolist()}; "
             "all must be finite. Lower the learning rate, or check the input that produced them."
         )

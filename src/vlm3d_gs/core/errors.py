@@ -39,6 +39,10 @@ class ConfigError(Vlm3dGsError, ValueError):
     """A setting has a value that is not allowed, or its name is unknown."""
 
 
+class NotFiniteError(ConfigError):
+    """Numbers that must be finite are NaN or infinite."""
+
+
 class ShapeError(Vlm3dGsError, ValueError):
     """A tensor does not have the shape, dtype or device that the function documents."""
 
@@ -69,6 +73,14 @@ class CheckpointError(Vlm3dGsError):
 
 class ExportError(Vlm3dGsError):
     """A product cannot be written: unknown suffix, nothing to write, or the target exists."""
+
+
+class WriteError(ExportError, OSError):
+    """The file system refuses to write: no space, no permission, a limit, a folder that is gone."""
+
+
+class RunLostError(WriteError):
+    """Nothing of a run could be written, neither its scene nor a checkpoint, here or elsewhere."""
 
 
 class InputFileError(Vlm3dGsError):

@@ -210,7 +210,7 @@ def validate(gaussians: Gaussians) -> None:
     """Require that every parameter is finite.
 
     Raises:
-        ConfigError: a value is NaN or infinite; the message names the parameter and the first
+        NotFiniteError: a value is NaN or infinite; the message names the parameter and the first
             such Gaussian.
     """
     # One read in the usual case, so that a GPU synchronises once and not once per parameter.

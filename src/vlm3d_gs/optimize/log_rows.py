@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.errors import NotFiniteError
 from vlm3d_gs.core.gaussians import validate
 from vlm3d_gs.optimize.state import TrainState
 
@@ -35,8 +35,8 @@ class LogRows:
         """Yield all rows as numbers, in order, and forget them; a device is waited for once.
 
         Raises:
-            ConfigError: the scene is not finite; after the last row. Asked here on a GPU only, since on the CPU every
-                render asks.
+            NotFiniteError: the scene is not finite; after the last row. Asked here on a GPU only, since on the CPU
+                every render asks.
         """
         rows, self._rows = self._rows, []
         waiting = [value for _, row in rows for value in row.values() if isinstance(value, Tensor)]
@@ -55,7 +55,7 @@ class LogRows:
             )
         if finite is not None and not next(numbers):
             validate(state.optimizer.gaussians)  # says which values
-            raise ConfigError(
+            raise NotFiniteError(
                 f"Values of the scene became NaN or infinite before step {state.step}, in Gaussians that "
                 "are removed by now. Lower the learning rates."
             )

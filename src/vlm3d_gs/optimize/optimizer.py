@@ -13,6 +13,8 @@ from vlm3d_gs.core.gaussians import PARAMETER_NAMES, Gaussians
 
 HIGHER_SH_FACTOR = 0.05
 """Learning rate of the spherical harmonics above degree 0, relative to that of degree 0."""
+PARAMETER_PREFIX = "parameter."
+"""Of the names of the trained tensors in a checkpoint."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -29,6 +31,8 @@ class SceneOptimizer:
             kernels.require()
 
         self.config = config
+        self.rate_factor = 1.0
+        """Multiplies all learning rates; less than 1 after a scene was lost to NaN."""
         self._leaves = _leaves(gaussians)
         self._state: dict[str, dict[str, Tensor]] = {}
 
@@ -65,6 +69,7 @@ class SceneOptimizer:
             "sh_first": config.sh_lr(fraction),
             "sh_rest": config.sh_lr(fraction) * HIGHER_SH_FACTOR,
         }
+        rates = {name: rate * self.rate_factor for name, rate in rates.items()}
         trained = {name: leaf for name, leaf in self._leaves.items() if leaf.grad is not None}
         for name, leaf in trained.items():
             state = self._state.setdefault(name, {})
@@ -156,7 +161,9 @@ class SceneOptimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return parameters and moments by name, for a checkpoint."""
-        tensors = {f"parameter.{name}": leaf.detach() for name, leaf in self._leaves.items()}
+        tensors = {
+            f"{PARAMETER_PREFIX}{name}": leaf.detach() for name, leaf in self._leaves.items()
+        }
         for name in self._leaves:
             tensors |= {
                 f"adam.{key}.{name}": value for key, value in self._state.get(name, {}).items()
@@ -166,7 +173,13 @@ class SceneOptimizer:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` returned; the number of Gaussians may differ from the current one."""
         for name, old in self.leaves.items():
-            leaf = tensors[f"parameter.{name}"].to(old.device).detach().clone().requires_grad_()
+            leaf = (
+                tensors[f"{PARAMETER_PREFIX}{name}"]
+                .to(old.device)
+                .detach()
+                .clone()
+                .requires_grad_()
+            )
             self._leaves[name] = leaf
             stored = {
                 key: tensors[f"adam.{key}.{name}"].clone()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vlm3d_gs.core.cameras import Cameras
+from vlm3d_gs.core.checks import expect_finite
+from vlm3d_gs.core.errors import NotFiniteError
 from vlm3d_gs.core.gaussians import Gaussians, seems_finite
 from vlm3d_gs.core.seeding import capture_states, restore_states
 from vlm3d_gs.optimize.densify import ScreenGradients
 from vlm3d_gs.optimize.guidance import Guidance
-from vlm3d_gs.optimize.optimizer import SceneOptimizer
+from vlm3d_gs.optimize.optimizer import PARAMETER_PREFIX, SceneOptimizer
 from vlm3d_gs.optimize.reused import ReusedGradients
 from vlm3d_gs.optimize.targets import TargetPool
-from vlm3d_gs.runs.checkpoint import Checkpoint, save_checkpoint
+from vlm3d_gs.runs.checkpoint import Checkpoint
 
 
 @dataclass
@@ -79,23 +80,27 @@ class Watch(Protocol):
         """Restore what `state_tensors` returned."""
 
 
-def save_state(
-    path: Path,
+def capture_state(
     state: TrainState,
     guidances: Sequence[Guidance],
     watch: Watch | None,
     meta: Mapping[str, Any],
-) -> None:
-    """Write a checkpoint from which `restore_state` goes on exactly.
+) -> Checkpoint:
+    """Return what `restore_state` needs to go on exactly; the tensors are those of the run, not copies.
 
     Args:
-        path: the file; replaced whole.
         state: of the run.
         guidances: whose own state is saved too.
         watch: likewise; None if there is none.
         meta: what the run is, as plain data; a resumed run is held against it.
+
+    Raises:
+        NotFiniteError: the state is broken: a parameter is not finite, or something else is NaN.
     """
     tensors = state.optimizer.state_tensors()
+    for name, value in tensors.items():
+        if name.startswith(PARAMETER_PREFIX):
+            expect_finite(name, value)
     tensors |= _prefixed("stream", capture_states(state.streams))
     tensors |= _prefixed("reused", state.reused.state_tensors())
     tensors |= _prefixed("pool", state.pool.state_tensors())
@@ -103,11 +108,17 @@ def save_state(
 
     for guidance in guidances:
         tensors |= _prefixed(f"guidance.{guidance.name}", guidance.state_tensors())
+    _expect_no_nan(tensors)
     if watch is not None:
         tensors |= _prefixed("watch", watch.state_tensors())
 
-    meta = {"reference_norm": float(state.reference_norm), "counts": state.counts, **meta}
-    save_checkpoint(path, step=state.step, tensors=tensors, meta=meta)
+    meta = {
+        "reference_norm": float(state.reference_norm),
+        "counts": dict(state.counts),
+        "rate_factor": state.optimizer.rate_factor,
+        **meta,
+    }
+    return Checkpoint(state.step, tensors, meta)
 
 
 def restore_state(
@@ -120,6 +131,7 @@ def restore_state(
     tensors, device = checkpoint.tensors, state.optimizer.gaussians.device
 
     state.optimizer.load_state_tensors(tensors)
+    state.finite = None
     restore_states(state.streams, _with_prefix("stream", tensors))
     state.reused.load_state_tensors(_with_prefix("reused", tensors), device)
     state.pool.load_state_tensors(_with_prefix("pool", tensors), device)
@@ -132,8 +144,16 @@ def restore_state(
     if watch is not None:
         watch.load_state_tensors(_with_prefix("watch", tensors))
 
+    state.counts.clear()
     state.counts |= checkpoint.meta.get("counts", {})
+    state.optimizer.rate_factor = float(checkpoint.meta["rate_factor"])
     state.step, state.reference_norm = checkpoint.step, float(checkpoint.meta["reference_norm"])
+
+
+def _expect_no_nan(tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise NotFiniteError(f"{name} has values that are NaN.")
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vlm3d_gs.config import Config
-from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.errors import ExportError, NotFiniteError
+from vlm3d_gs.core.gaussians import Gaussians, validate
 from vlm3d_gs.core.profiling import counting
 from vlm3d_gs.optimize.densify import keep_mask
 from vlm3d_gs.optimize.distill import distill_step
 from vlm3d_gs.optimize.guidance import Guidance
+from vlm3d_gs.optimize.keeper import StateKeeper
 from vlm3d_gs.optimize.log_rows import LogRows
 from vlm3d_gs.optimize.parts import loose_mask
 from vlm3d_gs.optimize.reconstruct import Reconstruction, fit_step, reconstruct_step
-from vlm3d_gs.optimize.state import TrainState, Watch, save_state
+from vlm3d_gs.optimize.state import TrainState, Watch
 from vlm3d_gs.optimize.step import LEFT_OUT
 from vlm3d_gs.optimize.targets import PixelFit
-from vlm3d_gs.runs.interrupt import stop_requests
+from vlm3d_gs.runs.folder import RunFolder
 from vlm3d_gs.runs.log import RunLog
 
 LEFT_OUT_COUNT = "pictures left out"
@@ -62,13 +63,17 @@ def train(
     log: RunLog,
     *,
     reconstruction: Reconstruction | None = None,
-    checkpoint: Path | None = None,
+    folder: RunFolder | None = None,
     show: Callable[[Gaussians, int], None] | None = None,
     watch: Watch | None = None,
     until: int | None = None,
     observe: Observer | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Run to the end of the config's steps.
+
+    What cannot be written on the way is said and tried again later; it does not end the run. If the scene becomes NaN
+    or infinite, the run goes back to its last good state with smaller learning rates.
 
     Args:
         state: where to start; changed in place.
@@ -76,59 +81,89 @@ def train(
         guidances: called in order at each step.
         log: receives scalars and progress.
         reconstruction: what the scene is fitted to before `reconstruct.until`; None distils from the start.
-        checkpoint: file that is written at `train.checkpoint_every`; None writes none.
+        folder: where checkpoints are written, at `train.checkpoint_every` and `train.checkpoint_every_s`; None writes
+            none.
         show: called now and then with the scene and the number of steps done.
         watch: called at every `critic.watch.every` of the run with the same; what it returns is logged.
         until: pause after this step; None is the end of the run.
         observe: called after each step; may pause the run, or end it.
+        stop_requested: returns whether to end after the present step, as `stop_requests` yields it.
 
     Returns:
-        True when all steps were done, False when Ctrl-C, `until` or the observer stopped the run after a whole step.
+        True when all steps were done, False when a signal, `until` or the observer stopped the run after a whole step.
+
+    Raises:
+        NotFiniteError: the scene became NaN or infinite again and again; `state` is the last good one.
     """
-    steps, latest = config.train.steps, dict[str, float]()
-    stopped = broken = False
-    rows = LogRows()
+    steps, rows = config.train.steps, LogRows()
     last = steps if until is None else min(until, steps)
-    identity = {"prompt": config.prompt, "seed": config.train.seed, "steps": steps}
+    keeper = StateKeeper(folder, state, guidances, watch, config, tell=log.message)
 
-    with counting(state.counts), stop_requests() as stop_requested:
+    stopped, broken, latest = False, False, dict[str, float]()
+    with counting(state.counts):
         while state.step < last and not (stopped or stop_requested()):
-            scalars = train_step(state, config, guidances, reconstruction)
-            if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
-                scalars |= watch(state.optimizer.gaussians.detach(), state.step)
-            rows.add(state.step, scalars)
+            try:
+                scalars = train_step(state, config, guidances, reconstruction)
+                if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
+                    scalars |= watch(state.optimizer.gaussians.detach(), state.step)
+                rows.add(state.step, scalars)
 
-            # Numbers on a GPU are waited for once a round, unless somebody looks at each step or the state is saved.
-            due = (
-                stop_requested()
-                or state.step == last < steps
-                or _is_mark(state.step, steps, config.train.checkpoint_every)
-            )
-            if due or observe is not None or rows.are_due(state):
-                for step, latest in rows.fetch(state):
-                    broken = note_left_out(state, latest, step, log) or broken
-                    log.scalars(step, latest)
-            log.progress(state.step, steps, latest)
-            stopped = observe is not None and observe(state, latest, stop_requested)
-            stopped = stopped or broken
-            due = due or stopped or stop_requested()
-            if checkpoint is not None and due:
-                save_state(checkpoint, state, guidances, watch, identity)
-            if show is not None and _is_mark(state.step, steps, config.train.preview_every):
-                show(state.optimizer.gaussians.detach(), state.step)
+                # Numbers on a GPU are waited for once a round, unless somebody looks at each step or the state is
+                # saved.
+                due = stop_requested() or _is_save_due(state.step, last, config, keeper)
+                if due or observe is not None or state.step == last or rows.are_due(state):
+                    for step, latest in rows.fetch(state):
+                        broken = note_left_out(state, latest, step, log) or broken
+                        log.scalars(step, latest)
+                log.progress(state.step, steps, latest)
+                stopped = observe is not None and observe(state, latest, stop_requested)
+                stopped = stopped or broken
+                if due or stopped or stop_requested():
+                    keeper.save()
+                if state.step == last:
+                    validate(state.optimizer.gaussians)
+            except NotFiniteError as error:
+                keeper.go_back(error)
+                rows = LogRows()
+                log.rewind(state.step)
+            else:
+                _show_if_due(show, state, config, log)
 
-    if rows:
-        for step, row in rows.fetch(state):
-            note_left_out(state, row, step, log)
-            log.scalars(step, row)
+    for step, row in rows.fetch(state):
+        note_left_out(state, row, step, log)
+        log.scalars(step, row)
     if state.step < last:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
-    if state.step < steps:
-        return False
+    return _ended(state, config)
 
+
+def _ended(state: TrainState, config: Config) -> bool:
+    """Return whether all steps are done; then remove what the last scene should not have."""
+    if state.step < config.train.steps:
+        return False
     if config.densify.enabled:
         prune(state, config)
     return True
+
+
+def _is_save_due(step: int, last: int, config: Config, keeper: StateKeeper) -> bool:
+    """Return whether a checkpoint is due after a step, `last` being that at which the loop pauses or ends."""
+    train = config.train
+    if step == last:
+        return step < train.steps or train.checkpoint_every > 0.0 or train.checkpoint_every_s > 0.0
+    return keeper.is_due or _is_mark(step, train.steps, train.checkpoint_every)
+
+
+def _show_if_due(
+    show: Callable[[Gaussians, int], None] | None, state: TrainState, config: Config, log: RunLog
+) -> None:
+    train = config.train
+    if show is None or not _is_mark(state.step, train.steps, train.preview_every):
+        return
+    try:
+        show(state.optimizer.gaussians.detach(), state.step)
+    except ExportError as error:
+        log.message(f"warning: no preview of step {state.step}: {error} The run goes on.")
 
 
 def train_step(

@@ -1,4 +1,4 @@
-"""What a run writes: its folder, settings, metrics, summary and progress. Never decides anything.
+"""What a run records: settings, metrics, summary and progress. Never decides anything, and never ends a run.
 
 Files in the run folder: config.json (resolved settings, versions, seed, commit), metrics.jsonl (one
 object per step), summary.json; other code adds checkpoints, previews/*.png and the products.
@@ -16,72 +16,23 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from torch import Tensor
 
 from vlm3d_gs import __version__
 from vlm3d_gs.config import Config, to_dict
-from vlm3d_gs.config.products import PRODUCTS
-from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.core.errors import WriteError
+from vlm3d_gs.core.files import atomic_path, make_folder
+from vlm3d_gs.runs.folder import CONFIG, METRICS, SUMMARY, RunFolder
 from vlm3d_gs.runs.packages import packages
 from vlm3d_gs.runs.progress import ProgressDisplay
+from vlm3d_gs.runs.rows import Rows, rows_up_to
 
 Scalar = float | int | str | bool | Tensor | None
 
-OWN_FILES = (
-    "config.json",
-    "metrics.jsonl",
-    "summary.json",
-    "checkpoint.safetensors",
-    *(product.file for product in PRODUCTS.values()),
-)
-"""What a run writes into its folder, besides previews/*.png; --overwrite removes these and nothing else."""
-
 _GIT = ("git", "--no-optional-locks")
 VERSIONS_OF = ("torch", "numpy", "numba", "diffusers", "transformers", "peft", "gsplat")
-
-
-def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Refuse a folder that a run must not write into, without changing it.
-
-    Args:
-        out: the folder; its parents are created too.
-        overwrite: an earlier run there will be removed (only files that it wrote).
-        resume: an earlier run there will be continued.
-
-    Raises:
-        ConfigError: the folder is not empty and neither flag is set, both are set, or a run did not write the folder
-            to overwrite or resume.
-    """
-    if overwrite and resume:
-        raise ConfigError("--overwrite and --resume contradict each other. Give one of them.")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} exists and is not a folder. Choose another --out.")
-
-    occupied = out.is_dir() and any(out.iterdir())
-    if occupied and not (overwrite or resume):
-        raise ConfigError(
-            f"{out} exists and is not empty. Choose another --out, or add --overwrite to replace "
-            f"the run in it, or --resume to continue it."
-        )
-
-    # --overwrite deletes files: never in a folder that belongs to something else.
-    if occupied and not (out / "config.json").is_file():
-        raise ConfigError(
-            f"{out} is not the folder of a run (no config.json in it), so it is left alone. "
-            f"Choose another --out."
-        )
-
-
-def prepare_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Create the run's folder; arguments and errors as for `check_run_folder`."""
-    check_run_folder(out, overwrite=overwrite, resume=resume)
-    out.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        for path in [*(out / name for name in OWN_FILES), *(out / "previews").glob("*.png")]:
-            path.unlink(missing_ok=True)
 
 
 def provenance() -> dict[str, Any]:
@@ -127,32 +78,44 @@ def git_commit() -> str | None:
 def write_config(out: Path, config: Config) -> None:
     """Write config.json, which marks a folder as a run's."""
     content = {"config": to_dict(config), "seed": config.train.seed, **provenance()}
-    write_json(out / "config.json", content)
+    write_json(out / CONFIG, content)
 
 
 class RunLog:
     """Writes the record of one run; a context manager.
 
     Args:
-        out: the run's folder, as `prepare_run_folder` left it.
+        place: the run's folder, which exists.
         config: the resolved config.
         quiet: print nothing.
         resume_step: steps done at the checkpoint of a resumed run: later rows, left by the interruption, are dropped.
             None starts a new metrics.jsonl.
+
+    Raises:
+        WriteError: the first files cannot be written. Later, what cannot be written is kept and tried again, since a
+            full disk may have room again.
     """
 
     def __init__(
-        self, out: Path, config: Config, *, quiet: bool = False, resume_step: int | None = None
+        self,
+        place: RunFolder | Path,
+        config: Config,
+        *,
+        quiet: bool = False,
+        resume_step: int | None = None,
     ) -> None:
-        self.out = out
+        self._place, self._config = place, config
         self._progress = ProgressDisplay(quiet=quiet)
-        rows = _rows_up_to(out / "metrics.jsonl", resume_step) if resume_step is not None else []
+        self._warned = False
+        rows = rows_up_to(self.out / METRICS, resume_step) if resume_step is not None else []
 
-        write_config(out, config)
-        with atomic_path(out / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(rows))
-        # Line-buffered: after a crash every finished line is on disk.
-        self._metrics: TextIO = (out / "metrics.jsonl").open("a", buffering=1)
+        write_config(self.out, config)
+        self._metrics = Rows(self.out / METRICS, rows)
+
+    @property
+    def out(self) -> Path:
+        """The run's folder."""
+        return self._place if isinstance(self._place, Path) else self._place.path
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +138,20 @@ class RunLog:
                 device). A number that is not finite becomes null, since JSON has none.
         """
         row = {"step": step, **{name: _plain(value) for name, value in values.items()}}
-        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+        self._metrics.keep(json.dumps(row, allow_nan=False) + "\n")
+        try:
+            if not (self.out / METRICS).exists():
+                self._write_again()
+            self._metrics.flush()
+        except WriteError as error:
+            if not self._warned:
+                self.message(f"warning: {error} The run goes on, and tries again.")
+            self._warned = True
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, to which the run goes back."""
+        with suppress(WriteError):
+            self._metrics.replace(self.out / METRICS, rows_up_to(self.out / METRICS, step))
 
     def progress(self, step: int, total: int, values: Mapping[str, Scalar]) -> None:
         """Show how far the run is: `step` of `total`, rate, time left, and any further values.
@@ -189,8 +165,19 @@ class RunLog:
         self._progress.print(text)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Write summary.json: the outcome, with versions, commit and the list of packages."""
-        write_json(self.out / "summary.json", {**values, **provenance(), "packages": packages()})
+        """Write summary.json: the outcome, with versions, commit and the list of packages.
+
+        Raises:
+            WriteError: the file system refuses.
+        """
+        write_json(self.out / SUMMARY, {**values, **provenance(), "packages": packages()})
+
+    def _write_again(self) -> None:
+        """Make the folder anew, with what this log knows: somebody deleted it while the run went on."""
+        rows = self._metrics.content()
+        make_folder(self.out)
+        write_config(self.out, self._config)
+        self._metrics.replace(self.out / METRICS, rows)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -210,18 +197,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def _rows_up_to(path: Path, step: int) -> list[str]:
-    """Return the whole rows up to a step; a row torn by a crash ends the record."""
-    rows: list[str] = []
-    if not path.is_file():
-        return rows
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            rows.append(line)
-    return rows

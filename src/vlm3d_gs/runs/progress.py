@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -40,6 +41,7 @@ class ProgressDisplay:
         )
         self._task: TaskID | None = None
         self._tenth = -1
+        self._lost = False
 
     def show(self, step: int, total: int, values: Mapping[str, Any]) -> None:
         """Show that `step` of `total` steps are done.
@@ -49,8 +51,12 @@ class ProgressDisplay:
             total: steps of the whole run.
             values: further columns, name -> value; they may change from step to step.
         """
-        if self._quiet:
+        if self._quiet or self._lost:
             return
+        with self._surviving():
+            self._draw(step, total, values)
+
+    def _draw(self, step: int, total: int, values: Mapping[str, Any]) -> None:
         if self._task is None:
             self._bar.start()
             # One step behind, so that the update below starts the clock; a resumed run's earlier steps do not count.
@@ -67,13 +73,23 @@ class ProgressDisplay:
 
     def print(self, text: str) -> None:
         """Print one line, above the bar."""
-        if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+        if not (self._quiet or self._lost):
+            with self._surviving():
+                self._console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last state on the screen and release the terminal."""
         if self._task is not None:
-            self._bar.stop()
+            with self._surviving():
+                self._bar.stop()
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Fall silent if nobody listens any more: a closed terminal or pipe must not end a run."""
+        try:
+            yield
+        except OSError:
+            self._lost = True
 
 
 def _status(task: Task, values: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ import torch
 
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.errors import ExportError, InputFileError
-from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.core.files import writing
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import Color, save_png
 from vlm3d_gs.render import Backend
@@ -106,16 +106,13 @@ def write_stills(
             )
         paths = [target]
     else:
-        try:
+        with writing(target):
             target.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ExportError(f"Cannot create the folder {target}: {error}") from error
         paths = [target / f"{index:04d}.png" for index in range(len(cameras))]
 
     for path, camera in zip(paths, cameras, strict=True):
         (frame,) = render_frames(gaussians, camera, background, backend)
-        with atomic_path(path) as temporary:
-            save_png(frame, temporary)
+        save_png(frame, path)
     return paths
 
 

@@ -73,5 +73,8 @@ def _write_mp4(frames: Iterator[Tensor], path: Path, fps: float) -> None:
                 pixels = to_uint8(frame[:height, :width].to(torch.float32))
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode(None))
-    except (OSError, av.FFmpegError) as error:
+    except OSError:
+        # The encoder's errors of the file system are Python's own kinds, too: the caller knows the cure.
+        raise
+    except av.FFmpegError as error:
         raise ExportError(f"The video encoder failed while writing {path.name}: {error}") from error
