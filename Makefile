@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 # Processes of the test suite; each needs about 1.5 GB.
 JOBS ?= 2
 
-.PHONY: setup demo test lint type format golden bench fuzz cuda wheel gpu-check clean
+.PHONY: setup demo test lint type format golden bench fuzz soak cuda wheel gpu-check clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,11 @@ bench: setup
 FUZZ_S ?= 3600
 fuzz: setup
 	$(BIN)/python tests/fuzz.py --count 200000 --seconds $(FUZZ_S)
+
+# Breaks short runs at random and checks that nothing is lost; docs/RELIABILITY.md.
+SOAK_MINUTES ?= 120
+soak: setup
+	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES)
 
 # The CUDA kernels, in a quarter of a minute; without them the references in torch are used. `make setup` fetches the compiler.
 cuda:

@@ -29,7 +29,7 @@ from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.notices import noticing
 from vlm3d_gs.core.seeding import generators
 from vlm3d_gs.optimize.trainer import train
-from vlm3d_gs.runs.log import RunLog, prepare_run_folder
+from vlm3d_gs.runs.log import RunLog
 
 PROMPTS = {"mini": "a red cube on top of a blue sphere"}
 PROMPT = "a corgi wearing a top hat to the left of a red toy robot"
@@ -104,7 +104,7 @@ def run_loop(
 ) -> tuple[float, dict[str, int]]:
     """Do all steps; return the seconds, and what was counted."""
     state = new_state(config, device, generators(config.train.seed, STREAMS))
-    prepare_run_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     wait_for_device()
     began = time.perf_counter()
     with RunLog(folder, config, quiet=True) as log:

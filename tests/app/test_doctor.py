@@ -73,7 +73,7 @@ def test_an_uninstalled_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_unwritable_numba_cache_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_writable", lambda folder: False)
+    monkeypatch.setattr(doctor, "is_writable", lambda folder: False)
     finding = named(inspect())["numba cache"]
     assert finding.state == "absent"
     assert "NUMBA_CACHE_DIR" in finding.cure

@@ -30,7 +30,8 @@ from vlm3d_gs.config.schedules import Schedule
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.images import save_png
 from vlm3d_gs.formats.convert import write_splat
-from vlm3d_gs.runs.log import check_run_folder, prepare_run_folder, write_config
+from vlm3d_gs.runs.folder import check_run_folder
+from vlm3d_gs.runs.log import write_config
 
 PROMPT = "a red cube on top of a blue sphere"
 VALUES = ("nan", "inf", "-1", "0", "1e30", "", "text", "9" * 5000, "1e-320", "9007199254740993")
@@ -105,7 +106,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_splat(random_splat(3, 0), "a.ply")
     config = preset("mini", PROMPT)
-    prepare_run_folder(Path("run"))
+    Path("run").mkdir()
     write_config(Path("run"), config)
     (tmp_path / "run" / "previews").mkdir()
     save_png(torch.rand(16, 32, 3), "run/previews/step_000001.png")

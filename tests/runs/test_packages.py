@@ -7,12 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vlm3d_gs.config.presets import preset
-from vlm3d_gs.runs.log import RunLog, prepare_run_folder
+from vlm3d_gs.runs.log import RunLog
 from vlm3d_gs.runs.packages import packages
 
 
 def test_a_summary_names_every_package_once(tmp_path: Path) -> None:
-    prepare_run_folder(tmp_path / "run")
+    (tmp_path / "run").mkdir()
     with RunLog(tmp_path / "run", preset("mini", "a red cube"), quiet=True) as log:
         log.summary({"steps": 3})
     listed = json.loads((tmp_path / "run" / "summary.json").read_text())["packages"]

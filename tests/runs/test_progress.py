@@ -54,3 +54,14 @@ def test_the_rate_of_a_resumed_run_counts_its_own_steps_only() -> None:
 
 def test_quiet_says_nothing() -> None:
     assert printed(terminal=True, quiet=True) == printed(terminal=False, quiet=True) == ""
+
+
+def test_a_closed_terminal_silences_the_display_and_ends_nothing() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    display = ProgressDisplay(console=Console(file=Gone()))
+    display.print("hello")
+    display.show(1, 2, {"loss": 1.0})
+    display.close()

@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 from vlm3d_gs import __version__
 from vlm3d_gs.core.errors import MissingDependencyError
 from vlm3d_gs.models import embedded_weights
-from vlm3d_gs.render.cpu.cache import cache_folders, is_compiled
+from vlm3d_gs.render.cpu.cache import cache_folders, is_compiled, is_writable
 from vlm3d_gs.setup.gsplat_state import gsplat_obstacle
 
 State = Literal["ok", "missing", "absent"]
@@ -142,7 +140,7 @@ def _gpu() -> list[Finding]:
 def _numba_cache() -> Finding:
     """Find the folder in which Numba caches the compiled renderer."""
     for folder in cache_folders():
-        if _writable(folder):
+        if is_writable(folder):
             state = "" if is_compiled() else "; the first run compiles the renderer"
             return Finding("numba cache", "ok", f"writable: {folder}{state}")
 
@@ -152,16 +150,6 @@ def _numba_cache() -> Finding:
         "not writable: the renderer is compiled again at each start (about a minute)",
         "export NUMBA_CACHE_DIR=<a folder that you can write to>",
     )
-
-
-def _writable(folder: Path) -> bool:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 def _ffmpeg() -> Finding:

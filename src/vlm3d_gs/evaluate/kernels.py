@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from vlm3d_gs.mini.world.raycast import FAR, hit
+from vlm3d_gs.render.cpu.cache import can_cache
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -22,7 +23,7 @@ MAX_STRETCH = 1.4
 LOG_STRETCH = math.log(MAX_STRETCH) + 1e-9
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def _reach(
     shape: int,
     params: F64,
@@ -58,7 +59,7 @@ def _reach(
     return t * norm if t < FAR else FAR
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def silhouette_iou(
     shape: int, params: F64, origins: F64, directions: F64, inside: Mask, limits: F64
 ) -> float:
@@ -90,7 +91,7 @@ def silhouette_iou(
     return both / max(either, 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def cast_reach(shape: int, params: F64, origins: F64, directions: F64, reach: F64) -> None:
     """Write the distance along each ray, FAR for a miss; other arguments as in `silhouette_iou`."""
     scale = (math.exp(params[3]), math.exp(params[4]))
@@ -99,7 +100,7 @@ def cast_reach(shape: int, params: F64, origins: F64, directions: F64, reach: F6
         reach[r] = _reach(shape, params, scale, turn, origins[r], directions[r])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def search(
     shape: int,
     start: F64,
@@ -149,7 +150,7 @@ def search(
     return best
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def _spread(mask: Mask, seen: Mask, row: int, col: int, stack: I64) -> int:
     """Visit the component of one pixel, and return its size; `stack` holds the visited pixels."""
     height, width = mask.shape
@@ -170,7 +171,7 @@ def _spread(mask: Mask, seen: Mask, row: int, col: int, stack: I64) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def fill_sizes(masks: Mask, sizes: I64) -> None:
     """Write the component size of each mask pixel into `sizes`; both [V, H, W]."""
     views, height, width = masks.shape
@@ -185,7 +186,7 @@ def fill_sizes(masks: Mask, sizes: I64) -> None:
                         sizes[v, stack[k, 0], stack[k, 1]] = count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def fill_from(masks: Mask, seeds: Mask, reached: Mask) -> None:
     """Mark in `reached` the components of `masks` that contain a pixel of `seeds`; all [V, H, W]."""
     views, height, width = masks.shape

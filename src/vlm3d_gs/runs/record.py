@@ -15,6 +15,8 @@ from typing import Any
 from vlm3d_gs.core.errors import InputFileError
 
 SPLAT = "scene.ply"
+MOST_STEPS = 2**53
+"""Larger numbers of steps are damage; a double holds no more."""
 MAX_POINTS = 300
 """Longer curves are thinned to this many points; each is the mean of the steps it stands for."""
 
@@ -98,11 +100,12 @@ def read_record(folder: Path) -> RunRecord:
     settings = settings if isinstance(settings, dict) else {}
     train = settings.get("train")
     steps = train.get("steps") if isinstance(train, dict) else None
+    prompt = settings.get("prompt")
 
     summary = folder / "summary.json"
     return RunRecord(
-        prompt=str(settings.get("prompt") or ""),
-        planned_steps=steps if isinstance(steps, int) else None,
+        prompt=prompt if isinstance(prompt, str) else "",
+        planned_steps=steps if isinstance(steps, int) and steps > 0 else None,
         config=config,
         summary=_object(summary) if summary.is_file() else {},
         rows=_rows(folder / "metrics.jsonl"),
@@ -134,7 +137,7 @@ def charts(record: RunRecord) -> tuple[Chart, ...]:
 
 def _series(rows: tuple[dict[str, Any], ...], name: str) -> Series:
     """Return one name's values over the steps, thinned."""
-    points = [(row["step"], _number(row[name])) for row in rows if name in row]
+    points = [(row["step"], number(row[name])) for row in rows if name in row]
     stride = math.ceil(len(points) / MAX_POINTS)
 
     steps, values = [], []
@@ -146,14 +149,15 @@ def _series(rows: tuple[dict[str, Any], ...], name: str) -> Series:
     return Series(name.rpartition("/")[2], tuple(steps), tuple(values))
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """Return a recorded value as a finite number; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        number = float(value)
+        found = float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return None
-    return number if math.isfinite(number) else None
+    return found if math.isfinite(found) else None
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -171,6 +175,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _rows(path: Path) -> tuple[dict[str, Any], ...]:
     """Return the whole rows; the first torn one ends the record."""
     rows: list[dict[str, Any]] = []
+    last = -1
     if not path.is_file():
         return ()
 
@@ -179,7 +184,10 @@ def _rows(path: Path) -> tuple[dict[str, Any], ...]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        step = row.get("step") if isinstance(row, dict) else None
+        # A damaged number may be of any size; steps increase.
+        if not isinstance(step, int) or not last < step <= MOST_STEPS:
             break
+        last = step
         rows.append(row)
     return tuple(rows)

@@ -80,7 +80,7 @@ def _pictures(
     """Yield captioned previews, then the final scene from the same four views."""
     done = record.summary.get("steps")
     last = done if isinstance(done, int) else previews[-1][0]
-    total = record.planned_steps or last
+    total = max(record.planned_steps or last, 1)
     first = load_png(previews[0][1])
     shrink = min(1.0, LONGEST_PX / max(first.shape[:2]))
     size = (max(1, round(first.shape[0] * shrink)), max(1, round(first.shape[1] * shrink)))

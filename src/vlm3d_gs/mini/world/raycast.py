@@ -16,6 +16,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from vlm3d_gs.render.cpu.cache import can_cache
+
 F32 = NDArray[np.float32]
 
 CUBE_HALF = 0.8
@@ -30,7 +32,7 @@ Hit = tuple[float, float, float, float]
 """Distance along the ray, and the surface normal there."""
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=can_cache(), nogil=True, inline="always")
 def _sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Return distance and normal of a ray's first hit with the unit sphere; FAR for none."""
     b = ox * dx + oy * dy + oz * dz
@@ -43,7 +45,7 @@ def _sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) ->
     return t, ox + t * dx, oy + t * dy, oz + t * dz
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=can_cache(), nogil=True, inline="always")
 def _cube(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Slab method: the ray is inside the cube where it is between all three pairs of faces."""
     near, far, axis = -FAR, FAR, 0
@@ -68,7 +70,7 @@ def _cube(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> H
     return near, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=can_cache(), nogil=True, inline="always")
 def _cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Nearer of the hits with the side and with the cap that faces the ray."""
     best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
@@ -96,7 +98,7 @@ def _cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) 
     return best, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=can_cache(), nogil=True, inline="always")
 def _cone(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Nearer of the hits with the side and, from below, with the base."""
     best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
@@ -129,7 +131,7 @@ def _cone(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> H
     return best, nx, ny, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=can_cache(), nogil=True, inline="always")
 def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Sphere tracing on the torus' distance, inside its bounding sphere."""
     reach = TORUS_MAJOR + TORUS_MINOR
@@ -155,7 +157,7 @@ def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> 
     return FAR, 0.0, 0.0, 1.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def hit(shape: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
     """Return distance and normal of a ray's first hit with a primitive of size 1 at the origin; FAR for none."""
     if shape == 0:
@@ -169,7 +171,7 @@ def hit(shape: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: f
     return _torus(ox, oy, oz, dx, dy, dz)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def _draw_view(
     shapes: NDArray[np.int64],
     centers: NDArray[np.float64],
@@ -239,7 +241,7 @@ def _draw_view(
             ids[row, col] = seen if alpha >= 0.5 else -1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=can_cache(), nogil=True)
 def raycast(
     shapes: NDArray[np.int64],
     centers: NDArray[np.float64],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from functools import cache
 from pathlib import Path
 
 KERNELS = "blend_backward.blend_backward*.nbi"
@@ -17,8 +19,25 @@ def cache_folders() -> list[Path]:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return [Path(chosen)]
-    user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numba"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
     return [Path(__file__).parent, user]
+
+
+@cache
+def can_cache() -> bool:
+    """Return whether Numba can keep what it compiles; it refuses to compile for a cache that it cannot write to."""
+    return any(is_writable(folder) for folder in cache_folders())
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether a file can be made in a folder, or the folder itself, by trying."""
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def is_compiled() -> bool:

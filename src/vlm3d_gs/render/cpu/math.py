@@ -16,12 +16,14 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from vlm3d_gs.render.cpu.cache import can_cache
+
 FAST_MATH = {"reassoc", "nsz", "contract", "arcp"}
 """Sums may be reordered, once, at compile time; the rules for NaN and infinity stay."""
 
 entry_options: dict[str, Any] = {
     "nogil": True,
-    "cache": True,
+    "cache": can_cache(),
     "error_model": "numpy",
     "boundscheck": False,
     "fastmath": FAST_MATH,

@@ -27,7 +27,7 @@ from vlm3d_gs.core.files import atomic_path
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.rotations import nonzero_quats
 from vlm3d_gs.render import conventions
-from vlm3d_gs.runs.record import RunRecord, charts
+from vlm3d_gs.runs.record import RunRecord, charts, number
 from vlm3d_gs.show.framing import DISTANCE, FOV_DEG, bounds
 
 SCRIPTS = ("splats.js", "renderer.js", "orbit.js", "curves.js", "page.js")
@@ -169,7 +169,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     # Without a summary the run was interrupted: the last row of its metrics tells how far it came.
     done = summary.get("steps", record.rows[-1]["step"] if record.rows else None)
     steps = None if done is None else f"{done} of {record.planned_steps or done}"
-    seconds = summary.get("seconds")
+    seconds = number(summary.get("seconds"))
 
     versions = summary.get("versions", config.get("versions"))
     version = versions.get("vlm3d_gs") if isinstance(versions, dict) else None
@@ -177,7 +177,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 
     facts = (
         ("Steps", steps),
-        ("Time", f"{seconds:.0f} s" if isinstance(seconds, int | float) else None),
+        ("Time", None if seconds is None else f"{seconds:.0f} s"),
         ("Seed", config.get("seed")),
         ("Preset", summary.get("preset")),
         ("Written", str(written).replace("T", " ")[:16] if written else None),
