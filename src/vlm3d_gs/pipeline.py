@@ -162,9 +162,8 @@ def generate(
                 folder, config, state, watch, log, finished, began, objective.runtimes
             )
             result = replace(result, signal=stop_requested.number)
-            troubles += written.failures
 
-        if troubles:
+        if troubles := [*troubles, *written.failures]:
             raise _as_one(troubles, written, folder)
     return result
 

@@ -115,18 +115,22 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         read_prompt(config.prompt, config.priors, config.critic)
         check_run_folder(config.out, overwrite=True)
         choose_device(config.device)
-        return SimpleNamespace(steps=0)
+        return SimpleNamespace(steps=0, signal=None, message="")
+
+    def start_in_view(config: Config, **options: Any) -> SimpleNamespace:
+        return start(config)
 
     def nothing(*_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
     monkeypatch.setattr("vlm3d_gs.pipeline.generate", start)
     monkeypatch.setattr(selection, "generate", start)
+    monkeypatch.setattr(selection, "_export_best", lambda stopped, *_: stopped)
     exported = SimpleNamespace(graphs=[], runtime_folder=tmp_path)
     times = SimpleNamespace(to_dict=dict)
     monkeypatch.setattr(bench, "measure_and_show", lambda *_, **__: times)
     monkeypatch.setattr(viewer, "show", nothing)
-    monkeypatch.setattr(viewer, "generate_in_view", nothing)
+    monkeypatch.setattr(viewer, "generate_in_view", start_in_view)
     monkeypatch.setattr("vlm3d_gs.prior.export.export_prior", lambda *_, **__: exported)
     return tmp_path
 
