@@ -34,7 +34,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src
 import torch
 
 from mutations import inside_glb, inside_gzip, inside_png, inside_zip, mutate
-from splat_files import random_splat
+from splat_files import golden_ksplat, random_splat
 from vlm3d_gs.core.errors import InputFileError, Vlm3dGsError
 from vlm3d_gs.core.images import load_png, save_png
 from vlm3d_gs.formats import usd_child
@@ -105,6 +105,13 @@ def read_usd(path: Path) -> object:
         raise InputFileError(usd_child.reason(error)) from error
 
 
+def ksplat() -> Target:
+    """Of the files that we only read, those of another program."""
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = [golden_ksplat(Path(folder), level).read_bytes() for level in range(3)]
+    return Target(".ksplat", tuple(seeds), read_whole_splat, mutate)
+
+
 def usd_file(suffix: str) -> Target:
     """Return the target for a USD file."""
     plain = splat(suffix)
@@ -151,6 +158,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "spz-4": partial(splat, ".spz", spz_version=4),
     "glb": partial(splat, ".glb", inside_glb),
     "sog": partial(splat, ".sog", inside_zip),
+    "ksplat": ksplat,
     "usda": partial(usd_file, ".usda"),
     "usdc": partial(usd_file, ".usdc"),
     "cameras": cameras,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,17 @@ def assert_same_splat(got: Gaussians, expected: Gaussians, case: Case) -> None:
     _close("colours", got.sh[:, 0] * SH_C0, expected.sh[:, 0] * SH_C0, case.colors)
     assert got.sh.shape[1] == kept
     _close("harmonics", got.sh[:, 1:], expected.sh[:, 1:kept], case.rest)
+
+
+KSPLATS = Path(__file__).parent / "golden" / "ksplat"
+"""A scene and three .ksplat files of it, written by GaussianSplats3D 0.4.7."""
+
+
+def golden_ksplat(folder: Path, level: int) -> Path:
+    """Unpack one of them into a folder."""
+    path = folder / f"level{level}.ksplat"
+    path.write_bytes(gzip.decompress((KSPLATS / f"{path.name}.gz").read_bytes()))
+    return path
 
 
 def flipped(path: Path, seed: int, many: int = 8) -> None:

@@ -46,8 +46,14 @@ CHECKS = {
     "sog": {
         "splat-transform 3.7.0": "integration/test_splat_readers.py::test_splat_transform_reads_ours"
     },
+    "ksplat": {
+        "GaussianSplats3D 0.4.7": "formats/test_ksplat.py::"
+        "test_files_of_its_own_program_hold_the_scene",
+        "splat-transform 3.7.0": "integration/test_splat_readers.py::"
+        "test_splat_transform_finds_the_same_in_a_ksplat",
+    },
 }
-"""Format -> software outside this project that reads our files, and the test in which it does."""
+"""Format -> software outside this project that reads our files (or wrote what we read), and the test for it."""
 
 
 def table(header: str, rows: list[list[str]]) -> str:
@@ -58,6 +64,8 @@ def table(header: str, rows: list[list[str]]) -> str:
 
 def lost(row: SplatFormat) -> str:
     """What a format does not keep, from its row."""
+    if not row.writes:
+        return "nothing on reading"
     words = [] if row.lossless else ["digits (see below)"]
     if row.sh_degree < 3:
         words.append("harmonics" if row.sh_degree == 0 else f"degrees above {row.sh_degree}")
@@ -74,15 +82,22 @@ def lost(row: SplatFormat) -> str:
     return ", ".join(words) or "nothing but rounding"
 
 
+def _read(row: SplatFormat) -> str:
+    """What is read beside what is written."""
+    if row.writes:
+        return row.reads
+    return " ".join(f"`{suffix}`" for suffix in row.all_suffixes) + f": {row.reads}"
+
+
 def support() -> str:
     rows = []
     for row in FORMATS:
-        written = " ".join(f"`{suffix}`" for suffix in row.suffixes)
+        written = " ".join(f"`{suffix}`" for suffix in row.suffixes) or "no"
         others = ", ".join(f"`{frame}`" for frame in row.frames if frame != row.frame)
         axes = f"`{row.frame}`" + (f" ({others})" if others else "")
         checks = ", ".join(CHECKS[row.name])
         rows.append(
-            [row.title, written, row.reads, axes, f"0 to {row.sh_degree}", lost(row), checks]
+            [row.title, written, _read(row), axes, f"0 to {row.sh_degree}", lost(row), checks]
         )
     return table(
         "| format | writes | reads also | axes (others on request) | degrees | lost | checked by |",

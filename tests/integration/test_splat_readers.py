@@ -16,7 +16,7 @@ import trimesh
 
 import node_programs
 from node_programs import NodeTools
-from splat_files import CASES, PLAIN, Case, assert_same_splat, random_splat
+from splat_files import CASES, PLAIN, Case, assert_same_splat, golden_ksplat, random_splat
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.core.rotations import quat_to_rotmat
@@ -96,6 +96,17 @@ def test_we_read_what_splat_transform_writes(
     # Gaussians of this small scene share harmonics.
     loose = {"means": 6e-5, "opacities": 1 / 255 + 1e-5, "rest": 1.0}
     assert_same_splat(got, SCENE, replace(case, **loose) if case.suffix == ".sog" else case)
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("level", range(3))
+def test_splat_transform_finds_the_same_in_a_ksplat(
+    tmp_path: Path, node_tools: NodeTools, level: int
+) -> None:
+    path = golden_ksplat(tmp_path, level)
+    node_tools.splat_transform(path, tmp_path / "theirs.csv")
+    exact = Case(".ksplat", SplatOptions(frame="rdf"), *[2e-5] * 6)
+    assert_same_splat(read_splat(path), from_csv(tmp_path / "theirs.csv"), exact)
 
 
 @pytest.mark.node

@@ -9,7 +9,7 @@ import typer
 
 from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
 from vlm3d_gs.formats.options import Frame, SplatOptions, SpzVersion
-from vlm3d_gs.formats.registry import FORMATS, SPLAT_SUFFIXES
+from vlm3d_gs.formats.registry import FORMATS, SPLAT_SUFFIXES, WRITTEN
 
 NAMES = ", ".join(row.name for row in FORMATS)
 Source = Annotated[
@@ -43,7 +43,11 @@ SourceFormat = Annotated[
     typer.Option("--from", help=f"Format of SOURCE, if its bytes do not say: {NAMES}."),
 ]
 TargetFormat = Annotated[
-    str | None, typer.Option("--to", help="Format of OUT, if its name does not say.")
+    str | None,
+    typer.Option(
+        "--to",
+        help=f"Format of OUT, if its name does not say: {', '.join(row.name for row in WRITTEN)}.",
+    ),
 ]
 Merge = Annotated[
     list[Path] | None,

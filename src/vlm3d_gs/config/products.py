@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vlm3d_gs.formats.registry import FORMATS
+from vlm3d_gs.formats.registry import WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Product:
 
 
 PRODUCTS = {
-    **{row.product: Product(f"scene{row.suffixes[0]}", "splat") for row in FORMATS},
+    **{row.product: Product(f"scene{row.suffixes[0]}", "splat") for row in WRITTEN},
     "html": Product("scene.html", "page"),
     "mesh": Product("mesh.glb", "mesh"),
     "mp4": Product("turntable.mp4", "turntable"),

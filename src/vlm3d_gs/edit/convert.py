@@ -90,7 +90,11 @@ def convert_edited(
     if str(target) == PIPE and target_format is None:
         raise ConfigError("Standard output needs a format: give --to, for example --to spz.")
     source_row = None if source_format is None else format_named(source_format)
-    row = format_of_suffix(target) if target_format is None else format_named(target_format)
+    row = (
+        format_of_suffix(target)
+        if target_format is None
+        else format_named(target_format, to_write=True)
+    )
 
     read = 0
 
@@ -106,7 +110,7 @@ def convert_edited(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         place = Path(source)
         if str(source) == PIPE:
-            place = folder / ("stdin" + (source_row.suffixes[0] if source_row else ""))
+            place = folder / ("stdin" + (source_row.all_suffixes[0] if source_row else ""))
             with place.open("wb") as kept:
                 shutil.copyfileobj(sys.stdin.buffer, kept)
 

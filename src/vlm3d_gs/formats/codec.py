@@ -19,12 +19,12 @@ from vlm3d_gs.formats.stream import SplatStream
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Reads and writes the bytes of one format."""
+    """Reads the bytes of one format, and writes them where its row of the table has suffixes to write."""
 
     open: Callable[[Path, ReadOptions], SplatStream]
     """Return what a file holds, in the file's axes, even values that are not finite."""
-    save: Callable[[SplatStream, Path, SplatOptions], None]
-    """Write a splat that is in one of the format's axes, piece by piece."""
+    save: Callable[[SplatStream, Path, SplatOptions], None] | None = None
+    """Write a splat that is in one of the format's axes, piece by piece; None: it is only read."""
     accepts: Callable[[Path], bool] | None = None
     """Return whether a file with the format's first bytes is its own; None: all are."""
 

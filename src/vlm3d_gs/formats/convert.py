@@ -34,7 +34,6 @@ from vlm3d_gs.formats.options import Frame, ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import (
     FORMATS,
     MAGIC_BYTES,
-    SPLAT_SUFFIXES,
     SplatFormat,
     format_of_suffix,
 )
@@ -63,12 +62,12 @@ def format_of_file(path: str | Path) -> SplatFormat:
                 return row
 
     for row in FORMATS:
-        if not row.magic and source.name.lower().endswith(row.suffixes):
+        if not row.magic and source.name.lower().endswith(row.all_suffixes):
             return row
 
     raise InputFileError(
         f"{source} is no splat that this program reads: it begins with {start!r}. "
-        f"Known: {', '.join(SPLAT_SUFFIXES)}."
+        f"Known: {', '.join(suffix for row in FORMATS for suffix in row.all_suffixes)}."
     )
 
 
@@ -263,8 +262,10 @@ def _save(stream: SplatStream, row: SplatFormat, path: Path, options: SplatOptio
         stream = stream.with_degree(options.sh_degree)
     losses = of_writing(stream, row)
     kept = stream.with_degree(min(row.sh_degree, stream.degree))
+    save = codec_of(row).save
+    assert save is not None  # the table says which formats are written
     with atomic_path(path) as temporary:
-        codec_of(row).save(kept.mapped(expect_sane_scales), temporary, options)
+        save(kept.mapped(expect_sane_scales), temporary, options)
     _say(f"lost in {path}", losses)
 
 

@@ -26,8 +26,8 @@ class SplatFormat:
     """Name in prose."""
     module: str
     """Module of this room that holds the format's `CODEC`."""
-    suffixes: tuple[str, ...]
-    """File names that ask for it; a run's products get the first."""
+    suffixes: tuple[str, ...] = ()
+    """File names that ask for it; a run's products get the first. None: the format is only read."""
     read_only_suffixes: tuple[str, ...] = ()
     """File names that are read but not written."""
     magic: tuple[bytes, ...]
@@ -37,7 +37,7 @@ class SplatFormat:
     frames: tuple[Frame, ...] = ANY_FRAME
     """Axes that can be written: those that a file can name, so that its readers need not guess."""
     sh_degree: int
-    """Highest degree of harmonics written."""
+    """Highest degree of harmonics written, or read where it is only read."""
     color_range: tuple[float, float] | None = None
     """Lowest and highest degree-0 colour that fits, 0..1 being black to white; None: any."""
     sh_range: float | None = None
@@ -62,8 +62,18 @@ class SplatFormat:
     """How spherical harmonics are stored."""
 
     @property
+    def writes(self) -> bool:
+        """Whether it is written, and not only read."""
+        return bool(self.suffixes)
+
+    @property
+    def all_suffixes(self) -> tuple[str, ...]:
+        """Every file name that is read."""
+        return (*self.suffixes, *self.read_only_suffixes)
+
+    @property
     def product(self) -> str:
-        """Name in `export.formats`: the first suffix without its dot."""
+        """Name in `export.formats` of a format that is written: the first suffix without its dot."""
         return self.suffixes[0].removeprefix(".")
 
 
@@ -194,45 +204,71 @@ FORMATS = (
         rotations="smallest three, bytes",
         harmonics="palette of up to 65 536",
     ),
+    SplatFormat(
+        name="ksplat",
+        title=".ksplat",
+        module="ksplat",
+        read_only_suffixes=(".ksplat",),
+        magic=(b"\x00\x01\x00\x00",),
+        frame="rdf",
+        frames=("rdf",),
+        sh_degree=3,
+        lossless=False,
+        reads="version 0.1, levels of compression 0 to 2, several sections",
+        scales="linear, float32 or float16",
+        opacities="byte",
+        rotations="wxyz, float32 or float16",
+        harmonics="float32, float16 or byte, degree 0 to 3",
+    ),
 )
 """Formats that begin alike are asked in this order whether a file is theirs (`Codec.accepts`)."""
 
-SPLAT_SUFFIXES = tuple(suffix for row in FORMATS for suffix in row.suffixes)
+WRITTEN = tuple(row for row in FORMATS if row.writes)
+"""The formats that are written too."""
+SPLAT_SUFFIXES = tuple(suffix for row in WRITTEN for suffix in row.suffixes)
 """Every suffix that can be written."""
 
 
 def format_of_suffix(path: str | Path) -> SplatFormat:
-    """Return the format that a file name asks for, the longest suffix deciding.
+    """Return the format that a file name asks to be written in, the longest suffix deciding.
 
     Raises:
-        ExportError: unknown suffix; the known ones are listed.
+        ExportError: unknown suffix, or one that is only read; those that are written are listed.
     """
     name = Path(path).name.lower()
     fitting = [
-        (len(suffix), row)
+        (len(suffix), row, suffix in row.suffixes)
         for row in FORMATS
-        for suffix in (*row.suffixes, *row.read_only_suffixes)
+        for suffix in row.all_suffixes
         if name.endswith(suffix)
     ]
     if not fitting:
         raise ExportError(
             f"{Path(path).name!r} names no splat format. Known suffixes: {', '.join(SPLAT_SUFFIXES)}."
         )
-    _, row = max(fitting, key=lambda pair: pair[0])
+    _, row, written = max(fitting, key=lambda found: found[0])
+    if not written:
+        raise ExportError(
+            f"{Path(path).name!r} cannot be written: files of this kind are only read. Choose one of "
+            f"{', '.join(row.suffixes or SPLAT_SUFFIXES)}."
+        )
     return row
 
 
-def format_named(name: str) -> SplatFormat:
+def format_named(name: str, *, to_write: bool = False) -> SplatFormat:
     """Return the format of a name, `spz` for example, or of a suffix with or without its dot.
 
+    Args:
+        name: the name.
+        to_write: whether it must be one that is written.
+
     Raises:
-        ConfigError: unknown name; the known ones are listed.
+        ConfigError: unknown name, or one that is only read; the known ones are listed.
     """
     wanted = name.strip().lower().removeprefix(".")
-    for row in FORMATS:
-        suffixes = (*row.suffixes, *row.read_only_suffixes)
-        if wanted == row.name or f".{wanted}" in suffixes:
+    known = WRITTEN if to_write else FORMATS
+    for row in known:
+        if wanted == row.name or f".{wanted}" in row.all_suffixes:
             return row
-    raise ConfigError(
-        f"{name!r} is no splat format. Known: {', '.join(row.name for row in FORMATS)}."
-    )
+    what = "splat format that is written" if to_write else "splat format"
+    raise ConfigError(f"{name!r} is no {what}. Known: {', '.join(row.name for row in known)}.")
