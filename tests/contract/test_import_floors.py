@@ -55,7 +55,14 @@ NO_TORCH = (
 
 HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "torch": tuple(room for room in ROOMS if room not in NO_TORCH),
-    "numba": ("formats.turn", "render", "mini.world.raycast", "evaluate", "mesh"),
+    "numba": (
+        "formats.turn",
+        "formats.sog.nearest",
+        "render",
+        "mini.world.raycast",
+        "evaluate",
+        "mesh",
+    ),
     "llvmlite": ("render.cpu.math",),
     "gsplat": ("render.gsplat_backend",),
     "diffusers": ("prior.torch_denoiser", "prior.loading.pipeline", "mini"),
@@ -160,6 +167,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.gsplat_backend"),
     # Numba takes as long to load as a small splat to convert, and the axes are often the same
     ("formats.arrays", "vlm3d_gs.formats.turn"),
+    ("formats.sog.palettes", "vlm3d_gs.formats.sog.nearest"),
     # an extra: only those who ask for USD need it
     ("formats.usd", "pxr"),
     ("formats.usd_child", "pxr"),

@@ -27,7 +27,7 @@ from vlm3d_gs.formats.arrays import (
     turned,
     world_arrays,
 )
-from vlm3d_gs.formats.claims import expect_file
+from vlm3d_gs.formats.claims import expect_file, gaussian_bytes
 from vlm3d_gs.formats.codec import codec_of
 from vlm3d_gs.formats.losses import of_drawing, of_reading, of_writing
 from vlm3d_gs.formats.options import Frame, ReadOptions, SplatOptions
@@ -38,6 +38,9 @@ from vlm3d_gs.formats.registry import (
     format_of_suffix,
 )
 from vlm3d_gs.formats.stream import SplatStream
+
+HELD_BYTES = 2**29
+"""Size of a splat that is kept in memory while it is written, float32."""
 
 
 def format_of_file(path: str | Path) -> SplatFormat:
@@ -260,6 +263,9 @@ def _save(stream: SplatStream, row: SplatFormat, path: Path, options: SplatOptio
     """Write a splat that is in the axes of a format."""
     if options.sh_degree is not None:
         stream = stream.with_degree(options.sh_degree)
+    # A writer goes over the pieces several times: what fits is read and turned once.
+    if len(stream) * gaussian_bytes((stream.degree + 1) ** 2) <= HELD_BYTES:
+        stream = SplatStream.of_arrays(stream.gather())
     losses = of_writing(stream, row)
     kept = stream.with_degree(min(row.sh_degree, stream.degree))
     save = codec_of(row).save

@@ -32,6 +32,7 @@ from vlm3d_gs.formats.quantize import (
     to_unorm,
 )
 from vlm3d_gs.formats.sog.palettes import nearest_codes, number_palette, vector_palette
+from vlm3d_gs.formats.stream import in_order
 
 VERSION = 2
 PER_ROW = 64
@@ -41,8 +42,10 @@ MAX_SIDE = 16_383
 """The largest side of a WebP image."""
 LARGEST_FIRST = 252
 """Alpha of a rotation whose w was dropped; 253 to 255 for x, y, z."""
-EFFORT = 50
-"""Of lossless WebP, 0 to 100: higher takes longer and saves few bytes."""
+EFFORT, METHOD = 20, 1
+"""Of lossless WebP, up to 100 and 6: 50 and 4 take three times as long and save half a percent."""
+Column = tuple[dict[str, Any], dict[str, bytes]]
+"""What the JSON says about a column, and its pictures by the names of their files."""
 
 
 def save_sog(arrays: SplatArrays, path: Path) -> None:
@@ -53,35 +56,28 @@ def save_sog(arrays: SplatArrays, path: Path) -> None:
     """
     if len(arrays) > MAX_SIDE**2:
         raise ExportError(f"A .sog file holds at most {MAX_SIDE**2} Gaussians, got {len(arrays)}.")
-    arrays = arrays.select(morton_order(arrays.means))
+    order = morton_order(arrays.means)
 
-    low, high, images = _positions(arrays.means)
-    images["quats"] = _rotations(arrays.quats)
-    scale_palette = number_palette(arrays.log_scales)
-    color_palette = number_palette(arrays.sh[:, 0])
-    images["scales"] = nearest_codes(arrays.log_scales, scale_palette)
-    alpha = alpha_bytes(arrays.opacity_logits)[:, None]
-    images["sh0"] = np.concatenate([nearest_codes(arrays.sh[:, 0], color_palette), alpha], axis=1)
-
-    meta: dict[str, Any] = {
-        "version": VERSION,
-        "count": len(arrays),
-        **_notes(arrays),
-        "means": {"mins": low, "maxs": high, "files": ["means_l.webp", "means_u.webp"]},
-        "scales": {"codebook": scale_palette.tolist(), "files": ["scales.webp"]},
-        "quats": {"files": ["quats.webp"]},
-        "sh0": {"codebook": color_palette.tolist(), "files": ["sh0.webp"]},
-    }
-    pictures = {name: _as_image(pixels) for name, pixels in images.items()}
-    if arrays.sh.shape[1] > 1:
-        meta["shN"], sh_pictures = _harmonics(arrays.sh[:, 1:])
-        pictures |= sh_pictures
+    # The longest first; each is a thread's work, and only pictures that are packed stay in memory.
+    columns = (
+        lambda: _harmonics(arrays.sh[:, 1:][order]),
+        lambda: _positions(arrays.means[order]),
+        lambda: _rotations(arrays.quats[order]),
+        lambda: _indexed("scales", arrays.log_scales[order]),
+        lambda: _indexed("sh0", arrays.sh[:, 0][order], alpha_bytes(arrays.opacity_logits)[order]),
+    )
+    found = list(in_order(lambda n: columns[n](), len(columns)))
+    meta: dict[str, Any] = {"version": VERSION, "count": len(arrays), **_notes(arrays)}
+    pictures: dict[str, bytes] = {}
+    for entry, files in reversed(found):
+        meta |= entry
+        pictures |= files
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         # The default date of ZipInfo is constant: the same Gaussians give the same bytes.
         archive.writestr(zipfile.ZipInfo("meta.json"), json.dumps(meta))
-        for name, pixels in pictures.items():
-            archive.writestr(zipfile.ZipInfo(f"{name}.webp"), _webp(pixels))
+        for name, content in pictures.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def _notes(arrays: SplatArrays) -> dict[str, Any]:
@@ -96,31 +92,49 @@ def _notes(arrays: SplatArrays) -> dict[str, Any]:
     return notes
 
 
-def _positions(means: FloatArray) -> tuple[list[float], list[float], dict[str, ByteArray]]:
-    """Return the lowest and highest logarithmic positions, and the bytes of their 16-bit codes."""
+def _positions(means: FloatArray) -> Column:
+    """Return the range of the logarithmic positions, and the pictures of their 16-bit codes."""
     wide = means.astype(np.float64)
     logs = np.sign(wide) * np.log1p(np.abs(wide))
     low, high = logs.min(0), logs.max(0)
     codes = to_unorm((logs - low) / np.where(high > low, high - low, 1.0), 16)
-    halves = {"means_l": (codes & 255).astype(np.uint8), "means_u": (codes >> 8).astype(np.uint8)}
-    return low.tolist(), high.tolist(), halves
+    files = {
+        "means_l.webp": _webp(_as_image((codes & 255).astype(np.uint8))),
+        "means_u.webp": _webp(_as_image((codes >> 8).astype(np.uint8))),
+    }
+    return {"means": {"mins": low.tolist(), "maxs": high.tolist(), "files": [*files]}}, files
 
 
-def _rotations(quats: FloatArray) -> ByteArray:
-    """Return the smallest three as bytes and the dropped component as alpha, [N, 4]."""
+def _rotations(quats: FloatArray) -> Column:
+    """Return the picture of the smallest three as bytes, with the dropped component as alpha."""
     largest, rest = split_largest(quats)
     codes = to_byte((rest / INV_SQRT2 * 0.5 + 0.5) * 255.0)
     alpha = (LARGEST_FIRST + largest).astype(np.uint8)
-    return np.concatenate([codes, alpha[:, None]], axis=1)
+    files = {"quats.webp": _webp(_as_image(np.concatenate([codes, alpha[:, None]], axis=1)))}
+    return {"quats": {"files": [*files]}}, files
 
 
-def _harmonics(rest: FloatArray) -> tuple[dict[str, Any], dict[str, ByteArray]]:
-    """Return the metadata entry and the two images of the higher harmonics.
+def _indexed(name: str, values: FloatArray, alpha: ByteArray | None = None) -> Column:
+    """Return a palette of numbers, and the picture of indices into it, perhaps with another channel.
 
     Args:
-        rest: [N, K-1, 3].
+        name: of the entry.
+        values: [N, 3].
+        alpha: [N].
     """
+    palette = number_palette(values)
+    codes = nearest_codes(values, palette)
+    if alpha is not None:
+        codes = np.concatenate([codes, alpha[:, None]], axis=1)
+    files = {f"{name}.webp": _webp(_as_image(codes))}
+    return {name: {"codebook": palette.tolist(), "files": [*files]}}, files
+
+
+def _harmonics(rest: FloatArray) -> Column:
+    """Return the entry and the pictures of the higher harmonics, [N, K-1, 3]; nothing at degree 0."""
     count, coefficients, _ = rest.shape
+    if coefficients == 0:
+        return {}, {}
     size = min(MAX_ENTRIES, 2 ** max(10, math.floor(math.log2(count))))
     entries, labels = vector_palette(rest.reshape(count, -1), size)
     palette = number_palette(entries)
@@ -128,19 +142,19 @@ def _harmonics(rest: FloatArray) -> tuple[dict[str, Any], dict[str, ByteArray]]:
     rows = -(-len(entries) // PER_ROW)
     pixels = np.zeros((rows * PER_ROW, coefficients, 3), np.uint8)
     pixels[: len(entries)] = nearest_codes(entries, palette).reshape(-1, coefficients, 3)
-
     halves = np.stack([labels & 255, labels >> 8, np.zeros_like(labels)], axis=1)
-    meta = {
+
+    files = {
+        "shN_centroids.webp": _webp(pixels.reshape(rows, PER_ROW * coefficients, 3)),
+        "shN_labels.webp": _webp(_as_image(halves.astype(np.uint8))),
+    }
+    entry = {
         "count": len(entries),
         "bands": math.isqrt(coefficients + 1) - 1,
         "codebook": palette.tolist(),
-        "files": ["shN_centroids.webp", "shN_labels.webp"],
+        "files": [*files],
     }
-    images = {
-        "shN_centroids": pixels.reshape(rows, PER_ROW * coefficients, 3),
-        "shN_labels": _as_image(halves.astype(np.uint8)),
-    }
-    return meta, images
+    return {"shN": entry}, files
 
 
 def _as_image(pixels: ByteArray) -> ByteArray:
@@ -156,5 +170,7 @@ def _as_image(pixels: ByteArray) -> ByteArray:
 def _webp(pixels: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     # `exact` keeps the colours of transparent pixels: here alpha is data like the other channels.
-    Image.fromarray(pixels).save(stream, "WEBP", lossless=True, quality=EFFORT, exact=True)
+    Image.fromarray(pixels).save(
+        stream, "WEBP", lossless=True, quality=EFFORT, method=METHOD, exact=True
+    )
     return stream.getvalue()

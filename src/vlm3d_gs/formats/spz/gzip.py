@@ -21,22 +21,28 @@ HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 MEMORY_LEVEL = 8
 
 
-def gzipped(parts: Sequence[ByteArray], level: int) -> Iterator[bytes]:
+def gzipped(parts: Sequence[ByteArray], levels: Sequence[int]) -> Iterator[bytes]:
     """Yield the bytes of one gzip stream that holds all parts, one after the other.
 
     Args:
         parts: arrays of any shape, contiguous; their bytes are filtered data, as zlib calls numbers
             that differ little.
-        level: of the compression, 1 to 9.
+        levels: of the compression of each part, 1 to 9.
     """
     flat = [part.reshape(-1) for part in parts if part.size]
+    level_of = [level for part, level in zip(parts, levels, strict=True) if part.size]
     blocks = [(n, at) for n, part in enumerate(flat) for at in range(0, len(part), BLOCK)]
 
     def packed(number: int) -> bytes:
         part, at = flat[blocks[number][0]], blocks[number][1]
         before = part[max(0, at - WINDOW) : at].tobytes()
         deflate = zlib.compressobj(
-            level, zlib.DEFLATED, -zlib.MAX_WBITS, MEMORY_LEVEL, zlib.Z_FILTERED, before
+            level_of[blocks[number][0]],
+            zlib.DEFLATED,
+            -zlib.MAX_WBITS,
+            MEMORY_LEVEL,
+            zlib.Z_FILTERED,
+            before,
         )
         last = number == len(blocks) - 1
         ending = zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH
