@@ -33,6 +33,7 @@ from vlm3d_gs.formats.quantize import (
     split_largest,
     to_unorm,
 )
+from vlm3d_gs.formats.stream import PIECE, SplatStream
 
 CHUNK = 256
 BOUNDS = tuple(
@@ -53,35 +54,64 @@ SCALE_LIMIT = 20.0
 REST_COUNTS = (9, 24, 45)
 
 
-def save_compressed_ply(arrays: SplatArrays, path: Path) -> None:
-    """Write arrays as compressed PLY, sorted along a Z-curve so that the bounds are tight."""
-    arrays = arrays.select(morton_order(arrays.means))
+def save_compressed_ply(splat: SplatStream, path: Path) -> None:
+    """Write a splat as compressed PLY, sorted along a Z-curve so that the bounds are tight.
 
-    starts = np.arange(0, len(arrays), CHUNK)
-    bounds = np.empty((len(starts), len(BOUNDS)), "<f4")
-    log_scales = np.clip(arrays.log_scales, -SCALE_LIMIT, SCALE_LIMIT)
-    colors = (arrays.sh[:, 0] * SH_C0 + 0.5).astype(np.float32)
+    What needs no bounds is packed piece by piece; only positions, scales and colours stay as floats.
+    """
+    count, rest_count = len(splat), 3 * ((splat.degree + 1) ** 2 - 1)
+    bounded = np.empty((3, count, 3), np.float32)
+    rotations, alphas = np.empty(count, np.uint32), np.empty(count, np.uint8)
+    codes = np.empty((count, rest_count), np.uint8)
+    start = 0
+    for part in splat.each(_pack_piece):
+        rows = slice(start, start + len(part[1]))
+        bounded[:, rows], rotations[rows], alphas[rows], codes[rows] = part
+        start = rows.stop
+
+    order = morton_order(bounded[0])
+    bounds = np.empty((-(-count // CHUNK), len(BOUNDS)), "<f4")
+    packed = np.empty((count, 4), "<u4")
+    for start in range(0, count, PIECE):  # a piece is whole chunks
+        index = order[start : start + PIECE]
+        chunks = slice(start // CHUNK, start // CHUNK + -(-len(index) // CHUNK))
+        units = _units(bounded[:, index], bounds[chunks])
+        rows = slice(start, start + len(index))
+        packed[rows, 0], packed[rows, 2] = _pack_11_10_11(units[0]), _pack_11_10_11(units[1])
+        packed[rows, 1] = rotations[index]
+        red, green, blue = to_unorm(units[2], 8).T
+        packed[rows, 3] = red << 24 | green << 16 | blue << 8 | alphas[index]
+
+    comments = comment_lines(splat.frame, splat.antialiased, splat.comments)
+    with path.open("wb") as stream:
+        stream.write(_header(len(bounds), count, rest_count, comments).encode())
+        stream.write(bounds.data)
+        stream.write(packed.data)
+        for start in range(0, count, PIECE):
+            stream.write(codes[order[start : start + PIECE]].data)
+
+
+def _pack_piece(
+    piece: SplatArrays,
+) -> tuple[FloatArray, NDArray[np.uint32], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return what has bounds, [3, N, 3], and packed rotations, opacities and harmonics."""
+    log_scales = np.clip(piece.log_scales, -SCALE_LIMIT, SCALE_LIMIT)
+    colors = (piece.sh[:, 0] * SH_C0 + 0.5).astype(np.float32)
+    rest = piece.sh[:, 1:].transpose(0, 2, 1).reshape(len(piece), -1)
+    codes = np.clip(np.trunc((rest / SH_SPAN + 0.5) * 256.0), 0, 255).astype(np.uint8)
+    bounded = np.stack([piece.means, log_scales, colors])
+    return bounded, _pack_rotation(piece.quats), alpha_bytes(piece.opacity_logits), codes
+
+
+def _units(bounded: FloatArray, bounds: FloatArray) -> list[NDArray[np.float64]]:
+    """Return positions, scales and colours as 0..1 between the bounds of their chunks, which are filled in."""
+    starts = np.arange(0, bounded.shape[1], CHUNK)
     units = []
-    for index, values in enumerate((arrays.means, log_scales, colors)):
+    for index, values in enumerate(bounded):
         low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
         bounds[:, 6 * index : 6 * index + 3], bounds[:, 6 * index + 3 : 6 * index + 6] = low, high
         units.append(_normalized(values, low, high))
-
-    packed = np.empty((len(arrays), 4), "<u4")
-    packed[:, 0] = _pack_11_10_11(units[0])
-    packed[:, 1] = _pack_rotation(arrays.quats)
-    packed[:, 2] = _pack_11_10_11(units[1])
-    red, green, blue = to_unorm(units[2], 8).T
-    packed[:, 3] = red << 24 | green << 16 | blue << 8 | alpha_bytes(arrays.opacity_logits)
-
-    rest = arrays.sh[:, 1:].transpose(0, 2, 1).reshape(len(arrays), -1)
-    codes = np.clip(np.trunc((rest / SH_SPAN + 0.5) * 256.0), 0, 255).astype(np.uint8)
-
-    comments = comment_lines(arrays.frame, arrays.antialiased, arrays.comments)
-    header = _header(len(starts), len(arrays), codes.shape[1], comments)
-    with path.open("wb") as stream:
-        for section in (header.encode(), bounds.tobytes(), packed.tobytes(), codes.tobytes()):
-            stream.write(section)
+    return units
 
 
 def load_compressed_ply(source: Path) -> SplatArrays:
@@ -215,4 +245,7 @@ def _has(table: PlyTable, kind: str, allowed: tuple[tuple[str, ...], ...]) -> bo
     return kinds <= {kind, aliases[kind]} and tuple(table.names) in allowed
 
 
-CODEC = Codec.plain(load_compressed_ply, save_compressed_ply)
+CODEC = Codec(
+    open=lambda source, _: SplatStream.of_arrays(load_compressed_ply(source)),
+    save=lambda splat, path, _: save_compressed_ply(splat, path),
+)
