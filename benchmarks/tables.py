@@ -34,6 +34,7 @@ times the sections of a step on your machine; `make gpu-check` runs everything t
 | command | `bench_command.py` | whole commands from process start to the last file, checkouts in turn |
 | composition | `bench_composition.py` | how often scenes are right; its tables are in docs/log/composition.md |
 | critic | `bench_critic.py` | what a forward and backward pass costs; `ratio` is to the first row |
+| formats | `bench_formats.py` | a million Gaussians of degree 3, read and written; `lost`: share of the harmonics |
 | kernels | `bench_kernels.py` | the CUDA kernels; `copy_share` is of a plain copy's rate |
 | large | `bench_large.py` | a step with models of real sizes and random weights, ours and those of others |
 | render | `bench_render.py` | the renderers; `pairs` counts each Gaussian with each pixel that it covers |
