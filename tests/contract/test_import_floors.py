@@ -124,7 +124,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # doors, so that --help and the other commands stay quick
     ("cli.doctor", "vlm3d_gs.app.doctor"),
     ("cli.generate", "vlm3d_gs.pipeline"),
+    ("cli.generate", "vlm3d_gs.app.scene"),
     ("cli.generate", "vlm3d_gs.app.selection"),
+    ("cli.generate", "vlm3d_gs.assembly.layout"),
+    ("cli.generate", "vlm3d_gs.assembly.start"),
     ("cli.generate", "vlm3d_gs.assembly.resume"),
     ("cli.questions", "vlm3d_gs.assembly.critic"),
     ("cli.mesh", "vlm3d_gs.mesh.extract"),

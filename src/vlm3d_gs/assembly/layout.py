@@ -14,9 +14,7 @@ from vlm3d_gs.layout.grammar import parse_scene
 from vlm3d_gs.layout.schema import model_schema
 from vlm3d_gs.layout.solver import Layout, solve_layout
 from vlm3d_gs.models import family_entry
-
-LAYOUT_FILE, LAYOUT_PICTURE = "layout.json", "layout.png"
-"""What `save_layout` writes."""
+from vlm3d_gs.runs.folder import LAYOUT_FILE, LAYOUT_PICTURE
 
 
 def find_layout(config: Config, file: Path | None = None, *, from_model: bool = False) -> Layout:
@@ -39,6 +37,41 @@ def find_layout(config: Config, file: Path | None = None, *, from_model: bool = 
     if from_model:
         return solve_layout(ask_for_graph(config.prompt, _writer(config), solve_layout))
     return solve_layout(parse_scene(config.prompt, embedded=embedded(config.priors, config.critic)))
+
+
+def scene_layout(config: Config, file: Path | None, *, resume: bool = False) -> Layout:
+    """Return the layout of a run that makes objects one by one.
+
+    Args:
+        config: the run.
+        file: a layout file; None for none.
+        resume: without a file, take that of the interrupted scene in the run's folder.
+
+    Raises:
+        PromptError: as in `find_layout`.
+        LayoutError: as in `find_layout`.
+        InputFileError: the file cannot be read.
+    """
+    before = config.out / LAYOUT_FILE
+    if file is None and resume and before.is_file():
+        file = before
+    return find_layout(config, file)
+
+
+def prompt_of_file(file: Path, prompt: str) -> str:
+    """Return the prompt of a layout file, which must be the one given, if any is.
+
+    Raises:
+        ConfigError: they differ.
+        LayoutError: as in `read_layout`.
+        InputFileError: as in `read_layout`.
+    """
+    own = read_layout(file, prompt).graph.prompt
+    if prompt and own != prompt:
+        raise ConfigError(
+            f"The prompt of {file} is {own!r}, not {prompt!r}. Leave the prompt out, or change it in the file."
+        )
+    return own
 
 
 def save_layout(layout: Layout, folder: Path, *, overwrite: bool = False) -> list[Path]:

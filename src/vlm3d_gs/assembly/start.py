@@ -16,8 +16,10 @@ from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
 from vlm3d_gs.core.prompts import Prompt, parse_prompt
 from vlm3d_gs.core.seeding import generator, generators
+from vlm3d_gs.layout.grammar import parse_scene
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
+from vlm3d_gs.runs.folder import LAYOUT_FILE
 
 STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic", "targets")
 """Names of the random streams of a run; each is seeded from `train.seed` and its name."""
@@ -33,6 +35,30 @@ def read_prompt(text: str, priors: Mapping[str, PriorConfig], critic: CriticConf
     if prompt.composition is None and embedded(priors, critic):
         raise PromptError(prompt.refusal)
     return prompt
+
+
+def is_scene(config: Config, *, resume: bool = False) -> bool:
+    """Return whether the objects of a run's prompt are made one by one, as a layout says.
+
+    The embedded models know one or two objects of usual size; more, several alike and other sizes need a layout. Large
+    models get any prompt as a whole.
+
+    Args:
+        config: the run.
+        resume: whether an interrupted run is continued: as it began.
+
+    Raises:
+        LayoutError: too many objects.
+    """
+    if resume and (config.out / LAYOUT_FILE).is_file():
+        return True
+    if not embedded(config.priors, config.critic) or parse_prompt(config.prompt).composition:
+        return False
+    try:
+        parse_scene(config.prompt)
+    except PromptError:
+        return False  # what nobody understands, the run refuses, with all that it knows
+    return True
 
 
 def new_run(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm3d_gs.cli import options
 from vlm3d_gs.cli.options import PICK_AT
 from vlm3d_gs.cli.terminal import expect_room
-from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.core.errors import ConfigError
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompt: options.Prompt,
+    prompt: Annotated[str, typer.Argument(help="What to make, in quotes.")] = "",
+    layout_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--layout",
+            help="A scene of many objects as this file of `vlm3d-gs layout` says, each made by itself.",
+        ),
+    ] = None,
     out: options.Out = None,
     preset_name: options.RunPreset = None,
     steps: options.Steps = None,
@@ -60,6 +68,10 @@ def generate(
         critics=critics,
     )
     expect_room()
+    if layout_file is not None:
+        from vlm3d_gs.assembly.layout import prompt_of_file
+
+        prompt = prompt_of_file(layout_file, prompt)
 
     values = {
         "out": out,
@@ -86,7 +98,9 @@ def generate(
     config = apply_settings(apply_recipe(start, recipe), values, settings or ())
 
     flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
-    if view:
+    if _is_scene(config, layout_file, resume):
+        _tell(_run_scene(config, layout_file, view or seeds is not None, flags), quiet)
+    elif view:
         from vlm3d_gs.app.viewer import generate_in_view
 
         _tell(generate_in_view(config, host=host, port=port, announce=typer.echo, **flags), quiet)
@@ -95,6 +109,27 @@ def generate(
 
         at = PICK_AT if pick_at is None else pick_at
         _tell(generate_one_or_best(config, seeds, pick or "best", at, **flags), quiet)
+
+
+def _is_scene(config: Config, layout_file: Path | None, resume: bool) -> bool:
+    from vlm3d_gs.assembly.start import is_scene
+
+    return layout_file is not None or is_scene(config, resume=resume)
+
+
+def _run_scene(
+    config: Config, layout_file: Path | None, as_whole: bool, flags: dict[str, bool]
+) -> GenerateResult:
+    if as_whole:
+        raise ConfigError(
+            "--seeds and --view are for prompts that are made as a whole; the objects of this one are made one by "
+            "one. Drop them."
+        )
+    from vlm3d_gs.app.scene import generate_scene
+    from vlm3d_gs.assembly.layout import scene_layout
+
+    layout = scene_layout(config, layout_file, resume=flags["resume"])
+    return generate_scene(config, layout, **flags)
 
 
 def _tell(result: GenerateResult, quiet: bool) -> None:

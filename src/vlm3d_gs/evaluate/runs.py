@@ -13,10 +13,12 @@ from vlm3d_gs.core.prompts import Composition, parse_prompt
 from vlm3d_gs.evaluate.composition import CompositionReport, evaluate
 from vlm3d_gs.evaluate.scene import SceneReport, evaluate_scene
 from vlm3d_gs.formats.convert import read_splat
+from vlm3d_gs.layout.files import read_layout
 from vlm3d_gs.layout.grammar import parse_scene
 from vlm3d_gs.layout.graph import SceneGraph
 from vlm3d_gs.mini.world.scenes import is_held_out
 from vlm3d_gs.render import Backend
+from vlm3d_gs.runs.folder import LAYOUT_FILE
 
 SCENE_GROUPS = ("3 objects", "4 to 8 objects", "counts", "sizes")
 """Of prompts with a scene graph; one with a size word belongs to the last, whatever else it has."""
@@ -70,7 +72,7 @@ class GroupRow:
 
 
 def evaluate_run(folder: str | Path, *, backend: Backend = "auto") -> RunRow:
-    """Check the scene of one finished run against its prompt.
+    """Check the scene of one finished run against its prompt, or its layout if it has one.
 
     Args:
         folder: a run folder with `scene.ply` and `config.json`.
@@ -82,21 +84,37 @@ def evaluate_run(folder: str | Path, *, backend: Backend = "auto") -> RunRow:
     """
     run = Path(folder)
     prompt, seed = _read_config(run / "config.json")
-    return judge_splat(run.name, prompt, seed, run / "scene.ply", backend)
+    layout = run / LAYOUT_FILE
+    graph = read_layout(layout).graph if layout.is_file() else None
+    return judge_splat(run.name, prompt, seed, run / "scene.ply", backend, graph)
 
 
 def judge_splat(
-    name: str, prompt: str, seed: int | None, splat: Path, backend: Backend = "auto"
+    name: str,
+    prompt: str,
+    seed: int | None,
+    splat: Path,
+    backend: Backend = "auto",
+    graph: SceneGraph | None = None,
 ) -> RunRow:
     """Check a splat file against a prompt: of one or two objects, or one that the layout's grammar reads.
+
+    Args:
+        name: of the row.
+        prompt: what the scene should be.
+        seed: for the record.
+        splat: the file.
+        backend: as in `render.render`.
+        graph: what the scene should be, in the prompt's place.
 
     Raises:
         InputFileError: the file is missing or unreadable.
         PromptError: the prompt does not belong to the mini world.
         LayoutError: it has too many objects.
     """
-    known = parse_prompt(prompt).composition
-    graph = None if known is not None else parse_scene(prompt)
+    known = parse_prompt(prompt).composition if graph is None else None
+    if graph is None and known is None:
+        graph = parse_scene(prompt)
 
     gaussians = read_splat(splat)
     report: CompositionReport | SceneReport
@@ -109,20 +127,28 @@ def judge_splat(
 
 
 def find_runs(root: str | Path) -> list[Path]:
-    """Return the finished runs at or below a folder, sorted by path.
+    """Return the finished runs at or below a folder, sorted by path, without those that a run is made of.
 
     Raises:
         InputFileError: there is none.
     """
     folder = Path(root)
     scenes = sorted(folder.rglob("scene.ply")) if folder.is_dir() else []
-    runs = [scene.parent for scene in scenes if (scene.parent / "config.json").is_file()]
+    runs: list[Path] = []
+    for run in (scene.parent for scene in scenes if (scene.parent / "config.json").is_file()):
+        if not any((above / "config.json").is_file() for above in _between(folder, run)):
+            runs.append(run)
     if not runs:
         raise InputFileError(
             f"{folder} holds no finished run: a run folder has scene.ply and config.json. "
             "Make one with `vlm3d-gs generate PROMPT --out DIR`."
         )
     return runs
+
+
+def _between(folder: Path, run: Path) -> list[Path]:
+    """Return the folders above a run, down from and with the one that was searched."""
+    return [above for above in run.parents if above.is_relative_to(folder)]
 
 
 def summarize(rows: Sequence[RunRow]) -> list[GroupRow]:

@@ -28,16 +28,23 @@ PREVIOUS = "checkpoint.previous.safetensors"
 PREVIEWS = "previews"
 CANDIDATES = "candidates"
 """Folder of the unfinished seeds of a choice among several."""
+LAYOUT_FILE, LAYOUT_PICTURE = "layout.json", "layout.png"
+"""A layout, to edit and to look at."""
+SCENE_FILE, OBJECTS, PARTS = "scene.json", "objects", "parts"
+"""Of a scene of many objects: what stands where, and folders of each object in place and of the run that made each."""
 OWN_FILES = (
     *(product.file for product in PRODUCTS.values()),
+    SCENE_FILE,
+    LAYOUT_PICTURE,
+    LAYOUT_FILE,
     METRICS,
     SUMMARY,
     CHECKPOINT,
     PREVIOUS,
     CONFIG,
 )
-"""What a run writes into its folder, besides previews/*.png and `candidates`; --overwrite removes these and nothing
-else, config.json last, since that file says that the folder is a run's."""
+"""What a run writes into its folder, besides previews/*.png and the folders `candidates`, `objects` and `parts`;
+--overwrite removes these and nothing else, config.json last, since that file says that the folder is a run's."""
 
 LOCK = ".lock"
 NEW, OLD, MOVING = ".new", ".old", ".moving"
@@ -199,7 +206,7 @@ def _own_entries(folder: Path) -> list[str]:
         shown = [PREVIEWS]
     else:
         shown = [f"{PREVIEWS}/{path.name}" for path in sorted(previews.glob("*.png"))]
-    names = [CANDIDATES, *shown, *OWN_FILES]
+    names = [CANDIDATES, OBJECTS, PARTS, *shown, *OWN_FILES]
     return [name for name in names if os.path.lexists(folder / name)]
 
 
