@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,16 +29,19 @@ class FakePipeline(ModuleType):
         self.flags: dict[str, Any] = {}
         self.error = error
 
-    def generate(self, config: Config, **flags: Any) -> None:
+    def generate(self, config: Config, **flags: Any) -> SimpleNamespace:
         self.config, self.flags = config, flags
         if self.error is not None:
             raise self.error
+        return SimpleNamespace(message=f"written to {config.out}", signal=None)
 
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    from vlm3d_gs.app import selection
+
     fake = FakePipeline()
-    monkeypatch.setitem(sys.modules, "vlm3d_gs.pipeline", fake)
+    monkeypatch.setattr(selection, "generate", fake.generate)
     return fake
 
 
