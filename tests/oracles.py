@@ -63,13 +63,13 @@ def decided_pixels(gaussians: Gaussians, cameras: Cameras, margin: float = 1e-3)
     float64 can.
     """
     scene, views = gaussians.detach().to(dtype=torch.float64), cameras.to(dtype=torch.float64)
-    means2d, conics, depths, radii = reference.project(scene, views)
+    means2d, conics, depths, radii, compensations = reference.project(scene, views)
     pixels = reference.pixel_centres(views)
     decided = []
     for view in range(len(views)):
         offset = pixels[:, None] - means2d[view]
         sigma = 0.5 * torch.einsum("pni,nij,pnj->pn", offset, conics[view], offset)
-        raw = scene.opacities * torch.exp(-sigma) * (radii[view] > 0)
+        raw = scene.opacities * compensations[view] * torch.exp(-sigma) * (radii[view] > 0)
         order = depths[view].argsort(stable=True)
         raw, depth = raw[:, order], depths[view][order]
         alpha = torch.where(raw >= ALPHA_FLOOR, raw.clamp(max=ALPHA_CAP), 0.0)

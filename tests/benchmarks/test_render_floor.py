@@ -33,7 +33,7 @@ def test_pairs_are_the_weights_of_the_definition(
     scene = ball(300, 0.6, generator, opacity=opacity)
     cameras = orbit([0.0, 100.0], 15.0, 3.2, 40.0, 40, 24)
     double, views = scene.to(dtype=torch.float64), cameras.to("cpu", torch.float64)
-    means2d, conics, depths, radii = project(double, views)
+    means2d, conics, depths, radii, _ = project(double, views)
     expected = 0
     for view in range(2):
         seen = radii[view] > 0

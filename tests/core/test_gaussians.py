@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from oracles import draw_scene
+from vlm3d_gs.config import OptimConfig
 from vlm3d_gs.core.errors import ConfigError, ShapeError
 from vlm3d_gs.core.gaussians import (
     PARAMETER_NAMES,
@@ -17,6 +19,8 @@ from vlm3d_gs.core.gaussians import (
     with_sh_degree,
 )
 from vlm3d_gs.core.rotations import compose_covariances
+from vlm3d_gs.formats.frames import rotate_gaussians
+from vlm3d_gs.optimize.optimizer import SceneOptimizer
 
 
 def equal(a, b):
@@ -104,3 +108,29 @@ def test_validate_names_the_parameter():
     scene.quats[1, 2] = math.nan
     with pytest.raises(ConfigError, match=r"gaussians\.quats has 1 values .*\[1, 2\]"):
         validate(scene)
+
+
+def test_whether_a_scene_is_antialiased_survives_what_is_done_to_it():
+    plain = Gaussians(
+        torch.zeros(2, 3),
+        torch.zeros(2, 3),
+        torch.zeros(2, 4),
+        torch.zeros(2),
+        torch.zeros(2, 1, 3),
+    )
+    scene = replace(plain, antialiased=True)
+    made = [
+        scene.to(dtype=torch.float64),
+        scene.detach(),
+        scene.clone(),
+        scene.select(torch.tensor([1])),
+        scene.changed({"means": torch.ones(2, 3)}),
+        with_sh_degree(scene, 2),
+        concatenate([scene, scene]),
+        rotate_gaussians(scene, torch.eye(3)),
+        SceneOptimizer(scene, OptimConfig()).gaussians,
+    ]
+    assert all(other.antialiased for other in made)
+    assert not concatenate([plain, plain]).antialiased
+    with pytest.raises(ConfigError, match="antialiased or none"):
+        concatenate([scene, plain])

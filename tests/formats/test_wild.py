@@ -183,6 +183,17 @@ def test_what_a_file_says_survives(tmp_path: Path) -> None:
         assert load_arrays(tmp_path / f"{version}.spz").antialiased
 
 
+def test_what_is_read_is_drawn_and_written_with_the_filter_that_it_was_made_for(
+    tmp_path: Path, said: Said
+) -> None:
+    scene = replace(random_splat(8, 1), antialiased=True)
+    for suffix in (".ply", ".spz", ".splat"):
+        write_splat(scene, tmp_path / f"a{suffix}")
+        assert read_splat(tmp_path / f"a{suffix}").antialiased == (suffix != ".splat")
+    assert "trained with the antialiased (mip) filter" in said[-1]
+    assert not any("drawn without" in line for line in said)
+
+
 def grown(**changes: float) -> SplatArrays:
     arrays = to_arrays(random_splat(300, 0), "rdf")
     return arrays.with_columns(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.config.schedules import constant
+from vlm3d_gs.critic.qwen.preprocess import PatchLayout, to_patches
 from vlm3d_gs.prior.chain import denoise
 from vlm3d_gs.prior.losses import DistillationStep, loss_named, rescaled, target_loss
 from vlm3d_gs.prior.noise import NoiseSchedule, add_noise, clean_and_noise, flow_schedule
@@ -265,3 +266,43 @@ def adam(dtype: torch.dtype) -> float:
             weight_decay=0.0, eps=1e-15, amsgrad=False, maximize=False,
         )  # fmt: skip
     return greatest(ours, theirs.detach())
+
+
+def qwen(dtype: torch.dtype) -> float:
+    """Patches of transformers' own processor, in which pictures are bytes and the arithmetic is float32."""
+    import numpy as np
+    from transformers import Qwen2VLImageProcessorPil
+
+    layout = PatchLayout()
+    generator = torch.Generator().manual_seed(5)
+    size = (2, 3 * layout.factor, 5 * layout.factor, 3)
+    levels = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+    processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 3136, "longest_edge": 10**7})
+    expected = processor(images=[np.asarray(item) for item in levels], return_tensors="np")
+    found, _ = to_patches(levels.to(dtype) / 255.0, layout)
+    return greatest(found, torch.as_tensor(expected["pixel_values"]))
+
+
+def lora(dtype: torch.dtype) -> float:
+    """An adapter's prediction beside peft's own layers on a copy of the network, with the same weights."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from small_denoisers import Batch, make
+    from vlm3d_gs.prior.lora import ADAPTER_NAME, TARGET_MODULES, ScoreAdapter
+
+    # The multi-view network has cameras of its own, so that the adapter is peft's layers and nothing else.
+    batch, denoiser, witness = Batch(), make("multiview"), make("multiview")
+    adapter = ScoreAdapter(denoiser, seed=1, rank=2, alpha=3.0)
+    config = LoraConfig(r=2, lora_alpha=3.0, target_modules=TARGET_MODULES)
+    inject_adapter_in_model(config, witness.network, ADAPTER_NAME)
+    theirs = dict(witness.network.named_parameters())
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for name, weight in adapter.parameters.items():
+            weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+            theirs[f"{name}.{ADAPTER_NAME}.weight"].copy_(weight)
+        expected = batch.base(witness)
+        found = batch.adapted(adapter)[1]
+    return greatest(
+        found, clean_and_noise(witness.noise_schedule, expected, batch.noisy, batch.timesteps)[1]
+    )

@@ -9,7 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from comparisons import adam, ddim, dpm_solver, flow, ism, mvdream, perp_neg, rescale, sds
+from comparisons import (
+    adam,
+    ddim,
+    dpm_solver,
+    flow,
+    ism,
+    lora,
+    mvdream,
+    perp_neg,
+    qwen,
+    rescale,
+    sds,
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,20 @@ ROWS = (
         "arXiv 1412.6980, algorithm 1",
         "torch.optim.Adam, called in the test",
         adam,
+    ),
+    Row(
+        "vsd: the LoRA's layers on a multi-view network, which runs in float32",
+        "ProlificDreamer, arXiv 2305.16213, section 4.2",
+        "peft, `inject_adapter_in_model`, called in the test",
+        lora,
+        (1e-5, 1e-5),
+    ),
+    Row(
+        "the critic's pictures as patches",
+        "Qwen2-VL, arXiv 2409.12191, section 2.1",
+        "transformers, Qwen2VLImageProcessorPil, called in the test; it works in float32",
+        qwen,
+        (1e-6, 1e-6),
     ),
     Row(
         "sdi: inversion along 0, 100, 200, ... up to t",
@@ -215,8 +241,8 @@ ROWS = (
         "renderer: antialiasing",
         "Mip-Splatting, arXiv 2311.16493",
         "gsplat 1.5.3, rasterize_mode",
-        reason="Always `classic`, 3D Gaussian Splatting's own: opacities are not compensated for the dilation of 0.3 "
-        "square pixels. A Gaussian of one pixel's width then covers 1.3 times what it should, one of ten pixels "
-        "1.003. ",
+        reason="`render.rasterize_mode` is `classic` in every preset, 3D Gaussian Splatting's own: opacities are not "
+        "compensated for the dilation of 0.3 square pixels. A Gaussian of one pixel's width then covers 1.3 times what "
+        "it should, one of ten pixels 1.003.",
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,25 +21,25 @@ def stand_in(*, means, quats, scales, opacities, colors, viewmats, Ks, width, he
     assert options.pop("packed") is False
     assert options.pop("render_mode") == "RGB+ED"
     sh_degree = options.pop("sh_degree")
-    assert options == {
-        "near_plane": 0.01,
-        "eps2d": 0.3,
-        "radius_clip": 0.0,
-        "rasterize_mode": "classic",
-    }
+    mode = options.pop("rasterize_mode")
+    assert options == {"near_plane": 0.01, "eps2d": 0.3, "radius_clip": 0.0}
+    assert mode in ("classic", "antialiased")
     assert colors.shape[1] == (sh_degree + 1) ** 2
     assert bool((quats.norm(dim=-1) > 0.5).all()), "gsplat makes NaN of a zero quaternion"
     none = torch.zeros(len(viewmats))
     cameras = Cameras(viewmats, Ks, width, height, none, none, none)
-    scene = Gaussians(means, scales.log(), quats, torch.logit(opacities), colors)
+    logits = torch.logit(opacities)
+    scene = Gaussians(means, scales.log(), quats, logits, colors, mode == "antialiased")
     drawn = render(scene, cameras, backend="reference")
     radii = torch.stack([drawn.radii, drawn.radii * 0.5], -1).ceil().int()
     picture = torch.cat([drawn.color, drawn.depth], -1)
     return picture, drawn.alpha, {"means2d": drawn.means2d, "radii": radii}
 
 
-def test_pictures_and_gradients_arrive_in_our_form():
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_pictures_and_gradients_arrive_in_our_form(antialiased):
     scene, cameras = draw_scene(30, 0, 2, ("plain", "zero_quat")), ring(2)
+    scene = replace(scene, antialiased=antialiased)
     background = torch.rand(2, 3)
     results = []
     for through_adapter in (True, False):
@@ -46,10 +47,12 @@ def test_pictures_and_gradients_arrive_in_our_form():
             name: value.clone().requires_grad_() for name, value in scene.parameters().items()
         }
         if through_adapter:
-            drawn = gsplat_backend.rasterize(stand_in, Gaussians(**leaves), cameras, background, 1)
+            drawn = gsplat_backend.rasterize(
+                stand_in, scene.changed(leaves), cameras, background, 1
+            )
         else:
             drawn = render(
-                Gaussians(**leaves),
+                scene.changed(leaves),
                 cameras,
                 backend="reference",
                 background=background,
@@ -82,7 +85,7 @@ def test_scenes_on_the_cpu_are_refused(monkeypatch):
 
 def test_missing_gsplat_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'vlm3d-gs\[gpu\]'"):
+    with pytest.raises(MissingDependencyError, match="Run: vlm3d-gs setup gpu"):
         gsplat_backend.load_rasterization()
 
 

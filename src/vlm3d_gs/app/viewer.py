@@ -25,6 +25,7 @@ from vlm3d_gs.config import Config
 from vlm3d_gs.core.cameras import Cameras, orbit
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.images import tile_grid, to_uint8
+from vlm3d_gs.core.notices import notice
 from vlm3d_gs.core.rotations import rotmat_to_quat
 from vlm3d_gs.formats.convert import read_as
 from vlm3d_gs.formats.options import ReadOptions
@@ -104,6 +105,8 @@ def show(
     """
     path, record = find_splat(source)
     gaussians = read_as(path, reading)
+    if gaussians.antialiased:
+        notice(f"{path}: made for the antialiased (mip) filter, which this page draws without")
 
     with LiveView(record.prompt if record else path.name, host=host, port=port) as view:
         view.look_at(gaussians)

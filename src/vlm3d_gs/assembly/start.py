@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -103,9 +104,11 @@ def new_state(
 ) -> TrainState:
     """Make the first cloud and its optimizer: a run before its first step."""
     random = generator(config.train.seed, "first cloud")
-    return TrainState(
-        SceneOptimizer(first_cloud(config.scene, random).to(device), config.optim), streams
+    cloud = replace(
+        first_cloud(config.scene, random).to(device),
+        antialiased=config.render.rasterize_mode == "antialiased",
     )
+    return TrainState(SceneOptimizer(cloud, config.optim), streams)
 
 
 def first_cloud(scene: SceneConfig, random: torch.Generator) -> Gaussians:

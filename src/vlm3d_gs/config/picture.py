@@ -85,3 +85,7 @@ class RenderConfig:
 
     backend: Backend = "auto"
     """Renderer; `auto` is gsplat for Gaussians on a CUDA device and the Numba renderer otherwise."""
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    """Whether opacities make up for the dilation of 0.3 square pixels: `antialiased` is Mip-Splatting's 2D filter, with
+    which a splat keeps its look when it is drawn smaller or larger. PLY, SPZ, SOG, glTF and USD files keep the flag;
+    viewers that do not know it draw such a splat too opaque from afar."""

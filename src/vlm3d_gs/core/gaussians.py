@@ -8,7 +8,8 @@ rendering.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ class Gaussians:
     """[N] opacity before the sigmoid."""
     sh: Tensor
     """[N, K, 3] colour coefficients, K in {1, 4, 9, 16}."""
+    antialiased: bool = False
+    """Whether the opacities are meant for pictures with Mip-Splatting's filter, as docs/CONVENTIONS.md defines them;
+    every renderer obeys it, and files that can say so keep it."""
 
     def __post_init__(self) -> None:
         count = expect_shape("gaussians.means", self.means, ("N", 3))["N"]
@@ -105,6 +109,15 @@ class Gaussians:
         """Return the raw tensors by name, in a fixed order, not copied."""
         return {name: getattr(self, name) for name in PARAMETER_NAMES}
 
+    def changed(self, parameters: Mapping[str, Tensor]) -> Gaussians:
+        """Return a scene with other tensors under these names, about which all else is true as well.
+
+        Raises:
+            ShapeError: the shapes do not match.
+        """
+        changes: dict[str, Any] = dict(parameters)
+        return replace(self, **changes)
+
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Tensor]) -> Gaussians:
         """Return the scene with these raw tensors; the inverse of `parameters`.
@@ -117,14 +130,15 @@ class Gaussians:
             raise ConfigError(
                 f"Gaussians are made of {', '.join(PARAMETER_NAMES)}; got {', '.join(sorted(parameters)) or 'nothing'}."
             )
-        return cls(**dict(parameters))
+        tensors: dict[str, Any] = dict(parameters)
+        return cls(**tensors)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Gaussians:
         """Return the scene on another device or in another floating type (differentiably, as `Tensor.to`)."""
-        return Gaussians(
-            **{
+        return self.changed(
+            {
                 name: value.to(device=device, dtype=dtype)
                 for name, value in self.parameters().items()
             }
@@ -132,11 +146,11 @@ class Gaussians:
 
     def detach(self) -> Gaussians:
         """Return the scene detached from the graph, sharing memory."""
-        return Gaussians(**{name: value.detach() for name, value in self.parameters().items()})
+        return self.changed({name: value.detach() for name, value in self.parameters().items()})
 
     def clone(self) -> Gaussians:
         """Return a copy with its own memory (differentiably, as `Tensor.clone`)."""
-        return Gaussians(**{name: value.clone() for name, value in self.parameters().items()})
+        return self.changed({name: value.clone() for name, value in self.parameters().items()})
 
     def requires_grad_(self, requires_grad: bool = True) -> Gaussians:
         """Switch gradients of all parameters on or off, in place, and return self."""
@@ -155,14 +169,14 @@ class Gaussians:
         """
         if index.dtype == torch.bool:
             expect_shape("index", index, (len(self),))
-        return Gaussians(**{name: value[index] for name, value in self.parameters().items()})
+        return self.changed({name: value[index] for name, value in self.parameters().items()})
 
 
 def concatenate(scenes: Sequence[Gaussians]) -> Gaussians:
     """Return all Gaussians of several scenes as one, in order.
 
     Raises:
-        ConfigError: the sequence is empty.
+        ConfigError: the sequence is empty, or some of the scenes are antialiased and others are not.
         ShapeError: the scenes have different spherical-harmonics degrees, dtypes or devices.
     """
     if not scenes:
@@ -180,8 +194,12 @@ def concatenate(scenes: Sequence[Gaussians]) -> Gaussians:
             f"All scenes must share dtype and device, got {', '.join(kinds)}. Use .to(...)."
         )
 
-    return Gaussians(
-        **{name: torch.cat([getattr(scene, name) for scene in scenes]) for name in PARAMETER_NAMES}
+    if len({scene.antialiased for scene in scenes}) > 1:
+        raise ConfigError(
+            "All scenes must be antialiased or none, since one picture is drawn with the filter or without it."
+        )
+    return scenes[0].changed(
+        {name: torch.cat([getattr(scene, name) for scene in scenes]) for name in PARAMETER_NAMES}
     )
 
 
@@ -197,7 +215,7 @@ def with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
     sh = gaussians.sh[:, : (degree + 1) ** 2]
     if missing > 0:
         sh = torch.cat([sh, sh.new_zeros(len(gaussians), missing, 3)], dim=1)
-    return Gaussians(**{**gaussians.parameters(), "sh": sh})
+    return gaussians.changed({"sh": sh})
 
 
 def seems_finite(gaussians: Gaussians) -> Tensor:

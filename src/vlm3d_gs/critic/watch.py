@@ -8,7 +8,7 @@ score has fallen, the two have diverged, and the scene with the best held-out sc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class RewardWatch:
 
         if step >= CANDIDATES_FROM * self.steps and (self.best is None or held_out > self.best[0]):
             copies = {name: value.cpu().clone() for name, value in gaussians.parameters().items()}
-            self.best = (held_out, step, Gaussians(**copies))
+            self.best = (held_out, step, gaussians.changed(copies))
 
         return {"watch/reward": reward, "watch/held_out": held_out}
 
@@ -112,7 +112,7 @@ class RewardWatch:
                 for name, value in tensors.items()
                 if name.startswith("scene.")
             }
-            self.best = (score, int(step), Gaussians(**scene))
+            self.best = (score, int(step), Gaussians.from_parameters(scene))
 
     def diverged(self) -> bool:
         """Return whether the last held-out score is below the best by the margin, though the reward is not lower."""
@@ -138,7 +138,8 @@ class RewardWatch:
             "more critic.augment may help."
         )
 
-        return scene.to(final.device), step, message
+        chosen = replace(scene.to(final.device), antialiased=final.antialiased)
+        return chosen, step, message
 
     def summary(self) -> dict[str, Any]:
         """Return both curves for summary.json."""

@@ -39,7 +39,7 @@ def contributions(gaussians: Gaussians) -> Tensor:
         elevation = math.degrees(math.asin(height))
         camera = orbit([view * golden], elevation, DISTANCE, FOV_DEG, SIZE_PX, SIZE_PX)
         paint = colors.clone().requires_grad_()
-        picture = render(Gaussians(**{**scene.parameters(), "sh": paint}), camera.to(scene.device))
+        picture = render(scene.changed({"sh": paint}), camera.to(scene.device))
         (gradient,) = torch.autograd.grad(picture.color[..., 0].sum(), paint)
         weights += gradient[:, 0, 0] / SH_C0
 

@@ -49,4 +49,4 @@ def transformed(
         "means": turned.means * scale + translation.to(turned.means),
         "log_scales": turned.log_scales + math.log(scale),
     }
-    return Gaussians(**{**turned.parameters(), **moved})
+    return turned.changed(moved)

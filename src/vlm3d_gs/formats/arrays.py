@@ -191,7 +191,8 @@ def expect_writable(gaussians: Gaussians) -> None:
 def world_arrays(gaussians: Gaussians) -> SplatArrays:
     """Return a scene as arrays in our own axes, in its precision, sharing memory on the CPU."""
     tensors = gaussians.detach().to("cpu").parameters()
-    return SplatArrays.of({name: value.numpy() for name, value in tensors.items()}, "world")
+    arrays = SplatArrays.of({name: value.numpy() for name, value in tensors.items()}, "world")
+    return replace(arrays, antialiased=gaussians.antialiased)
 
 
 def turned(arrays: SplatArrays, frame: Frame) -> SplatArrays:
@@ -231,12 +232,11 @@ def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
 
 def as_gaussians(arrays: SplatArrays) -> Gaussians:
     """Return arrays as Gaussians in the same axes, sharing memory."""
-    return Gaussians.from_parameters(
-        {
-            name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
-            for name, value in arrays.columns().items()
-        }
-    )
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
+        for name, value in arrays.columns().items()
+    }
+    return Gaussians(**tensors, antialiased=arrays.antialiased)
 
 
 def expect_finite_splat(bad: int, count: int, source: Path) -> None:

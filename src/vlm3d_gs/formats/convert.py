@@ -29,7 +29,7 @@ from vlm3d_gs.formats.arrays import (
 )
 from vlm3d_gs.formats.claims import expect_file, gaussian_bytes
 from vlm3d_gs.formats.codec import codec_of
-from vlm3d_gs.formats.losses import of_drawing, of_reading, of_writing
+from vlm3d_gs.formats.losses import of_reading, of_writing
 from vlm3d_gs.formats.options import Frame, ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import (
     FORMATS,
@@ -146,8 +146,7 @@ def read_splat(
     """
     stream = open_splat(path, frame=frame, as_points=as_points)
     arrays = _in_frame(stream, "world", Path(path)).gather()
-    read = SplatStream.of_arrays(arrays)
-    _say(f"{path}", [*of_reading(read), *of_drawing(read)])
+    _say(f"{path}", of_reading(SplatStream.of_arrays(arrays)))
     return as_gaussians(arrays)
 
 

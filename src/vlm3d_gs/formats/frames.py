@@ -82,12 +82,12 @@ def rotate_gaussians(gaussians: Gaussians, rotation: Tensor) -> Gaussians:
     )
 
     quats = torch.nn.functional.normalize(nonzero_quats(gaussians.quats), dim=-1)
-    return Gaussians(
-        means=gaussians.means @ local.T,
-        log_scales=gaussians.log_scales,
-        quats=quat_multiply(rotmat_to_quat(local).expand_as(quats), quats),
-        opacity_logits=gaussians.opacity_logits,
-        sh=torch.einsum("jk,nkc->njc", mixing, gaussians.sh),
+    return gaussians.changed(
+        {
+            "means": gaussians.means @ local.T,
+            "quats": quat_multiply(rotmat_to_quat(local).expand_as(quats), quats),
+            "sh": torch.einsum("jk,nkc->njc", mixing, gaussians.sh),
+        }
     )
 
 

@@ -40,13 +40,6 @@ def of_reading(splat: SplatStream) -> list[str]:
     return [*splat.remarks, *activated_twice(sample.select(sample.sound()).bounded())]
 
 
-def of_drawing(splat: SplatStream) -> list[str]:
-    """Return what a picture of the file will lack, besides `of_reading`."""
-    if splat.antialiased:
-        return ["trained with the antialiased (mip) filter, drawn without it"]
-    return []
-
-
 def of_writing(splat: SplatStream, row: SplatFormat) -> list[str]:
     """Return what a format cannot hold of a splat that is about to be written.
 

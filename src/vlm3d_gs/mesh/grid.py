@@ -98,7 +98,7 @@ def normalize(gaussians: Gaussians) -> tuple[Gaussians, Normalization]:
         "means": (scene.means - center) / radius,
         "log_scales": scene.log_scales - scene.means.new_tensor(radius).log(),
     }
-    normalized = Gaussians.from_parameters({**scene.parameters(), **moved})
+    normalized = scene.changed(moved)
     x, y, z = center.tolist()
     return normalized, Normalization((x, y, z), radius)
 

@@ -158,7 +158,7 @@ def lower_opacities(gaussians: Gaussians, config: DensifyConfig) -> Densified:
     limit = min(max(2.0 * config.prune_opacity, 1e-6), 1.0 - 1e-6)
     logits = scene.opacity_logits.clamp_max(math.log(limit / (1.0 - limit)))
     source = torch.arange(len(scene), device=scene.device)
-    lowered = Gaussians.from_parameters({**scene.parameters(), "opacity_logits": logits})
+    lowered = scene.changed({"opacity_logits": logits})
     return Densified(lowered, source, torch.ones_like(source, dtype=torch.bool))
 
 

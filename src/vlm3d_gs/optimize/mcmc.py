@@ -69,7 +69,7 @@ def relocate(
     values["opacity_logits"] = values["opacity_logits"].index_copy(0, rows, logits)
     values["log_scales"] = values["log_scales"].index_copy(0, rows, log_scales)
     source = torch.cat([alive, targets])
-    return Densified(Gaussians(**values).select(source), source, copies[source] > 1)
+    return Densified(scene.changed(values).select(source), source, copies[source] > 1)
 
 
 def draw_indices(opacities: Tensor, count: int, generator: torch.Generator) -> Tensor:

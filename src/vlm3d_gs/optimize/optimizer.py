@@ -33,6 +33,7 @@ class SceneOptimizer:
         self.config = config
         self.rate_factor = 1.0
         """Multiplies all learning rates; less than 1 after a scene was lost to NaN."""
+        self._antialiased = gaussians.antialiased
         self._leaves = _leaves(gaussians)
         self._state: dict[str, dict[str, Tensor]] = {}
 
@@ -41,7 +42,7 @@ class SceneOptimizer:
         """The scene, on the graph of the leaves."""
         sh = torch.cat([self._leaves["sh_first"], self._leaves["sh_rest"]], 1)
         others = {name: self._leaves[name] for name in PARAMETER_NAMES if name != "sh"}
-        return Gaussians(**others, sh=sh)
+        return Gaussians(**others, sh=sh, antialiased=self._antialiased)
 
     @property
     def leaves(self) -> dict[str, Tensor]:

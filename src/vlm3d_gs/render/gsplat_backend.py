@@ -129,7 +129,7 @@ def rasterize(
         sh_degree=sh_degree,
         packed=False,  # one small object that every camera sees: the packed form only costs time
         render_mode="RGB+ED",
-        rasterize_mode="classic",
+        rasterize_mode="antialiased" if gaussians.antialiased else "classic",
     )
 
     means2d, radii = meta["means2d"], meta["radii"]

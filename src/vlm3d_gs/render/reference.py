@@ -42,10 +42,10 @@ def render_reference(
     Differentiable in every parameter. Memory grows with N * H * W for each view.
 
     Source: Kerbl et al. 2023 (3D Gaussian Splatting), sections 4 to 6; Zwicker et al. 2001 (EWA
-    splatting), eq. 26 to 31.
+    splatting), eq. 26 to 31; for antialiased scenes Yu et al. 2024 (Mip-Splatting), section 4.2.
     """
     scene, views = gaussians.to(dtype=torch.float64), cameras.to(gaussians.device, torch.float64)
-    means2d, conics, depths, radii = project(scene, views)
+    means2d, conics, depths, radii, compensations = project(scene, views)
     if means2d.requires_grad:
         means2d.retain_grad()
 
@@ -53,7 +53,8 @@ def render_reference(
     pixels = pixel_centres(views)
     pictures = [
         composite(
-            alphas(means2d[view], conics[view], scene.opacities, pixels) * (radii[view] > 0),
+            alphas(means2d[view], conics[view], scene.opacities * compensations[view], pixels)
+            * (radii[view] > 0),
             depths[view],
             colors[view],
         )
@@ -69,8 +70,13 @@ def render_reference(
     return Rendering(color, alpha, depth, radii.to(gaussians.dtype), means2d)
 
 
-def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return centres [C, N, 2] px, inverse 2D covariances [C, N, 2, 2], depths [C, N] and radii [C, N] px."""
+def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return what the pictures are made of.
+
+    Returns:
+        Centres [C, N, 2] px, inverse 2D covariances [C, N, 2, 2], depths [C, N], radii [C, N] px, and the factors
+        [C, N] of the opacities, 1 for scenes that are not antialiased.
+    """
     rotation, translation = cameras.viewmats[:, :3, :3], cameras.viewmats[:, :3, 3]
     points = torch.einsum("cij,nj->cni", rotation, scene.means) + translation[:, None]
 
@@ -96,17 +102,40 @@ def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor,
     ).unflatten(-1, (2, 3))
 
     world_to_image = jacobian @ rotation[:, None]
-    covariances = world_to_image @ scene.covariances @ world_to_image.mT
-    covariances = covariances + DILATION_PX2 * torch.eye(2).to(covariances)
+    sharp = world_to_image @ scene.covariances @ world_to_image.mT
+    covariances = sharp + DILATION_PX2 * torch.eye(2).to(sharp)
+    compensations = torch.ones_like(z)
+    if scene.antialiased:
+        compensations = opacity_compensations(sharp, covariances)
 
     # The box outside which alpha is below the floor: o exp(-d^2 / 2) = floor at d = extent, in standard deviations.
-    extent = (2.0 * (scene.opacities.detach() / ALPHA_FLOOR).log().clamp(min=0.0)).sqrt()
-    half_box = extent[:, None] * covariances.detach().diagonal(dim1=-2, dim2=-1).sqrt()
+    opacities = (scene.opacities * compensations).detach()
+    extent = (2.0 * (opacities / ALPHA_FLOOR).log().clamp(min=0.0)).sqrt()
+    half_box = extent[..., None] * covariances.detach().diagonal(dim1=-2, dim2=-1).sqrt()
     low, high = means2d.detach() - half_box, means2d.detach() + half_box
     size = low.new_tensor([cameras.width, cameras.height])
     seen = in_front & (extent > 0) & (high > 0).all(-1) & (low < size).all(-1)
     radii = torch.where(seen, half_box.amax(-1), 0.0)
-    return torch.where(seen[..., None], means2d, 0.0), torch.linalg.inv(covariances), z, radii
+    means2d = torch.where(seen[..., None], means2d, 0.0)
+    return means2d, torch.linalg.inv(covariances), z, radii, compensations
+
+
+def opacity_compensations(sharp: Tensor, dilated: Tensor) -> Tensor:
+    """Return by what the dilation would make a Gaussian cover too much, as a factor on its opacity.
+
+    Args:
+        sharp: [..., 2, 2] covariances of the images, px^2.
+        dilated: the same after the dilation.
+
+    Returns:
+        [...] the root of the ratio of the determinants, 0 to 1.
+
+    Differentiable. Source: Yu et al. 2024 (Mip-Splatting), eq. 9, without the small numbers that its code adds.
+    """
+    ratio = torch.linalg.det(sharp) / torch.linalg.det(dilated)
+    # Edge-on discs have none; the slope of the root is infinite there.
+    flat = ratio <= 0.0
+    return torch.where(flat, 0.0, torch.where(flat, 1.0, ratio).sqrt())
 
 
 def view_colors(scene: Gaussians, cameras: Cameras, sh_degree: int) -> Tensor:

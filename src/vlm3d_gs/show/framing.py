@@ -53,7 +53,7 @@ def framed(gaussians: Gaussians, *, own: bool = False) -> Gaussians:
         "means": (gaussians.means - center) / radius,
         "log_scales": gaussians.log_scales - math.log(radius),
     }
-    return Gaussians.from_parameters({**gaussians.parameters(), **moved})
+    return gaussians.changed(moved)
 
 
 def bounds(gaussians: Gaussians, *, own: bool = False) -> tuple[Tensor, float]:

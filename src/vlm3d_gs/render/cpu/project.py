@@ -7,7 +7,8 @@ image in a view is M = J W L (two rows r1, r2), with covariance
 
 A shape [8] holds slant = b / c, 1 / sqrt(a - b^2 / c), 1 / sqrt(c), opacity, red, green, blue,
 depth. The second entry is computed from |r1 x r2|^2, which equals the undilated determinant:
-nothing cancels, however thin the ellipse.
+nothing cancels, however thin the ellipse. The opacity of antialiased scenes is that of the Gaussian
+times the root of the determinants' ratio, without and with dilation.
 """
 
 from __future__ import annotations
@@ -122,12 +123,22 @@ def large_variance(a: Any, c: Any, d0: Any, d1: Any, d2: Any) -> Any:
     return d0 * (d0 / c) + d1 * (d1 / c) + d2 * (d2 / c) + _DILATION * (a / c + ONE)
 
 
+@njit(**exact_options)
+def compensation(a: Any, c: Any, d0: Any, d1: Any, d2: Any) -> Any:
+    """Return the root of the determinants' ratio, without and with dilation; a and c are dilated."""
+    norm_sq = d0 * d0 + d1 * d1 + d2 * d2
+    if not norm_sq < LARGEST_SQUARE:
+        return ONE  # the dilation is nothing to such an ellipse
+    rest = (a - _DILATION) + c
+    return math.sqrt((norm_sq / c) / (norm_sq / c + _DILATION * (rest / c)))
+
+
 @njit(**kernel_options)
 def project_run(
     run: tuple[int, int],
     parameters: Any,
     cameras: Any,
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, ...],
     scratch: tuple[Any, Any, Any],
     means2d: Any,
     shapes: Any,
@@ -143,7 +154,7 @@ def project_run(
         opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
         if not opacity > _FLOOR:
             continue
-        extent = math.sqrt(TWO * math.log(opacity / _FLOOR))
+        full_extent = math.sqrt(TWO * math.log(opacity / _FLOOR))
         write_factor(quats[n], log_scales[n], factor)
 
         for view in range(len(cameras)):
@@ -156,6 +167,13 @@ def project_run(
             a, b, c, d0, d1, d2 = second_moments(rows)
             if not (a < _LARGEST_VARIANCE and c < _LARGEST_VARIANCE):
                 continue
+
+            covered, extent = opacity, full_extent
+            if len(sizes) == 4:  # a constant for the compiler
+                covered = opacity * compensation(a, c, d0, d1, d2)
+                if not covered > _FLOOR:
+                    continue
+                extent = math.sqrt(TWO * math.log(covered / _FLOOR))
 
             # Skip what lies wholly outside the picture.
             u, v = camera[12] * x / z + camera[14], camera[13] * y / z + camera[15]
@@ -178,19 +196,14 @@ def project_run(
             if not shape[1] > ZERO:
                 shape[1] = ONE / math.sqrt(large_variance(a, c, d0, d1, d2))
             shape[2] = ONE / math.sqrt(c)
-            shape[3] = opacity
+            shape[3] = covered
             shape[7] = z
 
             means2d[view, n, 0], means2d[view, n, 1] = u, v
             radii[view, n] = max(reach_x, reach_y)
 
 
-@njit(
-    "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
-    " float32[:,::1], UniTuple(int64, 3), float32[:,:,::1], float32[:,:,::1], float32[:,::1])",
-    **entry_options,
-)
-def project_forward(
+def _project_forward(
     counter: Any,
     tasks: int,
     means: Any,
@@ -215,7 +228,7 @@ def project_forward(
         opacity_logits: [N].
         sh: [N, K, 3].
         cameras: [C, 24].
-        sizes: picture width, height, and the spherical-harmonics degree.
+        sizes: picture width, height, the spherical-harmonics degree, and for an antialiased scene a fourth number.
         means2d: [C, N, 2] zeros, written where seen.
         shapes: [C, N, 8] zeros, written where seen.
         radii: [C, N] zeros, written where seen.
@@ -236,3 +249,12 @@ def project_forward(
             radii,
         )
         task = next_task(counter)
+
+
+project_forward = njit(
+    "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
+    " float32[:,::1], UniTuple(int64, 3), float32[:,:,::1], float32[:,:,::1], float32[:,::1])",
+    **entry_options,
+)(_project_forward)
+project_forward_antialiased = njit(**entry_options)(_project_forward)
+"""The same with the filter, compiled when first called: few scenes need it, and no other may lose speed or a bit."""

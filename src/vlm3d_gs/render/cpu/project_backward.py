@@ -10,7 +10,16 @@ from numba import njit
 
 from vlm3d_gs.render import conventions
 from vlm3d_gs.render.cpu.harmonics import harmonic_color_gradient
-from vlm3d_gs.render.cpu.math import HALF, ONE, TWO, ZERO, entry_options, kernel_options, next_task
+from vlm3d_gs.render.cpu.math import (
+    HALF,
+    LARGEST_SQUARE,
+    ONE,
+    TWO,
+    ZERO,
+    entry_options,
+    kernel_options,
+    next_task,
+)
 from vlm3d_gs.render.cpu.project import (
     GAUSSIANS_PER_TASK,
     image_rows,
@@ -24,9 +33,37 @@ _DILATION = np.float32(conventions.DILATION_PX2)
 
 
 @njit(**kernel_options)
-def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
-    """Write dL/d(r1, r2) [6] from the gradients of a shape's first three entries."""
-    _, _, c, d0, d1, d2 = second_moments(rows)
+def compensation_slopes(
+    d_compensation: Any, factor: Any, rest: Any, inv_det_root: Any, norm_sq: Any
+) -> tuple[Any, Any]:
+    """Return dL/d|cross| / |cross| and dL/drest of `project.compensation`.
+
+    Args:
+        d_compensation: dL/d of it.
+        factor: its value, |cross| / sqrt(|cross|^2 + dilation * rest).
+        rest: the undilated variances' sum and the dilation.
+        inv_det_root: 1 / sqrt(|cross|^2 + dilation * rest).
+        norm_sq: |cross|^2.
+    """
+    if not ZERO < norm_sq < LARGEST_SQUARE:
+        return ZERO, ZERO
+    small = _DILATION * d_compensation * inv_det_root
+    along = small * (rest * inv_det_root) * inv_det_root / math.sqrt(norm_sq)
+    return along, -HALF * small * inv_det_root * factor
+
+
+@njit(**kernel_options)
+def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_compensation: Any, d_rows: Any) -> None:
+    """Write dL/d(r1, r2) [6] from the gradients of a shape's first three entries and of the opacity's factor.
+
+    Args:
+        rows: [12] as `image_rows` writes them.
+        shape: [8] as written by the forward pass.
+        d_shape: [8] dL/d of it.
+        d_compensation: the factor, and dL/d of it; 1 and 0 where there is none.
+        d_rows: [6], written.
+    """
+    a, _, c, d0, d1, d2 = second_moments(rows)
     slant, inv_u, inv_v = shape[0], shape[1], shape[2]
 
     # inv_u = variance^-1/2 with variance = (|cross|^2 + dilation * rest) / c
@@ -41,6 +78,12 @@ def rows_gradient(rows: Any, shape: Any, d_shape: Any, d_rows: Any) -> None:
 
     # d|cross|^2 = 2 cross . d(r1 x r2)
     scale = TWO * d_variance / c
+    if d_compensation[1] != ZERO:
+        rest, norm_sq = (a - _DILATION) + c, d0 * d0 + d1 * d1 + d2 * d2
+        along, more = compensation_slopes(
+            d_compensation[1], d_compensation[0], rest, inv_u * inv_v, norm_sq
+        )
+        scale, d_rest = scale + along, d_rest + more
     d0, d1, d2 = d0 * scale, d1 * scale, d2 * scale
 
     x1, y1, z1, x2, y2, z2 = rows[6], rows[7], rows[8], rows[9], rows[10], rows[11]
@@ -126,7 +169,7 @@ def add_view(
     camera: Any,
     gaussian: tuple[Any, Any],
     shape: Any,
-    slopes: tuple[Any, Any],
+    slopes: tuple[Any, Any, Any],
     scratch: tuple[Any, Any],
     d_factor: Any,
     d_mean: Any,
@@ -137,17 +180,17 @@ def add_view(
         camera: row of the camera.
         gaussian: its centre [3] and its factor L [9].
         shape: [8] as written by the forward pass.
-        slopes: dL/d of the projected centre [2] and of the shape [8].
+        slopes: dL/d of the projected centre [2] and of the shape [8]; the opacity's factor and dL/d of it.
         scratch: [12] and [6].
         d_factor: added to.
         d_mean: added to.
     """
     mean, factor = gaussian
-    d_mean2d, d_shape = slopes
+    d_mean2d, d_shape, d_compensation = slopes
     rows, d_rows = scratch
     x, y, z = to_view(camera, mean)
     image_rows(camera, (x, y, z), factor, rows)
-    rows_gradient(rows, shape, d_shape, d_rows)
+    rows_gradient(rows, shape, d_shape, d_compensation, d_rows)
 
     # M = A L with A = J W: dA = dM L^T, dL += A^T dM, dJ = dA W^T
     d_xx, d_xz, d_yy, d_yz = ZERO, ZERO, ZERO, ZERO
@@ -171,7 +214,7 @@ def add_view(
 def differentiate_run(
     run: tuple[int, int],
     parameters: Any,
-    views: tuple[Any, int],
+    views: tuple[Any, tuple[int, ...]],
     drawn: tuple[Any, Any],
     slopes: tuple[Any, Any],
     scratch: Any,
@@ -179,7 +222,7 @@ def differentiate_run(
 ) -> None:
     """Differentiate the Gaussians run[0] to run[1] - 1; arguments as for `project_backward`, in groups."""
     means, log_scales, quats, opacity_logits, sh = parameters
-    (cameras, degree), (shapes, radii), (d_means2d, d_shapes) = views, drawn, slopes
+    (cameras, mode), (shapes, radii), (d_means2d, d_shapes) = views, drawn, slopes
     (factor, d_factor), (rows, d_rows), basis = scratch
     d_means, d_log_scales, d_quats, d_logits, d_sh = gradients
     for n in range(run[0], run[1]):
@@ -192,20 +235,26 @@ def differentiate_run(
             if not seen:
                 write_factor(quats[n], log_scales[n], factor)
                 seen, opacity = True, shapes[view, n, 3]
+                if len(mode) == 2:  # a constant for the compiler
+                    opacity = ONE / (ONE + math.exp(-opacity_logits[n]))
 
             camera, d_shape = cameras[view], d_shapes[view, n]
-            d_opacity += d_shape[3]
+            factor_of_opacity, d_factor_of_opacity = ONE, ZERO
+            if len(mode) == 2:
+                factor_of_opacity = shapes[view, n, 3] / opacity
+                d_factor_of_opacity = d_shape[3] * opacity
+            d_opacity += d_shape[3] * factor_of_opacity
             add_view(
                 camera,
                 (means[n], factor),
                 shapes[view, n],
-                (d_means2d[view, n], d_shape),
+                (d_means2d[view, n], d_shape, (factor_of_opacity, d_factor_of_opacity)),
                 (rows, d_rows),
                 d_factor,
                 d_means[n],
             )
             harmonic_color_gradient(
-                sh[n], means[n], camera[20:23], degree, basis, shapes[view, n, 4:7], d_shape[4:7],
+                sh[n], means[n], camera[20:23], mode[0], basis, shapes[view, n, 4:7], d_shape[4:7],
                 d_sh[n], d_means[n],
             )  # fmt: skip
 
@@ -215,13 +264,7 @@ def differentiate_run(
             d_logits[n] = d_opacity * opacity * opacity * math.exp(-opacity_logits[n])
 
 
-@njit(
-    "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
-    " float32[:,::1], int64, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,:,::1],"
-    " Tuple((float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1])))",
-    **entry_options,
-)
-def project_backward(
+def _project_backward(
     counter: Any,
     tasks: int,
     means: Any,
@@ -230,7 +273,7 @@ def project_backward(
     opacity_logits: Any,
     sh: Any,
     cameras: Any,
-    degree: int,
+    mode: Any,
     shapes: Any,
     radii: Any,
     d_means2d: Any,
@@ -248,7 +291,7 @@ def project_backward(
         opacity_logits: see there.
         sh: see there.
         cameras: see there.
-        degree: spherical-harmonics degree.
+        mode: spherical-harmonics degree, and for an antialiased scene a second number.
         shapes: [C, N, 8] as written by `project_forward`.
         radii: [C, N] as written by `project_forward`.
         d_means2d: [C, N, 2] dL/d of the centres.
@@ -265,10 +308,20 @@ def project_backward(
         differentiate_run(
             (first, min(first + GAUSSIANS_PER_TASK, len(means))),
             (means, log_scales, quats, opacity_logits, sh),
-            (cameras, degree),
+            (cameras, mode),
             (shapes, radii),
             (d_means2d, d_shapes),
             (matrices, rows, basis),
             gradients,
         )
         task = next_task(counter)
+
+
+project_backward = njit(
+    "void(int64[::1], int64, float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1],"
+    " float32[:,::1], UniTuple(int64, 1), float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,:,::1],"
+    " Tuple((float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,:,::1])))",
+    **entry_options,
+)(_project_backward)
+project_backward_antialiased = njit(**entry_options)(_project_backward)
+"""The same with the filter, compiled when first called."""

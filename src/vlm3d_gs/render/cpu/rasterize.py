@@ -61,7 +61,9 @@ def render_cpu(
 
     rows, backdrop = camera_rows(cameras), background.detach().to(torch.float32).contiguous()
     parameters = [value.float().contiguous() for value in gaussians.parameters().values()]
-    sizes = (cameras.width, cameras.height, sh_degree)
+    sizes: tuple[int, ...] = (cameras.width, cameras.height, sh_degree)
+    if gaussians.antialiased:
+        sizes = (*sizes, 1)
 
     # Memory grows with views times Gaussians. A backward pass needs all of it, a picture alone does not.
     chunk = max(1, len(rows))
@@ -88,7 +90,7 @@ def _draw(
     parameters: Sequence[Tensor],
     views: np.ndarray[Any, np.dtype[np.float32]],
     background: Tensor,
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
     """Return colour, alpha, depth, radii and centres of some views, float32."""
     means2d, shapes, radii = _Projection.apply(*parameters, views, sizes)
@@ -140,7 +142,7 @@ class _Projection(torch.autograd.Function):
         opacity_logits: Tensor,
         sh: Tensor,
         cameras: np.ndarray[Any, np.dtype[np.float32]],
-        sizes: tuple[int, int, int],
+        sizes: tuple[int, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the projection kernel."""
         views, count = len(cameras), len(means)
@@ -152,10 +154,13 @@ class _Projection(torch.autograd.Function):
         outputs = [value.numpy() for value in (means2d, shapes, radii)]
 
         tasks = -(-count // project.GAUSSIANS_PER_TASK)
-        run_tasks(project.project_forward, tasks, *inputs, cameras, sizes, *outputs)
+        kernel = project.project_forward
+        if len(sizes) == 4:
+            kernel = project.project_forward_antialiased
+        run_tasks(kernel, tasks, *inputs, cameras, sizes, *outputs)
 
         ctx.save_for_backward(means, log_scales, quats, opacity_logits, sh, shapes, radii)
-        ctx.cameras, ctx.degree = cameras, sizes[2]
+        ctx.cameras, ctx.mode = cameras, sizes[2:]
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return means2d, shapes, radii
@@ -171,12 +176,15 @@ class _Projection(torch.autograd.Function):
         written = tuple(value.numpy() for value in gradients)
         slopes = (d_means2d.detach().numpy(), d_shapes.detach().numpy())
 
+        kernel = project_backward.project_backward
+        if len(ctx.mode) == 2:
+            kernel = project_backward.project_backward_antialiased
         run_tasks(
-            project_backward.project_backward,
+            kernel,
             -(-count // project.GAUSSIANS_PER_TASK),
             *(value.detach().numpy() for value in parameters),
             ctx.cameras,
-            ctx.degree,
+            ctx.mode,
             *(value.detach().numpy() for value in (shapes, radii)),
             *slopes,
             written,

@@ -151,6 +151,7 @@ def _story(
             "alpha_floor": conventions.ALPHA_FLOOR,
             "dilation_px2": conventions.DILATION_PX2,
             "frustum_margin": conventions.FRUSTUM_MARGIN,
+            "antialiased": gaussians.antialiased,
         },
         "camera": {
             "azimuth_deg": 0.0,

@@ -11,6 +11,7 @@ uniform vec3 translation, eye;
 uniform vec2 focal, centre, size;
 uniform float alphaFloor, dilation, margin, pointRadius;
 uniform int coefficients;
+uniform bool antialiased;
 layout(location = 0) in vec2 corner;
 layout(location = 1) in uint index;
 out vec2 offset;               // from the centre, in standard deviations, or in pixels for points
@@ -67,7 +68,11 @@ void main() {
     vec2 axis = a >= c ? vec2(mean + spread - c, b) : vec2(b, mean + spread - a);
     axis = dot(axis, axis) > 0.0 ? normalize(axis) : vec2(1.0, 0.0);
     vec2 sigma = sqrt(max(vec2(mean + spread, mean - spread), 1e-9));
-    float extent = sqrt(max(2.0 * log(first.w / alphaFloor), 0.0));
+    if (antialiased) {  // the dilation covers too much: opacity makes up for it
+      float sharp = flat_[0][0] * flat_[1][1] - b * b;
+      colour.a *= sqrt(clamp(sharp / (sharp + dilation * (a + c - dilation)), 0.0, 1.0));
+    }
+    float extent = sqrt(max(2.0 * log(colour.a / alphaFloor), 0.0));
     offset = corner * extent;
     pixel = middle + offset.x * sigma.x * axis + offset.y * sigma.y * vec2(-axis.y, axis.x);
   }
@@ -191,6 +196,7 @@ class Renderer {
     gl.uniform1f(at.margin, constants.frustum_margin);
     gl.uniform1f(at.pointRadius, pointRadius);
     gl.uniform1i(at.coefficients, this.coefficients);
+    gl.uniform1i(at.antialiased, constants.antialiased ? 1 : 0);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     gl.bindVertexArray(this.vertices);
