@@ -44,9 +44,9 @@ PROMPT = "a red cube"
 SETTINGS = (
     "critic.enabled=false",
     "scene.n_init=300",
-    "train.steps=24",
-    "train.checkpoint_every=0.125",
-    "train.preview_every=0.125",
+    "train.steps=12",
+    "train.checkpoint_every=0.25",
+    "train.preview_every=0.25",
     "export.turntable_s=0.2",
     "export.turntable_px=64",
 )
@@ -75,7 +75,7 @@ class Run:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
-            time.sleep(POLL_S)
+            time.sleep(20 * POLL_S)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         raise LostError("a run hangs")
@@ -357,7 +357,7 @@ def main() -> int:
     for name, row in table.items():
         print(
             f"{name}: {row['rounds']} rounds, {row['faults']} faults, {row['broken']} broken, at most "
-            f"{row['most_steps_lost']} of 24 steps to repeat"
+            f"{row['most_steps_lost']} of 12 steps to repeat"
         )
     if chosen.json is not None:
         write_json(chosen.json, {"minutes": chosen.minutes, "faults": table, "broken": broken})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -26,6 +27,7 @@ from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.pipeline import generate
 from vlm3d_gs.runs.checkpoint import load_checkpoint
 from vlm3d_gs.runs.folder import CHECKPOINT, PREVIOUS
+from vlm3d_gs.runs.interrupt import Interrupted, ended_by_signals, stop_requests
 
 PROMPT = "a red cube"
 
@@ -106,14 +108,22 @@ def test_signals_save_export_and_are_told_by_the_exit_code(
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    from vlm3d_gs.runs.interrupt import Interrupted, stop_requests
-
-    with stop_requests() as stop_requested:
+    with ended_by_signals(), stop_requests() as stop_requested:
         assert not stop_requested()
         signal.raise_signal(signal.SIGTERM)
         assert stop_requested()
         with pytest.raises(Interrupted, match="SIGINT"):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_program_without_a_plan_for_the_signal_is_ended_by_it_afterwards() -> None:
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with stop_requests():
+            signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_a_run_outlives_files_that_cannot_be_written(

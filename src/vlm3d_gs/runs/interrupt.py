@@ -53,11 +53,14 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Catch the signals inside the block; yield what tells whether one has arrived.
 
-    Outside the main thread, where Python allows no signal handlers, none ever does.
+    Outside the main thread, where Python allows no signal handlers, none ever does. A program that has no plan of its
+    own for the signal is ended by it after the block, as whoever sent it expects.
     """
     request = StopRequest()
-    with _handled(request.handle):
+    with _handled(request.handle) as before:
         yield request
+    if request.number is not None and before[request.number] is signal.SIG_DFL:
+        signal.raise_signal(request.number)
 
 
 @contextmanager
@@ -72,9 +75,10 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handle: Any) -> Iterator[None]:
+def _handled(handle: Any) -> Iterator[dict[int, Any]]:
+    """Handle the signals inside the block; yield who did before."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield {}
         return
 
     # nohup asks to ignore the end of the terminal.
@@ -83,9 +87,9 @@ def _handled(handle: Any) -> Iterator[None]:
         for number in SIGNALS
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     ]
-    before = {number: signal.signal(number, handle) for number in chosen}
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in chosen}
     try:
-        yield
+        yield before
     finally:
         for number, previous in before.items():
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
