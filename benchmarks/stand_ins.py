@@ -177,10 +177,9 @@ class CriticCosts:
             size: numbers of scenes and views, height and width.
             patches: of all scenes.
         """
-        shape = (patches, self._patch_values())
-        reader = self.model._reader(names, questions, size, torch.empty(shape, device=META))
+        reader = self.model._reader(names, questions, size)
 
-        return count_operations(reader, shape)
+        return count_operations(reader, (patches, self._patch_values()))
 
     def _released_look(self, patches: int, grids: tuple[tuple[int, ...], ...], length: int) -> Cost:
         """Return the cost of the released critic's look (released.py): one message, logits of all tokens and words.
@@ -257,7 +256,7 @@ def stand_in_for_prior(prior: DiffusionPrior, costs: PriorCosts, tally: Tally) -
         small = F.avg_pool2d(pixels, LATENT_FACTOR)
         latents = torch.cat([small, small.mean(1, keepdim=True)], 1)
         tally.enter(ENCODES, len(pixels), costs.encode(len(pixels), pixels.shape[-1]), latents)
-        return SimpleNamespace(latent_dist=SimpleNamespace(mean=latents))
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=latents, std=0.0))
 
     def decode(latents: Tensor) -> SimpleNamespace:
         pixels = F.interpolate(latents[:, :3], scale_factor=LATENT_FACTOR)
@@ -271,9 +270,7 @@ def stand_in_for_prior(prior: DiffusionPrior, costs: PriorCosts, tally: Tally) -
 def stand_in_for_critic(model: YesNoModel, costs: CriticCosts, tally: Tally) -> None:
     """Replace what a critic's network computes in `YesNoModel.scene_log_odds`, in place."""
 
-    def reader(
-        names: tuple[str, ...], questions: tuple[str, ...], size: tuple[int, ...], _: Tensor
-    ) -> Reader:
+    def reader(names: tuple[str, ...], questions: tuple[str, ...], size: tuple[int, ...]) -> Reader:
         n_scenes = size[0]
 
         def log_odds(patches: Tensor) -> Tensor:

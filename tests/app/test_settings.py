@@ -95,6 +95,6 @@ def test_json_holds_the_same() -> None:
             "value": "images",
             "allowed": "images, grid",
             "choices": ["images", "grid"],
-            "help": "One image per view, each named in the text, or one image with all views in a grid.",
+            "help": "One image per view, or one image with all views in a grid.",
         }
     ]

@@ -50,7 +50,7 @@ def test_noises_that_a_critic_compares_are_one_batch(model: Path) -> None:
     )
     assert noises_at_once(asked.critic, asked.prior) == asked.critic.n_noises == 3
     assert noises_at_once(replace(asked.critic, mode="pairwise"), asked.prior) == 2
-    assert noises_at_once(asked.critic, replace(asked.prior, loss="csd")) == 1
+    assert noises_at_once(asked.critic, replace(asked.prior, loss="ism")) == 1
     plain, compared = (estimate_run(c, {"prior": model}) for c in (config, asked))
     assert compared.network == pytest.approx(3 * plain.network)
     assert compared.network_split == plain.network_split

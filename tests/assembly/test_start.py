@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vlm3d_gs import pipeline
-from vlm3d_gs.assembly.device import NO_GSPLAT
+from vlm3d_gs.assembly.device import SMALL_MODELS
 from vlm3d_gs.assembly.start import new_run
 from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
@@ -39,6 +39,6 @@ def test_a_run_says_why_it_leaves_a_card_alone(monkeypatch: pytest.MonkeyPatch) 
     assert not notes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     _, _, notes = new_run(config, prompt, torch.device("cpu"))
-    assert notes == [NO_GSPLAT]
+    assert notes == [SMALL_MODELS]
     chosen = apply_settings(config, {"device": "cpu"})
     assert not new_run(chosen, prompt, torch.device("cpu"))[2]

@@ -27,6 +27,7 @@ PUBLIC = [
     "NotFiniteError",
     "PromptError",
     "RunLostError",
+    "SetupError",
     "ShapeError",
     "Vlm3dGsError",
     "WriteError",

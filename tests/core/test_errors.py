@@ -14,6 +14,7 @@ from vlm3d_gs.core import errors
         ("PromptError", ValueError),
         ("LayoutError", ValueError),
         ("MissingDependencyError", ImportError),
+        ("SetupError", Exception),
         ("DeviceError", RuntimeError),
         ("CheckpointError", Exception),
         ("ExportError", Exception),
@@ -36,4 +37,4 @@ def test_no_error_class_is_left_out_of_this_list() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, Exception)
     }
-    assert len(classes) == 14
+    assert len(classes) == 15

@@ -19,6 +19,7 @@ from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import ConfigError, InputFileError, ShapeError
 from vlm3d_gs.critic.qwen.preprocess import (
     PatchLayout,
+    cut_patches,
     fitting_size,
     load_patch_layout,
     to_patches,
@@ -66,6 +67,15 @@ def test_gradient_is_right_through_resize_and_normalisation(generator: torch.Gen
     assert torch.autograd.gradcheck(
         lambda x: to_patches(x, layout)[0], images.requires_grad_(), fast_mode=True
     )
+
+
+def test_a_gradient_is_there_after_a_first_call_in_inference_mode() -> None:
+    layout = PatchLayout(14, 2, 2, (0.31, 0.42, 0.53), (0.2, 0.3, 0.4), 56 * 56, 1000 * 1000)
+    with torch.inference_mode():
+        cut_patches(torch.rand(1, 56, 56, 3), layout)
+    images = torch.rand(1, 56, 56, 3).requires_grad_()
+    (gradient,) = torch.autograd.grad(cut_patches(images, layout).sum(), images)
+    assert gradient.abs().sum() > 0.0
 
 
 def test_no_gradient_outside_the_range_of_colours() -> None:

@@ -130,7 +130,13 @@ def test_a_tiny_vae_stands_in_when_its_latents_fit(tmp_path: Path) -> None:
         ).save_pretrained(folder)
     config = apply_settings(
         preset("sd", PROMPT),
-        {**SMALL, "out": tmp_path / "run", "train.steps": 1, "prior.model": str(model)},
+        {
+            **SMALL,
+            "out": tmp_path / "run",
+            "train.steps": 1,
+            "prior.model": str(model),
+            "prior.sample_latents": False,
+        },
     )
     fitting = apply_settings(config, {"prior.tiny_vae": str(tmp_path / "taesd4")})
     assert generate(fitting, quiet=True).steps == 1

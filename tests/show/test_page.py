@@ -119,6 +119,7 @@ def test_orbit_cameras_follow_our_conventions(browser: Page, tmp_path: Path) -> 
     page.run(f"vlm3d.setSize({SIDE}, {SIDE}); vlm3d.setBackground([0, 0, 0])")
     for azimuth, elevation in ((0.0, 15.0), (75.0, -40.0), (200.0, 60.0)):
         entry = {"azimuth_deg": azimuth, "elevation_deg": elevation, "distance": 3.0, "fov_deg": 35}
+        entry["target"] = [0.0, 0.0, 0.0]
         page.run(f"vlm3d.setCamera({json.dumps(entry)})")
         theirs = picture(page.run("vlm3d.snapshot()"))
         camera = orbit(azimuth, elevation, 3.0, 35.0, SIDE, SIDE)

@@ -189,6 +189,7 @@ def attend_to_text(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may need a gradient
 def _chunk_padding(
     borders: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor] | None:

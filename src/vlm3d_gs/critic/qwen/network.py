@@ -24,6 +24,8 @@ class Message:
     """Tokens, positions and mask of one scene, on the network's device."""
     image_mask: Tensor
     """[L] bool: which tokens are image tokens."""
+    image_index: Tensor
+    """[N] int64: where these are."""
     grids: Tensor
     """[S * V, 3] int64, on the CPU: patches of each view along time, height and width."""
     text_ids: tuple[int, ...]

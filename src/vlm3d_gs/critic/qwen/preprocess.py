@@ -161,6 +161,7 @@ def cut_patches(images: Tensor, layout: PatchLayout) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for later calls, which may need a gradient
 def _normalization(
     layout: PatchLayout, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:

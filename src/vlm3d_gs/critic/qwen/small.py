@@ -237,7 +237,7 @@ class SmallQwen(nn.Module):
 
         plan = _Plan(
             words[start:].expand(n_scenes, -1, -1),
-            message.image_mask[start:].nonzero()[:, 0],
+            message.image_index - start,
             packed.answer_index - start,
             additive(packed.mask[start:], self.words.dtype),
             (cosines[start:], sines[start:]),

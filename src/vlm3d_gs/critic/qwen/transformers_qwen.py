@@ -83,7 +83,7 @@ class TransformersQwen:
         """Return the hidden states [S, K, width] at the answers as a function of the patches."""
         arguments = vision_kwargs(self.network.model.visual, message.grids, self.device)
         # Found here: a mask's size, on a device, is known only after waiting for it.
-        image_index = message.image_mask.nonzero()[:, 0]
+        image_index = message.image_index
         if self.cache_text:
             self._text_cache(
                 message

@@ -166,6 +166,7 @@ class YesNoModel:
         patches = cut_patches(images.flatten(0, 1), self.patch_layout)
         return reader(patches.to(self.dtype))
 
+    @torch.inference_mode(False)  # kept for later calls, which may need a gradient
     def _reader(
         self, names: tuple[str, ...], questions: tuple[str, ...], size: tuple[int, ...]
     ) -> Reader:
@@ -206,11 +207,13 @@ class YesNoModel:
 
         prefix, question_ids = split_message(self.tokenizer, names, tokens, questions)
         positions = mrope_positions(prefix, image_id, grids, merge)
-        packed = pack(prefix, positions, question_ids).to(self.device)
+        packed = pack(prefix, positions, question_ids)
+        image_mask = packed.input_ids == image_id
 
         return Message(
-            packed,
-            packed.input_ids == image_id,
+            packed.to(self.device),
+            image_mask.to(self.device),
+            image_mask.nonzero()[:, 0].to(self.device),
             grids.repeat(n_scenes, 1),
             tuple(prefix[: prefix.index(image_id)]),
             n_scenes,
