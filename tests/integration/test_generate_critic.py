@@ -157,8 +157,10 @@ def test_distilling_the_critic_chooses_and_pulls_while_the_layout_is_decided(
     assert ["prior/score" in row for row in found] == [True, False, True, False, False, False]
     assert ["critic/reward" in row for row in found] == [True, False, True, False, False, False]
     other = {"prior.loss": "ism", "prior.inversion_steps": 1, "train.loop": "distill"}
-    other = config(tmp_path / "ism", steps=2, **other)
-    generate(other, quiet=True)
+    both = config(tmp_path / "ism", steps=2, **other)
+    with pytest.raises(ConfigError, match="critic.mode=gradient"):
+        generate(both, quiet=True)
+    generate(config(tmp_path / "ism", steps=2, **other, **{"critic.mode": "gradient"}), quiet=True)
     assert not any("prior/score" in row for row in rows(tmp_path / "ism"))
 
 
