@@ -40,8 +40,8 @@ def pairs(gaussians: Gaussians, cameras: Cameras) -> int:
     """Return the number of pairs in all views, by going through each view's Gaussians from front to back."""
     scene = gaussians.detach().to(dtype=torch.float64)
     projected = project(scene.to("cpu"), cameras.to(torch.device("cpu"), torch.float64))
-    means2d, conics, depths, radii = (value.numpy() for value in projected)
-    opacities, n_pairs = scene.opacities.cpu().numpy(), 0
+    means2d, conics, depths, radii, factors = (value.numpy() for value in projected)
+    opacities, n_pairs = scene.opacities.cpu().numpy() * factors, 0
 
     for view in range(len(cameras)):
         transmittance = np.ones((cameras.height, cameras.width))
@@ -56,7 +56,7 @@ def pairs(gaussians: Gaussians, cameras: Cameras) -> int:
             dx = np.arange(left, right) + 0.5 - x
             dy = (np.arange(top, bottom) + 0.5 - y)[:, None]
             (a, b), (_, c) = conics[view, n]
-            alpha = opacities[n] * np.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
+            alpha = opacities[view, n] * np.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
             alpha = np.minimum(ALPHA_CAP, alpha)
 
             window = transmittance[top:bottom, left:right]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
@@ -248,7 +249,12 @@ def test_the_command_line_hands_view_options_on(
     from vlm3d_gs.app import viewer
 
     seen = {}
-    monkeypatch.setattr(viewer, "generate_in_view", lambda config, **flags: seen.update(flags))
+
+    def generate_in_view(config: Config, **flags: object) -> SimpleNamespace:
+        seen.update(flags)
+        return SimpleNamespace(message="", signal=None)
+
+    monkeypatch.setattr(viewer, "generate_in_view", generate_in_view)
     arguments = ["generate", "a red cube", "--view", "--port", "8123", "--overwrite"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
