@@ -54,7 +54,7 @@ class QuestionConfig:
             self.checks != "joint" or "{prompt}" not in self.joint_text
         ):
             raise ConfigError(
-                f"critic.questions.joint_text is {self.joint_text!r}; it needs {{prompt}} in it, and "
+                f"critic.questions.joint_text begins with {self.joint_text[:40]!r}; it needs {{prompt}} in it, and "
                 f"critic.questions.checks=joint, not {self.checks}."
             )
 
