@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from vlm3d_gs.pipeline import GenerateResult
 
 
+LayoutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--layout",
+        help="A scene of many objects as this file of `vlm3d-gs layout` says, each made by itself.",
+    ),
+]
+
+
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to make, in quotes.")] = "",
-    layout_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--layout",
-            help="A scene of many objects as this file of `vlm3d-gs layout` says, each made by itself.",
-        ),
-    ] = None,
+    layout_file: LayoutFile = None,
     out: options.Out = None,
     preset_name: options.RunPreset = None,
     steps: options.Steps = None,
@@ -58,14 +61,13 @@ def generate(
     port: options.Port = None,
 ) -> None:
     """Make a 3D Gaussian splat from a sentence."""
-    critics = (critic, critic_model, critic_every, ask, drop_question)
     _refuse_unread(
         view=view,
         place=(host, port),
         several=seeds is not None,
         picks=(pick, pick_at),
         no_critic=no_critic,
-        critics=critics,
+        critics=(critic, critic_model, critic_every, ask, drop_question),
     )
     expect_room()
     if layout_file is not None:
@@ -99,16 +101,31 @@ def generate(
 
     flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
     if _is_scene(config, layout_file, resume):
-        _tell(_run_scene(config, layout_file, view or seeds is not None, flags), quiet)
-    elif view:
+        result = _run_scene(config, layout_file, view or seeds is not None, flags)
+    else:
+        result = _run(config, (host, port) if view else None, seeds, (pick, pick_at), flags)
+    _tell(result, quiet)
+
+
+def _run(
+    config: Config,
+    place: tuple[str | None, int | None] | None,
+    seeds: int | None,
+    picks: tuple[str | None, float | None],
+    flags: dict[str, bool],
+) -> GenerateResult:
+    """Make a scene as a whole, in the browser at a host and port where these are given."""
+    if place is not None:
         from vlm3d_gs.app.viewer import generate_in_view
 
-        _tell(generate_in_view(config, host=host, port=port, announce=typer.echo, **flags), quiet)
-    else:
-        from vlm3d_gs.app.selection import generate_one_or_best
+        host, port = place
+        return generate_in_view(config, host=host, port=port, announce=typer.echo, **flags)
 
-        at = PICK_AT if pick_at is None else pick_at
-        _tell(generate_one_or_best(config, seeds, pick or "best", at, **flags), quiet)
+    from vlm3d_gs.app.selection import generate_one_or_best
+
+    pick, pick_at = picks
+    at = PICK_AT if pick_at is None else pick_at
+    return generate_one_or_best(config, seeds, pick or "best", at, **flags)
 
 
 def _is_scene(config: Config, layout_file: Path | None, resume: bool) -> bool:

@@ -110,9 +110,7 @@ def convert_edited(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         place = Path(source)
         if str(source) == PIPE:
-            place = folder / ("stdin" + (source_row.all_suffixes[0] if source_row else ""))
-            with place.open("wb") as kept:
-                shutil.copyfileobj(sys.stdin.buffer, kept)
+            place = _kept_input(folder, source_row.all_suffixes[0] if source_row else "")
 
         piped = str(target) == PIPE
         goal = folder / ("stdout" + row.suffixes[0]) if piped else Path(target)
@@ -134,6 +132,14 @@ def convert_edited(
                 shutil.copyfileobj(written, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     return Conversion(str(target), len(done), read - len(done), size)
+
+
+def _kept_input(folder: Path, suffix: str) -> Path:
+    """Write standard input into a folder, and return the file."""
+    place = folder / f"stdin{suffix}"
+    with place.open("wb") as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+    return place
 
 
 def merged(stream: SplatStream, others: Sequence[SplatStream]) -> SplatStream:
