@@ -137,8 +137,9 @@ def check_files(out: Path) -> None:
     if (out / "scene.ply").is_file():
         read_splat(out / "scene.ply")
     for path in [*out.glob("*.png"), *out.glob("previews/step_*.png")]:
-        with Image.open(path) as picture:
-            picture.load()
+        if not path.name.startswith(TEMPORARY):
+            with Image.open(path) as picture:
+                picture.load()
 
 
 def check_said(run: Run, code: int, allowed: tuple[int, ...]) -> None:

@@ -194,6 +194,7 @@ def _finish(
     # A run that overwrites another has its place by now, unless it wrote no checkpoint.
     try:
         folder.stand()
+        log.ensure()
     except WriteError as error:
         log.message(f"warning: {error}")
     written = write_products(scene, config, log.message)

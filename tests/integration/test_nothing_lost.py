@@ -18,13 +18,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from vlm3d_gs.app.selection import generate_best
+from vlm3d_gs.assembly.products import Written, write_products
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import Config, apply_settings, replace_path
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import CheckpointError, ExportError, NotFiniteError, RunLostError
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.pipeline import generate
+from vlm3d_gs.pipeline import GenerateResult, generate
 from vlm3d_gs.runs.checkpoint import load_checkpoint
 from vlm3d_gs.runs.folder import CHECKPOINT, PREVIOUS
 from vlm3d_gs.runs.interrupt import Interrupted, ended_by_signals, stop_requests
@@ -173,6 +175,22 @@ def test_a_folder_that_is_deleted_comes_back(tmp_path: Path, whole: Path) -> Non
     assert json.loads((out / "summary.json").read_text())["finished"]
 
 
+def test_a_folder_that_is_deleted_before_the_products_comes_back_with_its_settings(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def delete_first(*given: object) -> Written:
+        shutil.rmtree(out)
+        return write_products(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vlm3d_gs.pipeline.write_products", delete_first)
+    generate(config(out), quiet=True)
+    assert same_scene(out, whole)
+    names = {"config.json", "metrics.jsonl", "summary.json", "scene.ply"}
+    assert names <= {path.name for path in out.iterdir()}
+
+
 def break_scene(state: TrainState) -> None:
     with torch.no_grad():
         state.optimizer.leaves["means"][3] = torch.nan
@@ -246,3 +264,29 @@ def test_other_settings_are_refused_by_name_and_those_that_change_nothing_are_no
         apply_settings(config(out), {**allowed, "export.formats": "ply"}), resume=True, quiet=True
     )
     assert (out / "scene.ply").is_file()
+
+
+def test_an_interrupted_choice_among_seeds_exports_the_best_so_far_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path / "cut", **{"critic.enabled": True, "critic.every": 4})
+    begun: list[int] = []
+
+    def interrupted(candidate: Config, **options: object) -> GenerateResult:
+        begun.append(candidate.train.seed)
+        cut = after_step(1, lambda state: signal.raise_signal(signal.SIGTERM))
+        observe = cut if len(begun) == 2 else None
+        return generate(candidate, observe=observe, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched, ended_by_signals():
+        patched.setattr("vlm3d_gs.app.selection.generate", interrupted)
+        stopped = generate_best(settings, 2, pick_at=0.5, quiet=True)
+    assert stopped.signal == signal.SIGTERM
+    first = read_splat(tmp_path / "cut" / "candidates" / "seed-0" / "scene.ply")
+    torch.testing.assert_close(read_splat(tmp_path / "cut" / "scene.ply").means, first.means)
+
+    command = ["generate", PROMPT, "--out", str(tmp_path / "cut"), "--resume", "--quiet"]
+    resumed = CliRunner().invoke(app, command)
+    assert resumed.exit_code == 0, resumed.output
+    generate_best(replace_path(settings, "out", tmp_path / "whole"), 2, pick_at=0.5, quiet=True)
+    assert same_scene(tmp_path / "cut", tmp_path / "whole")

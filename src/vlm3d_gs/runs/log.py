@@ -140,13 +140,24 @@ class RunLog:
         row = {"step": step, **{name: _plain(value) for name, value in values.items()}}
         self._metrics.keep(json.dumps(row, allow_nan=False) + "\n")
         try:
-            if not (self.out / METRICS).exists():
-                self._write_again()
+            self.ensure()
             self._metrics.flush()
         except WriteError as error:
             if not self._warned:
                 self.message(f"warning: {error} The run goes on, and tries again.")
             self._warned = True
+
+    def ensure(self) -> None:
+        """Make the folder anew, with what this log knows, if somebody deleted it while the run went on.
+
+        Raises:
+            WriteError: the file system refuses.
+        """
+        if not (self.out / METRICS).exists():
+            rows = self._metrics.content()
+            make_folder(self.out)
+            write_config(self.out, self._config)
+            self._metrics.replace(self.out / METRICS, rows)
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step, to which the run goes back."""
@@ -170,14 +181,8 @@ class RunLog:
         Raises:
             WriteError: the file system refuses.
         """
+        self.ensure()
         write_json(self.out / SUMMARY, {**values, **provenance(), "packages": packages()})
-
-    def _write_again(self) -> None:
-        """Make the folder anew, with what this log knows: somebody deleted it while the run went on."""
-        rows = self._metrics.content()
-        make_folder(self.out)
-        write_config(self.out, self._config)
-        self._metrics.replace(self.out / METRICS, rows)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
