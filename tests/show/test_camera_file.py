@@ -133,7 +133,7 @@ def test_one_camera_may_go_to_one_file_and_several_may_not(
     assert load_png(path).shape == (24, 24, 3)
     with pytest.raises(ExportError, match="need a folder for their pictures, got two.png"):
         write_stills(scene, cameras, tmp_path / "two.png")
-    with pytest.raises(ExportError, match="Cannot create the folder"):
+    with pytest.raises(ExportError, match="Cannot write .*where"):
         write_stills(scene, cameras, tmp_path / "no" / "where")
 
 
