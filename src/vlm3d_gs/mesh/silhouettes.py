@@ -191,5 +191,8 @@ def march(
                 y = min(field.shape[1] - EDGE, max(0.0, start[1] + t * direction[1]))
                 z = min(field.shape[2] - EDGE, max(0.0, start[2] + t * direction[2]))
                 best = max(best, interpolate(field, x, y, z))
+                # So far away that a stride is lost in rounding, the march would never end.
+                if not t + STRIDE > t:
+                    break
                 t += STRIDE
             peaks[view, row, col] = best
