@@ -136,7 +136,9 @@ def clip_to_grid(
         if math.isnan(first) or math.isnan(last):
             return 0.0, -1.0
         near, far = max(near, min(first, last)), min(far, max(first, last))
-    return near, far
+
+    # No ray is longer inside; without this a ray of length 0, from numbers too large to square, would never leave.
+    return near, min(far, near + field.shape[0] + field.shape[1] + field.shape[2])
 
 
 @njit(**kernel_options)
@@ -191,8 +193,5 @@ def march(
                 y = min(field.shape[1] - EDGE, max(0.0, start[1] + t * direction[1]))
                 z = min(field.shape[2] - EDGE, max(0.0, start[2] + t * direction[2]))
                 best = max(best, interpolate(field, x, y, z))
-                # So far away that a stride is lost in rounding, the march would never end.
-                if not t + STRIDE > t:
-                    break
                 t += STRIDE
             peaks[view, row, col] = best
