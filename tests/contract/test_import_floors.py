@@ -171,6 +171,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # Numba takes as long to load as a small splat to convert, and the axes are often the same
     ("formats.arrays", "vlm3d_gs.formats.turn"),
     ("formats.sog.palettes", "vlm3d_gs.formats.sog.nearest"),
+    # SciPy's tree of neighbours, for point clouds alone
+    ("formats.ply.splat", "vlm3d_gs.formats.ply.points"),
     # an extra: only those who ask for USD need it
     ("formats.usd", "pxr"),
     ("formats.usd_child", "pxr"),

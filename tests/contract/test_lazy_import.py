@@ -23,7 +23,7 @@ HEAVY = (
         "imageio",
     ),
     *("torch._dynamo", "sympy", "scipy", "onnx", "onnxscript", "viser", "sklearn", "pandas"),
-    "huggingface_hub",
+    *("scipy.spatial", "scipy.optimize", "huggingface_hub"),
 )
 SLOW = {"diffusers", "transformers", "peft", "torch._dynamo", "sympy", "scipy"}
 """What takes seconds to import, and the embedded models do not need."""
@@ -100,13 +100,15 @@ assert images.grad.abs().sum() > 0.0
 
 
 def test_a_default_run_loads_only_what_it_uses(tmp_path: Path) -> None:
-    # Two steps: one that fits a target and one that distils, so that both ways of a run are taken.
+    # Three steps: a target and its fit, one that distils, one more fit, so that all ways of a run are taken.
     code = f"""
 from vlm3d_gs.cli import app
-arguments = ["generate", "a red cube on top of a blue sphere", "--out", {str(tmp_path / "run")!r}, "--steps", "2"]
-try: app(arguments + ["--set", "reconstruct.until=0.5"], prog_name="vlm3d-gs")
+arguments = ["generate", "a red cube on top of a blue sphere", "--out", {str(tmp_path / "run")!r}, "--steps", "3"]
+try: app(arguments + ["--set", "reconstruct.until=0.3"], prog_name="vlm3d-gs")
 except SystemExit as done: assert done.code in (0, None), done.code
 """
     needed = {"torch", "numpy", "numba", "PIL", "av"}
     by_numba = {"scipy"}  # for its linear algebra, if it is installed
     assert set(loaded_after(code)) <= needed | by_numba
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert ["prior/loss" in row for row in rows] == [False, True, False]

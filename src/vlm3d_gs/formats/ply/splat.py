@@ -25,7 +25,6 @@ from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.options import Frame, ReadOptions
 from vlm3d_gs.formats.ply.header import PlyHeader, PlyTable, comment_lines, read_header
-from vlm3d_gs.formats.ply.points import load_points
 from vlm3d_gs.formats.ply.rows import PlyRows, expect_vertex, open_rows
 from vlm3d_gs.formats.stream import SplatStream, in_order
 
@@ -174,7 +173,13 @@ def _expect_splat(source: Path, header: PlyHeader, vertex: PlyTable) -> None:
 
 
 def _open(source: Path, options: ReadOptions) -> SplatStream:
-    return SplatStream.of_arrays(load_points(source)) if options.as_points else open_ply(source)
+    if not options.as_points:
+        return open_ply(source)
+
+    # SciPy's tree of neighbours is slow to load, and point clouds alone need it.
+    from vlm3d_gs.formats.ply.points import load_points
+
+    return SplatStream.of_arrays(load_points(source))
 
 
 CODEC = Codec(
