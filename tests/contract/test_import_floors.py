@@ -106,6 +106,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "layout.linear",
         "layout.contact",
         "evaluate.instances",
+        "evaluate.statistics.paired",
         "mesh.atlas",
         "mesh.bake",
     ),

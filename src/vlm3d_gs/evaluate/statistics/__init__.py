@@ -1,0 +1,1 @@
+"""What may be concluded from few prompts: intervals, paired tests, agreement of judges."""
