@@ -146,7 +146,9 @@ def _newton_step(games: _Games, values: F64, origin: F64, may_move: NDArray[np.b
     system = (
         np.where(both, hessian, 0.0) + np.eye(size) * np.where(moving, ridge[:, None], 1.0)[:, None]
     )
-    step: F64 = -np.linalg.solve(system, np.where(moving, gradient, 0.0)[..., None])[..., 0]
+    step = -np.asarray(
+        np.linalg.solve(system, np.where(moving, gradient, 0.0)[..., None]), dtype=np.float64
+    )[..., 0]
     step *= np.minimum(1.0, LONGEST_STEP / np.maximum(np.abs(step).max(axis=1), 1e-300))[:, None]
 
     before = games.loss(values)
