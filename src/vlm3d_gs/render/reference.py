@@ -106,7 +106,7 @@ def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor,
     covariances = sharp + DILATION_PX2 * torch.eye(2).to(sharp)
     compensations = torch.ones_like(z)
     if scene.antialiased:
-        compensations = opacity_compensations(sharp, covariances)
+        compensations = opacity_compensations(sharp)
 
     # The box outside which alpha is below the floor: o exp(-d^2 / 2) = floor at d = extent, in standard deviations.
     opacities = (scene.opacities * compensations).detach()
@@ -120,22 +120,23 @@ def project(scene: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor,
     return means2d, torch.linalg.inv(covariances), z, radii, compensations
 
 
-def opacity_compensations(sharp: Tensor, dilated: Tensor) -> Tensor:
+def opacity_compensations(sharp: Tensor) -> Tensor:
     """Return by what the dilation would make a Gaussian cover too much, as a factor on its opacity.
 
     Args:
-        sharp: [..., 2, 2] covariances of the images, px^2.
-        dilated: the same after the dilation.
+        sharp: [..., 2, 2] covariances of the images before the dilation, px^2.
 
     Returns:
-        [...] the root of the ratio of the determinants, 0 to 1.
+        [...] the root of the ratio of the determinants, before and after the dilation, 0 to 1.
 
     Differentiable. Source: Yu et al. 2024 (Mip-Splatting), eq. 9, without the small numbers that its code adds.
     """
-    ratio = torch.linalg.det(sharp) / torch.linalg.det(dilated)
+    # det(S + d I) = det S + d (trace S + d): so nothing cancels in the gradient where the ratio is nearly 1.
+    det, trace = torch.linalg.det(sharp), sharp.diagonal(dim1=-2, dim2=-1).sum(-1)
     # Edge-on discs have none; the slope of the root is infinite there.
-    flat = ratio <= 0.0
-    return torch.where(flat, 0.0, torch.where(flat, 1.0, ratio).sqrt())
+    flat = det <= 0.0
+    added = DILATION_PX2 * (trace + DILATION_PX2) / torch.where(flat, 1.0, det)
+    return torch.where(flat, 0.0, (1.0 + added).rsqrt())
 
 
 def view_colors(scene: Gaussians, cameras: Cameras, sh_degree: int) -> Tensor:

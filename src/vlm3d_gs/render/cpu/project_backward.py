@@ -17,6 +17,7 @@ from vlm3d_gs.render.cpu.math import (
     TWO,
     ZERO,
     entry_options,
+    exact_options,
     kernel_options,
     next_task,
 )
@@ -30,6 +31,8 @@ from vlm3d_gs.render.cpu.project import (
 )
 
 _DILATION = np.float32(conventions.DILATION_PX2)
+_LARGE_INVERSE = np.float32(1e-6)
+"""Of an ellipse a million pixels wide, 1/px: to the fifth power, times a slope, it nears the least float32."""
 
 
 @njit(**kernel_options)
@@ -50,6 +53,43 @@ def compensation_slopes(
     small = _DILATION * d_compensation * inv_det_root
     along = small * (rest * inv_det_root) * inv_det_root / math.sqrt(norm_sq)
     return along, -HALF * small * inv_det_root * factor
+
+
+@njit(**exact_options)
+def large_rows_gradient(
+    rows: Any, shape: Any, d_shape: Any, d_compensation: Any, d_rows: Any
+) -> None:
+    """Do the work of `rows_gradient` for large ellipses, by factors none of which underflows.
+
+    Rows and their cross product are divided by the ellipse's widths before they are multiplied by
+    anything small. Right up to 1e11 px; beyond, where the slopes themselves end in the least
+    float32, the result falls to zero. Arguments as for `rows_gradient`.
+    """
+    a, _, c, d0, d1, d2 = second_moments(rows)
+    slant, inv_u, inv_v = shape[0], shape[1], shape[2]
+    x1, y1, z1 = rows[6] * inv_v, rows[7] * inv_v, rows[8] * inv_v
+    x2, y2, z2 = rows[9] * inv_v, rows[10] * inv_v, rows[11] * inv_v
+
+    # The cross product in units of the ellipse's area, and dL/d(r1 x r2) for the rows above.
+    c0, c1, c2 = d0 * inv_v * inv_u, d1 * inv_v * inv_u, d2 * inv_v * inv_u
+    slope = -inv_u * inv_u * d_shape[1]
+    along1 = slope * (_DILATION * inv_u * inv_v)
+    norm_sq = c0 * c0 + c1 * c1 + c2 * c2
+    if d_compensation[1] != ZERO and norm_sq > ZERO:
+        # as in compensation_slopes; 1 / sqrt(determinant) = inv_u inv_v
+        small = _DILATION * d_compensation[1] * inv_u * inv_v * inv_u
+        slope += small * (((a - _DILATION) + c) * inv_v * inv_u) / math.sqrt(norm_sq)
+        along1 -= small * d_compensation[0]
+    e0, e1, e2 = slope * c0, slope * c1, slope * c2
+
+    d_b = d_shape[0] * inv_v
+    along2 = along1 + inv_v * (inv_u * d_shape[1] - TWO * slant * d_shape[0] - inv_v * d_shape[2])
+    d_rows[0] = d_b * x2 + along1 * x1 + (y2 * e2 - z2 * e1)
+    d_rows[1] = d_b * y2 + along1 * y1 + (z2 * e0 - x2 * e2)
+    d_rows[2] = d_b * z2 + along1 * z1 + (x2 * e1 - y2 * e0)
+    d_rows[3] = d_b * x1 + along2 * x2 + (e1 * z1 - e2 * y1)
+    d_rows[4] = d_b * y1 + along2 * y2 + (e2 * x1 - e0 * z1)
+    d_rows[5] = d_b * z1 + along2 * z2 + (e0 * y1 - e1 * x1)
 
 
 @njit(**kernel_options)
@@ -191,6 +231,8 @@ def add_view(
     x, y, z = to_view(camera, mean)
     image_rows(camera, (x, y, z), factor, rows)
     rows_gradient(rows, shape, d_shape, d_compensation, d_rows)
+    if min(shape[1], shape[2]) < _LARGE_INVERSE:
+        large_rows_gradient(rows, shape, d_shape, d_compensation, d_rows)
 
     # M = A L with A = J W: dA = dM L^T, dL += A^T dM, dJ = dA W^T
     d_xx, d_xz, d_yy, d_yz = ZERO, ZERO, ZERO, ZERO
