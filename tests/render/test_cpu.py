@@ -255,7 +255,7 @@ def test_power_of_two_is_as_exact_as_promised():
 def test_bands_cover_all_tile_rows_once(views, height):
     bands = band_rows(views, height)
     assert bands[0] == 0
-    assert bands[-1] == -(-height // 16)
+    assert bands[-1] == -(-height // TILE)
     assert (np.diff(bands) > 0).all()
 
 

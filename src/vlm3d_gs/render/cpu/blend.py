@@ -1,8 +1,8 @@
-"""Blending of the CPU rasteriser, forward, one 16 x 16 px tile at a time.
+"""Blending of the CPU rasteriser, forward, one 8 x 8 px tile at a time.
 
 The backward pass (`blend_backward`) walks a tile's list front to back with the same arithmetic, and
-so takes the same decisions. A tile's planes of 256 pixels lie in one buffer; every loop over its
-pixels is one SIMD loop over whole rows of 16.
+so takes the same decisions. A tile's planes of 64 pixels lie in one buffer; every loop over its
+pixels is one SIMD loop over whole rows of 8.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ PIXELS = np.uintp(TILE * TILE)
 CHECK_EVERY = 8
 """After this many Gaussians a tile checks which of its rows have ended."""
 CACHE_LINE = 64
-"""Bytes; loads of 16 floats are slower if they straddle two lines."""
+"""Bytes; loads are slower if they straddle two lines."""
 
 # Planes of the buffer. Forward: transmittance T, five sums. Backward: T, five slopes, the light still behind.
-PLANE_1, PLANE_2, PLANE_3 = np.uintp(256), np.uintp(512), np.uintp(768)
-PLANE_4, PLANE_5, PLANE_6 = np.uintp(1024), np.uintp(1280), np.uintp(1536)
-CENTRE_X, CENTRE_Y = np.uintp(1792), np.uintp(2048)
-BUFFER = 2304
+PLANE_1, PLANE_2, PLANE_3, PLANE_4, PLANE_5, PLANE_6, CENTRE_X, CENTRE_Y = (
+    np.uintp(plane * TILE * TILE) for plane in range(1, 9)
+)
+BUFFER = 9 * TILE * TILE
 
 
 @njit(**kernel_options)
@@ -207,7 +207,7 @@ def blend_forward(
     """
     number = len(bands) - 1
     columns = (alpha.shape[2] + TILE - 1) // TILE
-    room = np.empty(BUFFER + TILE, np.float32)
+    room = np.empty(BUFFER + CACHE_LINE // 4, np.float32)
     buffer = room[line_start(room) :]
     write_centres(buffer)
 

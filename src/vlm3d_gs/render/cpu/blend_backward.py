@@ -17,6 +17,7 @@ from numba import njit
 
 from vlm3d_gs.render.cpu.blend import (
     BUFFER,
+    CACHE_LINE,
     CAP,
     CENTRE_X,
     CENTRE_Y,
@@ -250,7 +251,7 @@ def blend_backward(
     """
     number = len(bands) - 1
     columns = (pictures[1].shape[2] + TILE - 1) // TILE
-    room = np.empty(BUFFER + TILE, np.float32)
+    room = np.empty(BUFFER + CACHE_LINE // 4, np.float32)
     buffer = room[line_start(room) :]
     write_centres(buffer)
 
