@@ -17,7 +17,6 @@ from vlm3d_gs.cli import app
 from vlm3d_gs.config import Config, apply_settings, replace_path
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.core.errors import CheckpointError, PromptError
-from vlm3d_gs.evaluate.runs import find_runs
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.pipeline import generate
 
@@ -26,6 +25,7 @@ PROMPT = "two red cubes, a small red cube on top of a blue sphere"
 
 def config(out: Path, prompt: str = PROMPT) -> Config:
     values = {"train.steps": 2, "scene.n_init": 200, "critic.enabled": False}
+    values |= {"reconstruct.fit_steps": 1, "reconstruct.until": 1, "train.checkpoint_every": 0.5}
     values |= {"export.formats": "ply", "train.preview_every": 0, "out": out}
     return apply_settings(preset("mini", prompt), values)
 
@@ -39,9 +39,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_equal_objects_are_made_once_and_stand_where_the_layout_says(scene: Path) -> None:
-    assert sorted(path.name for path in (scene / "parts").iterdir()) == ["blue_sphere", "red_cube"]
-    assert find_runs(scene) == [scene], "the runs of the objects are not counted as runs"
-
     data = json.loads((scene / "scene.json").read_text())
     whole, first = read_splat(scene / "scene.ply"), 0
     assert [(row["name"], len(row["things"])) for row in data["objects"]] == [
@@ -55,17 +52,36 @@ def test_equal_objects_are_made_once_and_stand_where_the_layout_says(scene: Path
         first = end
         own = read_splat(scene / row["file"])
         assert torch.equal(own.means, whole.means[begin:end])
-        made = read_splat(scene / row["run"] / "scene.ply")
-        pose = row["things"][0]
-        moved = made.means * pose["scale"] + torch.tensor(pose["translation"])
-        assert torch.allclose(own.means[: len(made)], moved, atol=1e-5)
     assert first == len(whole)
-    assert data["objects"][1]["things"][0]["scale"] < data["objects"][0]["things"][0]["scale"]
+
+    cubes, small, _ = data["objects"]
+    assert small["things"][0]["scale"] < cubes["things"][0]["scale"]
+    assert cubes["things"][0]["turn_deg"] == 0.0
+    assert cubes["things"][1]["turn_deg"] > 0.0, "copies do not stand alike"
 
     summary = json.loads((scene / "summary.json").read_text())
     assert summary["finished"]
     assert summary["objects"] == {"red_cube": 2, "red_cube_2": 1, "blue_sphere": 1}
     assert all((scene / name).is_file() for name in summary["files"])
+
+    rows = [json.loads(line) for line in (scene / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert "red_cube/fit/loss" in rows[0]
+    assert "blue_sphere/prior/noise_level" in rows[1]
+    # A chain of three steps for two groups of four views, in each of two rounds, for two different objects.
+    assert summary["network_evaluations"] == 2 * 2 * 3 * 8
+
+
+def test_an_object_of_a_scene_is_what_a_run_of_its_own_makes(scene: Path, tmp_path: Path) -> None:
+    alone = generate(config(tmp_path / "alone", "a blue sphere"), quiet=True)
+    data = json.loads((scene / "scene.json").read_text())
+    (pose,) = data["objects"][2]["things"]
+    moved = alone.gaussians.means * pose["scale"] + torch.tensor(pose["translation"])
+
+    placed = read_splat(scene / "objects" / "blue_sphere.ply")
+    assert len(placed) == len(alone.gaussians)
+    assert torch.allclose(placed.means, moved, atol=1e-4)
+    assert torch.allclose(placed.sh, alone.gaussians.sh, atol=1e-3)
 
 
 def test_a_scene_that_was_cut_off_is_continued_as_if_it_had_not_been(
@@ -73,27 +89,30 @@ def test_a_scene_that_was_cut_off_is_continued_as_if_it_had_not_been(
 ) -> None:
     cut = tmp_path / "cut"
     shutil.copytree(scene, cut)
-    with pytest.raises(CheckpointError, match="is done"):
+    with pytest.raises(CheckpointError, match="Use more --steps"):
         generate_scene(config(cut), find_layout(config(cut)), resume=True, quiet=True)
 
-    kept = (cut / "parts" / "red_cube" / "scene.ply").stat().st_mtime_ns
-    shutil.rmtree(cut / "parts" / "blue_sphere")
+    # After the first step only, which the last checkpoint but one holds.
+    (cut / "checkpoint.previous.safetensors").replace(cut / "checkpoint.safetensors")
     (cut / "summary.json").unlink()
     (cut / "scene.ply").unlink()
     assert is_scene(config(cut), resume=True)
     generate_scene(config(cut), find_layout(config(cut)), resume=True, quiet=True)
     assert (cut / "scene.ply").read_bytes() == (scene / "scene.ply").read_bytes()
-    assert (cut / "parts" / "red_cube" / "scene.ply").stat().st_mtime_ns == kept
+    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 2
 
     other = replace_path(config(cut), "train.seed", 1)
     with pytest.raises(CheckpointError, match="train.seed was 0, not 1"):
         generate_scene(other, find_layout(other), resume=True, quiet=True)
+    (cut / "summary.json").unlink()
+    with pytest.raises(CheckpointError, match="has the objects blue_sphere, red_cube, the layout"):
+        generate_scene(
+            config(cut), find_layout(config(cut, "two green cones")), resume=True, quiet=True
+        )
 
-    single = replace_path(config(cut, "a red cube"), "train.checkpoint_every", 0.5)
+    single = config(cut, "a red cube")
     generate(single, overwrite=True, quiet=True)
-    assert not [
-        name for name in ("parts", "objects", "scene.json", "layout.json") if (cut / name).exists()
-    ]
+    assert not [name for name in ("objects", "scene.json", "layout.json") if (cut / name).exists()]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from small_denoisers import untrained_mini
-from vlm3d_gs.assembly.objective import build_prior
+from vlm3d_gs.assembly.priors import build_prior
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.config.schedules import constant
 from vlm3d_gs.core.cameras import orbit

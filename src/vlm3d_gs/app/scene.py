@@ -1,43 +1,49 @@
-"""Scenes of many objects: each is made by a run of its own, then put where the layout says.
+"""Scenes of many objects: all are made side by side, each in a frame of its own, then put where the layout says.
 
-For each object with a prompt of its own `pipeline.generate` makes a whole run. What it made is measured and put into
-the object's boxes (`assembly/placement.py`), and the scene, each object in place, and what stands where are written.
+The objects share one process, one set of models and one loop (`optimize/objects.py`). What was made is measured and put
+into its boxes (`assembly/placement.py`), the critic is asked about each object and relation alone
+(`assembly/answers.py`), and the scene, each object in place, and what stands where are written.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from vlm3d_gs.assembly.answers import Answer, ask_scene
 from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.layout import save_layout
+from vlm3d_gs.assembly.objects import SceneObjects, draw_pictures, new_objects
 from vlm3d_gs.assembly.placement import PlacedScene, measured_layout, place, seen_extent
-from vlm3d_gs.assembly.products import Written, write_products
-from vlm3d_gs.assembly.resume import expect_same_run, stored_config
+from vlm3d_gs.assembly.products import write_products
+from vlm3d_gs.assembly.resume import load_unfinished
 from vlm3d_gs.assembly.start import read_prompt
-from vlm3d_gs.config import Config, to_dict
-from vlm3d_gs.core.errors import CheckpointError, ConfigError, ExportError
+from vlm3d_gs.config import Config
+from vlm3d_gs.core.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    NotFiniteError,
+    Vlm3dGsError,
+    WriteError,
+)
+from vlm3d_gs.core.files import make_folder
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.notices import noticing
-from vlm3d_gs.formats.convert import read_splat, write_splat
+from vlm3d_gs.formats.convert import write_splat
 from vlm3d_gs.layout.files import layout_to_plain
 from vlm3d_gs.layout.solver import Layout
-from vlm3d_gs.pipeline import GenerateResult, generate
-from vlm3d_gs.runs.folder import (
-    CHECKPOINT,
-    CONFIG,
-    OBJECTS,
-    PARTS,
-    SCENE_FILE,
-    check_run_folder,
-    run_folder,
-)
-from vlm3d_gs.runs.log import RunLog, write_config, write_json
-from vlm3d_gs.runs.record import SPLAT, read_record
+from vlm3d_gs.optimize.objects import SceneRun, train_objects
+from vlm3d_gs.pipeline import GenerateResult
+from vlm3d_gs.render import Backend
+from vlm3d_gs.runs.checkpoint import Checkpoint
+from vlm3d_gs.runs.folder import OBJECTS, SCENE_FILE, RunFolder, check_run_folder, run_folder
+from vlm3d_gs.runs.interrupt import stop_requests
+from vlm3d_gs.runs.log import RunLog, write_json
+from vlm3d_gs.show.sheet import write_preview
 
 
 def generate_scene(
@@ -48,80 +54,170 @@ def generate_scene(
     resume: bool = False,
     quiet: bool = False,
 ) -> GenerateResult:
-    """Make each object of a layout by a run of its own, and the scene of them.
+    """Make each object of a layout, and the scene of them.
 
-    Objects with the same prompt are made once. The runs stay in the folder `parts`; Ctrl-C ends the one in progress
-    after its step, begins no other, and leaves a scene of what is there.
+    Objects with the same prompt are made once. Ctrl-C ends the loop after a step of all objects; the scene is then
+    written as it is, and can be resumed.
 
     Args:
         config: the run; its prompt stands for the scene, its steps are those of each object.
         layout: the objects and their boxes.
         overwrite: replace an earlier run in the folder.
-        resume: continue an interrupted scene in the folder: objects that are done are kept.
+        resume: continue an interrupted scene in the folder.
         quiet: print nothing.
 
     Raises:
         PromptError: the embedded models do not know an object.
         ConfigError: the folder is taken, or a setting makes no sense object by object.
         CheckpointError: there is nothing to resume, or it is another run's.
+        WriteError: the folder cannot be written into.
         ExportError: the scene has no surface for the mesh in `export.formats`; everything else is written.
+        NotFiniteError: an object became NaN again and again; the last good state is written.
     """
     began = time.monotonic()
     _check(config, layout)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = run_device(config)
-    if resume:
-        _check_unfinished(config)
+    prompts = first_names(layout)
 
     with run_folder(config.out, overwrite=overwrite, resume=resume) as folder:
-        # From here on the scene can be resumed, so it takes the place of an earlier run.
-        write_config(folder.path, config)
+        checkpoint, note = _to_resume(config, prompts) if resume else (None, "")
+        objects = new_objects(config, prompts, device, progress=not quiet)
+        if checkpoint is not None:
+            objects.run.restore(checkpoint)
         save_layout(layout, folder.path, overwrite=True)
-        folder.stand()
-        with RunLog(folder, config, quiet=quiet) as log, noticing(log.message):
-            result, written = _make_scene(config, layout, log, device, quiet=quiet, began=began)
 
-    if written.failures:
-        raise ExportError(f"The scene is done, all but this: {written.failures[0]}")
+        step = objects.run.step if resume else None
+        with (
+            stop_requests() as stop_requested,
+            RunLog(folder, config, quiet=quiet, resume_step=step) as log,
+            noticing(log.message),
+        ):
+            for line in [note, *objects.notes] if note else objects.notes:
+                log.message(line)
+            troubles, finished = list[Vlm3dGsError](), False
+            try:
+                finished = train_objects(
+                    objects.run,
+                    config,
+                    log,
+                    draw=draw_pictures,
+                    folder=folder,
+                    show=_Preview(objects.run, layout, folder, config.render.backend),
+                    stop_requested=stop_requested,
+                )
+            except NotFiniteError as error:
+                troubles.append(error)
+            result, failures = _finish(
+                folder, config, layout, objects, log, finished=finished, began=began
+            )
+            result = replace(result, signal=stop_requested.number)
+
+    if troubles := [*troubles, *failures]:
+        raise troubles[0] if isinstance(troubles[0], NotFiniteError) else _as_error(troubles[0])
     return result
 
 
-def _make_scene(
-    config: Config,
-    layout: Layout,
-    log: RunLog,
-    device: torch.device,
-    *,
-    quiet: bool,
-    began: float,
-) -> tuple[GenerateResult, Written]:
-    """Make the objects, put them in place and write everything; return what was made, and what was not."""
-    parts = _parts(config, layout)
-    made, last = _make_all(parts, log, quiet)
-    finished = len(made) == len(parts) and last.signal is None
+def first_names(layout: Layout) -> dict[str, str]:
+    """Return what is made for a layout: for each different prompt the name of the first object that has it."""
+    names: dict[str, str] = {}
+    for item in layout.graph.objects:
+        names.setdefault(item.prompt, item.name)
+    return {name: prompt for prompt, name in names.items()}
+
+
+def _as_error(failure: Vlm3dGsError) -> Vlm3dGsError:
+    kind = WriteError if isinstance(failure, WriteError) else ExportError
+    return kind(f"The scene is done, all but this: {failure}")
+
+
+def _to_resume(config: Config, prompts: Mapping[str, str]) -> tuple[Checkpoint, str]:
+    """Return the checkpoint of an interrupted scene of the same objects, and what the user should know."""
+    checkpoint, note = load_unfinished(config.out, config)
+    before = sorted(checkpoint.meta.get("objects", {}))
+    if before != sorted(prompts):
+        raise CheckpointError(
+            f"The scene in {config.out} has the objects {', '.join(before) or 'none'}, the layout now "
+            f"{', '.join(sorted(prompts))}. Give the layout of that run, or choose another --out."
+        )
+    return checkpoint, note
+
+
+class _Preview:
+    """Writes a sheet of the scene as it is."""
+
+    def __init__(self, run: SceneRun, layout: Layout, folder: RunFolder, backend: Backend) -> None:
+        self.run, self.layout, self.folder, self.backend = run, layout, folder, backend
+
+    def __call__(self, step: int) -> None:
+        """Write the sheet of a step."""
+        made = {each.name: each.state.optimizer.gaussians.detach() for each in self.run.objects}
+        _, scene = _placed(self.layout, made, self.backend)
+        make_folder(self.folder.previews)
+        picture = self.folder.previews / f"step_{step:06d}.png"
+        write_preview(scene.gaussians, picture, backend=self.backend)
+
+
+def _placed(
+    layout: Layout, made: Mapping[str, Gaussians], backend: Backend
+) -> tuple[Layout, PlacedScene]:
+    """Put clouds, by the name of the first object of their prompt, into the boxes of a layout."""
+    prompts = {prompt: name for name, prompt in first_names(layout).items()}
+    measured = {name: seen_extent(cloud, backend) for name, cloud in made.items()}
 
     # Pictures are made on the run's device, everything else on the CPU.
-    backend = config.render.backend
-    measured = {prompt: seen_extent(cloud.to(device), backend) for prompt, cloud in made.items()}
-    known = [item for item in layout.graph.objects if item.prompt in made]
-    extents = {item.name: measured[item.prompt] for item in known}
+    own = {item.name: made[prompts[item.prompt]].to("cpu") for item in layout.graph.objects}
+    extents = {item.name: measured[prompts[item.prompt]] for item in layout.graph.objects}
     layout = measured_layout(layout, extents)
-    save_layout(layout, config.out, overwrite=True)
-    scene = place(layout, {item.name: made[item.prompt] for item in known}, extents)
+    return layout, place(layout, own, extents)
 
-    objects = _write_objects(config.out, layout, scene, parts)
+
+def _finish(
+    folder: RunFolder,
+    config: Config,
+    layout: Layout,
+    objects: SceneObjects,
+    log: RunLog,
+    *,
+    finished: bool,
+    began: float,
+) -> tuple[GenerateResult, list[Vlm3dGsError]]:
+    """Put the objects in place, ask about them, and write everything; return what was made, and what was not."""
+    run = objects.run
+    made = {each.name: each.state.optimizer.gaussians.detach() for each in run.objects}
+    layout, scene = _placed(layout, made, config.render.backend)
+    answers = ask_scene(config, layout, scene, made, objects.objectives[0])
+    for answer in answers:
+        if not answer.yes:
+            log.message(f"the critic says No: {answer.question}")
     trained_s = time.monotonic() - began
+
+    # A run that overwrites another has its place by now, unless it wrote no checkpoint.
+    try:
+        folder.stand()
+        log.ensure()
+    except WriteError as error:
+        log.message(f"warning: {error}")
+    device = run.objects[0].state.optimizer.gaussians.device
     written = write_products(scene.gaussians.to(device), config, log.message)
-    result = GenerateResult(
-        scene.gaussians,
-        config.out,
-        (*written.files, *objects),
-        config.train.steps if finished else last.steps,
-        time.monotonic() - began,
-        signal=last.signal,
-    )
-    log.summary(_summary(config, layout, result, finished, trained_s))
-    return result, written
+    files, failures = list(written.files), list(written.failures)
+    try:
+        save_layout(layout, config.out, overwrite=True)
+        files += _write_objects(config.out, layout, scene, answers)
+    except Vlm3dGsError as error:
+        failures.append(error)
+
+    seconds = time.monotonic() - began
+    result = GenerateResult(scene.gaussians, config.out, tuple(files), run.step, seconds)
+    try:
+        facts = _summary(config, layout, result, finished, trained_s)
+        counts = run.objects[0].state.counts
+        facts |= {name.replace(" ", "_"): number for name, number in counts.items()}
+        facts |= {"runtimes": objects.objectives[0].runtimes}
+        log.summary(facts | ({"answers": _plain(answers)} if answers else {}))
+    except ExportError as error:
+        failures.append(error)
+    return result, failures
 
 
 def _check(config: Config, layout: Layout) -> None:
@@ -135,62 +231,8 @@ def _check(config: Config, layout: Layout) -> None:
         )
 
 
-def _check_unfinished(config: Config) -> None:
-    """Require that the folder holds a scene of the same settings with something left to do."""
-    expect_same_run(to_dict(stored_config(config.out)), config, config.out)
-    summary = read_record(config.out).summary
-    steps = summary.get("steps", 0)
-    if summary.get("finished") and steps >= config.train.steps:
-        raise CheckpointError(
-            f"The scene in {config.out} is done, with {steps} steps an object. Use more --steps."
-        )
-
-
-def _parts(config: Config, layout: Layout) -> dict[str, Config]:
-    """Return the run of each different object, by its prompt; its folder is named after the first such object."""
-    parts: dict[str, Config] = {}
-    for item in layout.graph.objects:
-        if item.prompt not in parts:
-            parts[item.prompt] = replace(
-                config,
-                prompt=item.prompt,
-                out=config.out / PARTS / item.name,
-                export=replace(config.export, formats=("ply",)),
-            )
-    return parts
-
-
-def _make_all(
-    parts: dict[str, Config], log: RunLog, quiet: bool
-) -> tuple[dict[str, Gaussians], GenerateResult]:
-    """Make the objects in turn, until the user stops one; return them by prompt, and what the last run left."""
-    made: dict[str, Gaussians] = {}
-    for number, (prompt, config) in enumerate(parts.items(), 1):
-        log.message(f"object {number} of {len(parts)}: {prompt}")
-        last = _make(config, quiet)
-        # From the file in any case, so that a resumed scene is the same to the last bit.
-        made[prompt] = read_splat(config.out / SPLAT)
-        if last.signal is not None:
-            log.message(f"stopped at {prompt}, {len(parts) - number} of {len(parts)} not begun")
-            break
-    return made, last
-
-
-def _make(config: Config, quiet: bool) -> GenerateResult:
-    """Make one object, continue it, or take it as an earlier run left it."""
-    splat, known = config.out / SPLAT, (config.out / CONFIG).is_file()
-    if known and splat.is_file():
-        summary = read_record(config.out).summary
-        steps = summary.get("steps", 0)
-        if summary.get("finished") and steps >= config.train.steps:
-            return GenerateResult(read_splat(splat), config.out, (splat,), steps, 0.0)
-
-    resume = (config.out / CHECKPOINT).is_file()
-    return generate(config, overwrite=known and not resume, resume=resume, quiet=quiet)
-
-
 def _write_objects(
-    out: Path, layout: Layout, scene: PlacedScene, parts: dict[str, Config]
+    out: Path, layout: Layout, scene: PlacedScene, answers: Sequence[Answer]
 ) -> tuple[Path, ...]:
     """Write objects/NAME.ply, each in place, and scene.json; return the files."""
     (out / OBJECTS).mkdir(exist_ok=True)
@@ -203,36 +245,37 @@ def _write_objects(
         write_splat(gaussians, path)
         files.append(path)
 
-        part = parts[item.prompt].out
         rows.append(
             {
                 "name": item.name,
                 "prompt": item.prompt,
                 "file": str(path.relative_to(out)),
-                "run": str(part.relative_to(out)),
                 "gaussians": [first, first + len(gaussians)],
                 "things": _things(scene, item.name),
-                **_answers(part),
             }
         )
         first += len(gaussians)
 
-    write_json(out / SCENE_FILE, {"layout": layout_to_plain(layout), "objects": rows})
+    content = {"layout": layout_to_plain(layout), "objects": rows, "answers": _plain(answers)}
+    write_json(out / SCENE_FILE, content)
     return (*files, out / SCENE_FILE)
 
 
 def _things(scene: PlacedScene, name: str) -> list[dict[str, Any]]:
     return [
-        {"number": pose.number, "scale": pose.scale, "translation": list(pose.translation)}
+        {
+            "number": pose.number,
+            "scale": pose.scale,
+            "turn_deg": pose.turn_deg,
+            "translation": list(pose.translation),
+        }
         for pose in scene.poses
         if pose.name == name
     ]
 
 
-def _answers(part: Path) -> dict[str, Any]:
-    """Return the critic's last reading of an object, where the run was watched."""
-    watch = read_record(part).summary.get("watch")
-    return {} if watch is None else {"watch": watch}
+def _plain(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    return [answer.to_dict() for answer in answers]
 
 
 def _summary(

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from vlm3d_gs.assembly.critic import build_questions, build_vlm
-from vlm3d_gs.assembly.runtime import joint_views, uses_graphs
-from vlm3d_gs.config import CameraConfig, Config, CriticConfig, PriorConfig
+from vlm3d_gs.assembly.priors import build_priors
+from vlm3d_gs.config import Config, CriticConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.prompts import Prompt
-from vlm3d_gs.core.recording import cuda_recorder
 from vlm3d_gs.core.residency import Plan
 from vlm3d_gs.critic.questions.checklist import held_out_questions
 from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.prior.losses import RANKING_LOSSES, loss_named
-from vlm3d_gs.runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
     from vlm3d_gs.critic.best_of_n import Scorer
     from vlm3d_gs.critic.judge import Judge
+    from vlm3d_gs.critic.qwen.yes_no import YesNoModel
     from vlm3d_gs.optimize.reconstruct import Reconstruction
     from vlm3d_gs.prior.guidance import DiffusionPrior
 
@@ -72,80 +71,142 @@ def build_objective(
     Raises:
         ConfigError: nothing to optimise, or as `check_mode`.
     """
+    (objective,) = build_objectives(
+        config, [(prompt, streams)], folders, device, text_cache=text_cache, plan=plan
+    )
+    return objective
+
+
+def build_objectives(
+    config: Config,
+    works: Sequence[tuple[Prompt, dict[str, torch.Generator]]],
+    folders: dict[str, Path],
+    device: torch.device,
+    *,
+    text_cache: Path | None = None,
+    plan: Plan = "full",
+) -> list[Objective]:
+    """Return an objective for each of several prompts, all by the same networks, which are loaded once.
+
+    Args:
+        config: settings of all of them.
+        works: prompts, and the random streams of each; see `build_objective`, also for the other arguments.
+        folders: weights of each model.
+        device: where the networks run.
+        text_cache: folder for what large models said before.
+        plan: how the networks share the device.
+
+    Raises:
+        ConfigError: nothing to optimise, as `check_mode`, or a loss that trains a network for several prompts.
+    """
     check_mode(config.critic, config.prior, config.train.loop)
-    priors = {
-        name: build_prior(
+    critic = config.critic
+    if not config.priors and not critic.enabled:
+        raise ConfigError(
+            "Nothing says how the scene should look: prior, detail and critic are all off. "
+            "Set prior.enabled=true."
+        )
+
+    named = [(prompt.text, streams["noise"]) for prompt, streams in works]
+    columns = {
+        name: build_priors(
             name,
-            prompt.text,
+            named,
             settings,
             folders[name],
             device,
-            streams["noise"],
             text_cache=text_cache,
             plan=plan,
             camera=config.camera,
         )
         for name, settings in config.priors.items()
     }
-    critic = config.critic
+    priors = [{name: column[row] for name, column in columns.items()} for row in range(len(works))]
 
     if critic.enabled and critic.family == "server":
-        from vlm3d_gs.critic.server import ServerScorer
-
-        questions = build_questions(critic, prompt)
-        scorer = ServerScorer(critic.server, questions)
-        reconstruction = _reconstruction(config, priors, scorer)
-        return Objective(
-            _ranked(priors, scorer, config),
-            questions,
-            reconstruction=reconstruction,
-            runtimes=_runtimes(priors, "server"),
-        )
-
+        return [
+            _with_server(config, prompt, own)
+            for (prompt, _), own in zip(works, priors, strict=True)
+        ]
     if critic.enabled:
-        return _with_critic(config, prompt, priors, folders, device, streams, text_cache, plan)
-
-    if not priors:
-        raise ConfigError(
-            "Nothing says how the scene should look: prior, detail and critic are all off. "
-            "Set prior.enabled=true."
+        models = _load_critic(config, folders, device, plan)
+        return [
+            _with_critic(config, prompt, own, models, str(folders["critic"]), streams, text_cache)
+            for (prompt, streams), own in zip(works, priors, strict=True)
+        ]
+    return [
+        Objective(
+            list(own.values()),
+            reconstruction=_reconstruction(config, own),
+            runtimes=_runtimes(own),
         )
+        for own in priors
+    ]
+
+
+def _with_server(config: Config, prompt: Prompt, priors: dict[str, DiffusionPrior]) -> Objective:
+    """Return the objective of a run whose critic is behind a server."""
+    from vlm3d_gs.critic.server import ServerScorer
+
+    questions = build_questions(config.critic, prompt)
+    scorer = ServerScorer(config.critic.server, questions)
     return Objective(
-        list(priors.values()),
-        reconstruction=_reconstruction(config, priors),
-        runtimes=_runtimes(priors),
+        _ranked(priors, scorer, config),
+        questions,
+        reconstruction=_reconstruction(config, priors, scorer),
+        runtimes=_runtimes(priors, "server"),
     )
+
+
+@dataclass(frozen=True)
+class CriticModels:
+    """The vision-language models of a run."""
+
+    critic: YesNoModel
+    """Answers the questions."""
+    judge: YesNoModel
+    """Answers the held-out ones; often the critic itself."""
+    offload: bool
+    """Whether they leave their device between answers."""
+
+
+def _load_critic(
+    config: Config, folders: dict[str, Path], device: torch.device, plan: Plan
+) -> CriticModels:
+    critic = config.critic
+    offload = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
+    model = build_vlm(critic, folders["critic"], device, plan)
+
+    # The watch reads with another model, or with the critic itself in other words.
+    judge = model
+    if critic.watch.enabled and "judge" in folders:
+        settings = replace(critic, family=critic.watch.family or critic.family)
+        judge = build_vlm(settings, folders["judge"], device, plan)
+    return CriticModels(model, judge, offload)
 
 
 def _with_critic(
     config: Config,
     prompt: Prompt,
     priors: dict[str, DiffusionPrior],
-    folders: dict[str, Path],
-    device: torch.device,
+    models: CriticModels,
+    name: str,
     streams: dict[str, torch.Generator],
     text_cache: Path | None,
-    plan: Plan,
 ) -> Objective:
-    """Return the objective of a run whose critic has weights here; arguments as in `build_objective`."""
+    """Return the objective of a run whose critic has weights here; `name` is the critic's, for the cache."""
     from vlm3d_gs.critic.guidance import Critic
     from vlm3d_gs.critic.judge import Judge
 
-    critic = config.critic
-    offload = plan != "full" and critic.quantize == "none"  # quantised weights cannot move
-    model = build_vlm(critic, folders["critic"], device, plan)
-    questions = build_questions(critic, prompt, model, str(folders["critic"]), text_cache)
+    critic, model, offload = config.critic, models.critic, models.offload
+    questions = build_questions(critic, prompt, model, name, text_cache)
     own = Judge(model, questions, size_px=model.trained_px, offload=offload)
 
-    # The watch reads with another model, or with the critic itself in other words.
     held_out = None
     if critic.watch.enabled:
-        other = model
-        if "judge" in folders:
-            settings = replace(critic, family=critic.watch.family or critic.family)
-            other = build_vlm(settings, folders["judge"], device, plan)
+        judge = models.judge
         held_out = Judge(
-            other, held_out_questions(prompt), size_px=other.trained_px, offload=offload
+            judge, held_out_questions(prompt), size_px=judge.trained_px, offload=offload
         )
 
     # The critic acts by its choice among noises, by its gradient, or by both.
@@ -166,75 +227,6 @@ def _with_critic(
         reconstruction,
         _runtimes(priors, model.qwen.runtime),
     )
-
-
-def build_prior(
-    name: str,
-    prompt: str,
-    settings: PriorConfig,
-    folder: Path,
-    device: torch.device,
-    noise: torch.Generator,
-    *,
-    text_cache: Path | None = None,
-    plan: Plan = "full",
-    camera: CameraConfig | None = None,
-) -> DiffusionPrior:
-    """Load one diffusion prior.
-
-    Args:
-        name: of the guidance, prefix of its scalars in the log.
-        prompt: what the scene should show.
-        settings: of this prior.
-        folder: its weights.
-        device: where its networks run.
-        noise: random stream of timesteps and noises.
-        text_cache: folder for embedded prompts; None caches nothing.
-        plan: how the networks share the device. A network with a LoRA stays there under any plan, since its
-            gradients are needed after the prediction.
-        camera: of the run, to know whether exported graphs fit its views; None uses torch.
-
-    Raises:
-        ConfigError: `prior.runtime` is onnx, and the graphs are absent or do not fit; the message says why.
-    """
-    from vlm3d_gs.prior.conditioning import prompt_texts
-    from vlm3d_gs.prior.guidance import DiffusionPrior
-
-    prompts = prompt_texts(prompt, settings)
-
-    if camera is not None and uses_graphs(settings, folder, device, plan, camera):
-        from vlm3d_gs.prior.graph_denoiser import GraphDenoiser, embed_texts_by_graph
-
-        graphs = GraphDenoiser(read_manifest(folder), joint_views(settings, camera))
-        return DiffusionPrior(name, graphs, embed_texts_by_graph(folder, prompts), settings, noise)
-
-    from vlm3d_gs.prior.loading.pipeline import load_denoiser, load_tiny_vae
-    from vlm3d_gs.prior.loading.text import embed_texts
-    from vlm3d_gs.prior.torch_denoiser import sampling_latents
-
-    texts = embed_texts(folder, prompts, device, cache=text_cache)
-    trains_lora = loss_named(settings.loss).trains_lora
-    denoiser = load_denoiser(folder, device, plan="full" if trains_lora else plan)
-    if settings.tiny_vae is not None:
-        denoiser = replace(denoiser, vae=load_tiny_vae(Path(settings.tiny_vae), denoiser))
-    if settings.sample_latents:
-        denoiser = sampling_latents(denoiser, noise)
-    if settings.channels_last:
-        for network in (denoiser.network, denoiser.vae):
-            network.to(memory_format=torch.channels_last)
-    if settings.compile:
-        denoiser.network.compile()
-    if settings.graphs and plan == "full" and not trains_lora and not settings.compile:
-        denoiser = replace(denoiser, recorder=cuda_recorder(device))
-
-    adapter = None
-    if trains_lora:
-        from vlm3d_gs.prior.lora import ScoreAdapter
-
-        adapter = ScoreAdapter(
-            denoiser, rank=settings.lora_rank, lr=settings.lora_lr, seed=noise.initial_seed()
-        )
-    return DiffusionPrior(name, denoiser, texts, settings, noise, adapter)
 
 
 def build_watch(objective: Objective, config: Config) -> RewardWatch | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.errors import LayoutError
 from vlm3d_gs.core.gaussians import Gaussians, concatenate
-from vlm3d_gs.edit.transform import transformed
+from vlm3d_gs.edit.transform import euler_rotation, transformed
 from vlm3d_gs.layout.graph import SceneGraph
 from vlm3d_gs.layout.shapes import Box, shape_of
 from vlm3d_gs.layout.solver import Layout, solve_layout
@@ -29,6 +30,8 @@ SPECKS = 3
 """Pixels of a line across the picture that may be opaque without being the object."""
 FAINTEST = 0.02
 """A scene that is nowhere more opaque than this cannot be measured."""
+SQUARE = 0.03
+"""Relative difference of depth and width up to which a thing may be turned by 90 degrees."""
 UNEDITED = 1e-4
 """World units within which boxes are those that were found, and no person's."""
 
@@ -53,7 +56,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where a thing stands: p of the object's own frame is at scale * p + translation. Nothing is turned."""
+    """Where a thing stands: p of the object's own frame is at scale * turn(p) + translation."""
 
     name: str
     """The object's name."""
@@ -63,6 +66,8 @@ class Pose:
     """Above 0."""
     translation: Three
     """World units."""
+    turn_deg: float = 0.0
+    """About z, counter-clockwise seen from above: a multiple of 90, of 180 where depth and width differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +80,14 @@ class PlacedScene:
     """[N] int64: the object's number, `SceneGraph.index` of its name."""
     poses: tuple[Pose, ...]
     """One for each thing, in the same order."""
+
+    lengths: tuple[int, ...]
+    """Gaussians of each thing."""
+
+    def things(self) -> list[Gaussians]:
+        """Return the Gaussians of each thing, in the order of `poses`."""
+        ends = list(accumulate(self.lengths, initial=0))
+        return [self.gaussians.select(torch.arange(*span)) for span in pairwise(ends)]
 
     def only(self, number: int) -> Gaussians:
         """Return the Gaussians of one object, in place."""
@@ -142,10 +155,24 @@ def pose_into(extent: Extent, box: Box) -> Pose:
     sides = list(zip(extent.half, box.half_extents, strict=True))
     scale = sum(own * wanted for own, wanted in sides) / sum(own * own for own, _ in sides)
 
-    middle = [(low + high) / 2 for low, high in zip(extent.low, extent.high, strict=True)]
-    x, y = (at - scale * own for at, own in zip(box.center[:2], middle[:2], strict=True))
+    turn_deg = _turn(extent, box.number)
+    angle = math.radians(turn_deg)
+    cosine, sine = round(math.cos(angle)), round(math.sin(angle))
+    x, y = ((low + high) / 2 for low, high in zip(extent.low[:2], extent.high[:2], strict=True))
+    middle = (cosine * x - sine * y, sine * x + cosine * y)
+    x, y = (at - scale * own for at, own in zip(box.center[:2], middle, strict=True))
     floor = box.center[2] - box.half_extents[2]
-    return Pose(box.name, box.number, scale, (x, y, floor - scale * extent.low[2]))
+    return Pose(box.name, box.number, scale, (x, y, floor - scale * extent.low[2]), turn_deg)
+
+
+def _turn(extent: Extent, number: int) -> float:
+    """Return how far the things of one object are turned against each other, so that copies do not look like copies.
+
+    The first stands as it was made; nothing is turned out of its box.
+    """
+    depth, width, _ = extent.half
+    step = 90.0 if abs(depth - width) <= SQUARE * max(depth, width) else 180.0
+    return number * step % 360.0
 
 
 def measured_layout(layout: Layout, extents: Mapping[str, Extent]) -> Layout:
@@ -209,12 +236,13 @@ def place(
         cloud = transformed(
             objects[pose.name],
             scale=pose.scale,
-            rotation=torch.eye(3),
+            rotation=euler_rotation((0.0, 0.0, pose.turn_deg)),
             translation=torch.tensor(pose.translation),
         )
         clouds.append(cloud)
         numbers.append(torch.full((len(cloud),), layout.graph.index(pose.name)))
-    return PlacedScene(concatenate(clouds), torch.cat(numbers), tuple(poses))
+    lengths = tuple(len(cloud) for cloud in clouds)
+    return PlacedScene(concatenate(clouds), torch.cat(numbers), tuple(poses), lengths)
 
 
 def _stacked(graph: SceneGraph, boxes: Sequence[Box], extents: Mapping[str, Extent]) -> list[Pose]:

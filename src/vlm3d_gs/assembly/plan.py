@@ -34,7 +34,7 @@ NEGATIVE_VIEWS = 2
 
 
 def plan_memory(
-    config: Config, folders: dict[str, Path], device: torch.device
+    config: Config, folders: dict[str, Path], device: torch.device, *, objects: int = 1
 ) -> tuple[Plan, list[str]]:
     """Choose how the models of a run share the GPU.
 
@@ -42,6 +42,7 @@ def plan_memory(
         config: the run; `memory` other than auto is taken as it is.
         folders: weights of each model, as `weights.locate_models` returns them.
         device: where the networks will run; only a CUDA device can be too small.
+        objects: of a scene, that are made side by side.
 
     Returns:
         The plan, and notes for the user; none for the embedded models, which fit anywhere.
@@ -52,7 +53,7 @@ def plan_memory(
     if not large_priors(config.priors) and not has_large_critic(config.critic):
         return "full", []
 
-    memory = estimate_run(config, folders)
+    memory = estimate_run(config, folders, objects=objects)
     notes = [describe(memory)]
     if config.memory != "auto":
         return config.memory, notes
@@ -64,12 +65,13 @@ def plan_memory(
     return plan.kind, [*notes, plan.reason]
 
 
-def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
+def estimate_run(config: Config, folders: dict[str, Path], *, objects: int = 1) -> MemoryEstimate:
     """Estimate a run with large models from the headers of its weight files.
 
     Args:
         config: the run.
         folders: weights of each model.
+        objects: of a scene: each has Gaussians of its own, and pictures of several are drawn in one batch.
     """
     priors, camera = large_priors(config.priors), config.camera
     parameters = _prior_parameters(priors, folders)
@@ -97,14 +99,19 @@ def estimate_run(config: Config, folders: dict[str, Path]) -> MemoryEstimate:
         round(camera.n_groups.high) * camera.n_views,
         side_px,
         vae_dtype_bytes=4 if any(map(_encodes_in_float32, priors.values())) else 2,
-        branches=branches * batches_at_once(config),
-        gaussians=config.scene.max_gaussians,
+        branches=branches * batches_at_once(config, objects),
+        gaussians=config.scene.max_gaussians * objects,
         critic=critic,
     )
 
 
-def batches_at_once(config: Config) -> int:
-    """Return how many times the pictures of a step the prior's network sees in one batch, per branch."""
+def batches_at_once(config: Config, objects: int = 1) -> int:
+    """Return how many times the pictures of a step the prior's network sees in one batch, per branch.
+
+    Args:
+        config: the run.
+        objects: of a scene; where the critic chooses among the pictures of each, they are drawn one after the other.
+    """
     critic, rounds = config.critic, config.reconstruct
     if config.train.loop == "distill":
         return noises_at_once(critic, config.prior)
@@ -113,6 +120,8 @@ def batches_at_once(config: Config) -> int:
     chooses = critic.enabled and critic.mode != "gradient"
     candidates = round(rounds.candidates.high) if chooses else 1
     groups = candidates + round(rounds.n_groups.high) - 1
+    if candidates == 1:
+        groups *= min(objects, rounds.together)
     return max(1, math.ceil(groups / round(config.camera.n_groups.high)))
 
 

@@ -14,6 +14,7 @@ from vlm3d_gs.cli.terminal import expect_room
 from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.config.recipes import apply_recipe
+from vlm3d_gs.config.scenes import for_objects
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.runs.interrupt import exit_code
 
@@ -98,9 +99,13 @@ def generate(
     else:
         start = preset(preset_name or "mini", prompt)
     config = apply_settings(apply_recipe(start, recipe), values, settings or ())
+    scene = _is_scene(config, layout_file, resume)
+    if scene and not resume:
+        start = for_objects(apply_recipe(start, recipe))
+        config = apply_settings(start, values, settings or ())
 
     flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
-    if _is_scene(config, layout_file, resume):
+    if scene:
         result = _run_scene(config, layout_file, view or seeds is not None, flags)
     else:
         result = _run(config, (host, port) if view else None, seeds, (pick, pick_at), flags)

@@ -37,6 +37,8 @@ class ReconstructConfig:
     """View groups of a target that one fit renders, by turns; rounded."""
     pool: Annotated[int, Range(1, 1000)] = 6
     """Rounds whose targets are kept: every other step fits the newest, the others any of these."""
+    together: Annotated[int, Range(1, 64)] = 4
+    """Objects of a scene whose pictures are drawn in one batch of the prior; on a GPU each takes memory."""
     fits_between: Annotated[int, Range(0, 100)] = 1
     """Fits to kept targets after each step of distillation that follows the rounds: they hold what it loosens."""
     squared: Annotated[float, Range(0.0, 1e6)] = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from vlm3d_gs.optimize.guidance import Guidance, Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction
 from vlm3d_gs.prior.denoiser import pull_back
-from vlm3d_gs.prior.targets import PriorTargets, larger_batches_are_free
+from vlm3d_gs.prior.targets import PriorTargets, draw_together, larger_batches_are_free
 
 
 class CriticTargets:
@@ -48,7 +48,7 @@ class CriticTargets:
 
     def azimuth_range_deg(self, chain: Chain, progress: Progress) -> tuple[float, float] | None:
         """Return the offsets within which views have names, if the critic takes part."""
-        return azimuth_range_deg(self.names) if self._takes_part(chain, progress) else None
+        return azimuth_range_deg(self.names) if self.takes_part(chain, progress) else None
 
     def draw(
         self, views: Views, chain: Chain, progress: Progress
@@ -58,7 +58,7 @@ class CriticTargets:
         The critic judges the first group. The other groups, whose views need no name, are drawn once.
         """
         scalars: dict[str, float | Tensor] = {"noise_level": chain.noise_level}
-        if not self._takes_part(chain, progress):
+        if not self.takes_part(chain, progress):
             images, _ = self.targets.draw(views, chain, progress)
             return images, scalars
 
@@ -110,8 +110,8 @@ class CriticTargets:
         empty = torch.empty(0, len(candidates))
         return torch.cat(chosen), torch.stack(scores) if scores else empty
 
-    def _takes_part(self, chain: Chain, progress: Progress) -> bool:
-        """Return whether the critic chooses or guides."""
+    def takes_part(self, chain: Chain, progress: Progress) -> bool:
+        """Return whether the critic chooses or guides in a chain."""
         return self._count(chain) > 1 or self._step_length(progress) > 0.0
 
     def _count(self, chain: Chain) -> int:
@@ -150,3 +150,25 @@ class CriticTargets:
             return torch.cat(moved)
 
         return correct
+
+
+def draw_objects(
+    sources: Sequence[CriticTargets], views: Sequence[Views], chain: Chain, progress: Progress
+) -> list[tuple[Tensor, Mapping[str, float | Tensor]]]:
+    """Draw pictures of several objects, in one batch where no critic looks at those of each.
+
+    Args:
+        sources: one for each object; the denoiser and the settings of all are the same.
+        views: renders of each object.
+        chain: how the pictures are drawn.
+        progress: of the run.
+
+    Returns:
+        For each object what its source's `draw` returns.
+    """
+    if any(source.takes_part(chain, progress) for source in sources):
+        return [
+            source.draw(each, chain, progress) for source, each in zip(sources, views, strict=True)
+        ]
+    pictures = draw_together([source.targets for source in sources], views, chain, progress)
+    return [(images, {"noise_level": chain.noise_level}) for images in pictures]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any, Protocol
 
 from vlm3d_gs.config import Config, to_dict
 from vlm3d_gs.core.errors import CheckpointError, ExportError, NotFiniteError
-from vlm3d_gs.optimize.guidance import Guidance
-from vlm3d_gs.optimize.state import TrainState, Watch, capture_state, restore_state
 from vlm3d_gs.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
 from vlm3d_gs.runs.folder import RunFolder
 
@@ -19,36 +18,52 @@ RETRY_RATE = 0.3
 """All learning rates are multiplied by this each time."""
 
 
+class Kept(Protocol):
+    """A run as something to save and to restore: `state.WholeRun`, or the objects of a scene."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+    @property
+    def rate_factor(self) -> float:
+        """Multiplies all learning rates."""
+
+    def scale_rates(self, factor: float) -> None:
+        """Set `rate_factor`."""
+
+    def capture(self, meta: Mapping[str, Any]) -> Checkpoint:
+        """Return the state, with facts about the run."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to what `capture` returned."""
+
+
 class StateKeeper:
     """Saves the state of a run, and restores the last good one.
 
     Args:
         folder: where checkpoints are written; None writes none.
-        state: of the run.
-        guidances: whose own state is saved too.
-        watch: likewise; None if there is none.
-        config: the run; saved too, and a resumed run is held against it.
+        run: what is saved.
+        config: of the run; saved too, and a resumed run is held against it.
         tell: called with what the user should know.
     """
 
     def __init__(
         self,
         folder: RunFolder | None,
-        state: TrainState,
-        guidances: Sequence[Guidance],
-        watch: Watch | None,
+        run: Kept,
         config: Config,
         *,
         tell: Callable[[str], None],
     ) -> None:
-        self._folder, self._state, self._tell = folder, state, tell
-        self._guidances, self._watch = guidances, watch
+        self._folder, self._run, self._tell = folder, run, tell
         self._meta = {"settings": to_dict(config)}
         self._every_s = config.train.checkpoint_every_s
         self._saved_s = time.monotonic()
         self._retries = 0
         # A resumed run has a file to go back to, a new one only its first cloud.
-        self._first = None if state.step > 0 and folder is not None else self._copy()
+        self._first = None if run.step > 0 and folder is not None else self._copy()
 
     @property
     def is_due(self) -> bool:
@@ -80,21 +95,21 @@ class StateKeeper:
         Raises:
             NotFiniteError: it was the last time; the last good state is there nevertheless, and saved.
         """
-        state, lost = self._state, self._state.step
-        factor = state.optimizer.rate_factor * RETRY_RATE
-        restore_state(self._last_good(error), state, self._guidances, self._watch)
-        state.optimizer.rate_factor = factor
+        run, lost = self._run, self._run.step
+        factor = run.rate_factor * RETRY_RATE
+        run.restore(self._last_good(error))
+        run.scale_rates(factor)
         self._retries += 1
 
         if self._retries > MOST_RETRIES:
             self.save()
             raise NotFiniteError(
                 f"The scene became NaN or infinite after step {lost}, also with {MOST_RETRIES} times smaller learning "
-                f"rates, so the run ended at its last good state, of step {state.step}. Continue from there with "
+                f"rates, so the run ended at its last good state, of step {run.step}. Continue from there with "
                 "--resume, which makes the rates smaller still, or start anew with a lower optim.means_lr."
             ) from error
         self._tell(
-            f"warning: the scene became NaN or infinite after step {lost}; back to step {state.step} with "
+            f"warning: the scene became NaN or infinite after step {lost}; back to step {run.step} with "
             f"{factor:.2g} times the learning rates ({self._retries} of {MOST_RETRIES} times)"
         )
 
@@ -117,7 +132,7 @@ class StateKeeper:
         return _copied(found)
 
     def _capture(self) -> Checkpoint:
-        return capture_state(self._state, self._guidances, self._watch, self._meta)
+        return self._run.capture(self._meta)
 
 
 def _copied(found: Checkpoint) -> Checkpoint:

@@ -8,7 +8,7 @@ smoothing of depth are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,11 +120,32 @@ def _padded(gradient: Tensor, others: int) -> Tensor:
     return torch.cat([gradient, gradient.new_zeros((others, *gradient.shape[1:]))])
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Round:
+    """A round that begins: what its pictures are drawn from."""
+
+    views: Views
+    """Renders from all around."""
+    chain: Chain
+    """How the pictures are drawn."""
+    progress: Progress
+    """Of the run."""
+    fits: int
+    """Steps that follow."""
+
+
 def begin_round(
     state: TrainState, config: Config, reconstruction: Reconstruction
 ) -> dict[str, float | Tensor]:
     """Render views from all around, have them drawn better, and put the pictures into the pool."""
+    began = plan_round(state, config, reconstruction)
+    drawn = reconstruction.source.draw(began.views, began.chain, began.progress)
+    return keep_pictures(state, config, reconstruction, began, *drawn)
+
+
+@torch.no_grad()
+def plan_round(state: TrainState, config: Config, reconstruction: Reconstruction) -> Round:
+    """Render the views whose pictures a new round needs."""
     source = reconstruction.source
     progress = Progress(state.step, config.train.steps)
     chain = plan_chain(config, progress, first=not state.pool.targets)
@@ -147,20 +168,34 @@ def begin_round(
         rendering = draw(state, cameras, config, background)
     background = background.to(rendering.color.device, non_blocking=True)
     views = Views(rendering.color, cameras, camera.n_views, rendering.alpha, background)
+    return Round(views, chain, progress, fits)
 
-    pictures, scalars = source.draw(views, chain, progress)
+
+@torch.no_grad()
+def keep_pictures(
+    state: TrainState,
+    config: Config,
+    reconstruction: Reconstruction,
+    began: Round,
+    pictures: Tensor,
+    scalars: Mapping[str, float | Tensor],
+) -> dict[str, float | Tensor]:
+    """Put the pictures of a round into the pool; return the scalars for the log."""
+    views, background = began.views, began.views.background
+    assert background is not None
+
     # What a network could not draw stays as it is.
     sound = pictures.isfinite().flatten(1).all(1)
-    shown = resize(rendering.color, *pictures.shape[1:3])
+    shown = resize(views.color, *pictures.shape[1:3])
     pictures = torch.where(sound[:, None, None, None], pictures, shown)
     if config.reconstruct.border_background:
         background = border_colors(pictures)
-    side = rendering.color.shape[1]
-    target = Target(cameras, resize(pictures, side, side), background)
-    state.pool.begin_round(target, fits, config.reconstruct.pool)
+    side = views.color.shape[1]
+    target = Target(views.cameras, resize(pictures, side, side), background)
+    state.pool.begin_round(target, began.fits, config.reconstruct.pool)
 
-    scalars = {**scalars, LEFT_OUT: (~sound).sum()}
-    return {f"{source.name}/{name}": value for name, value in scalars.items()}
+    name = reconstruction.source.name
+    return {f"{name}/{key}": value for key, value in {**scalars, LEFT_OUT: (~sound).sum()}.items()}
 
 
 def plan_chain(config: Config, progress: Progress, *, first: bool) -> Chain:

@@ -165,3 +165,37 @@ def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     return {
         name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)
     }
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """Everything of a run that a checkpoint holds, as one thing to save and to restore."""
+
+    state: TrainState
+    """The scene, and what changes with it."""
+    guidances: Sequence[Guidance] = ()
+    """Whose own state is saved too."""
+    watch: Watch | None = None
+    """Likewise."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.state.step
+
+    @property
+    def rate_factor(self) -> float:
+        """Multiplies all learning rates."""
+        return self.state.optimizer.rate_factor
+
+    def scale_rates(self, factor: float) -> None:
+        """Set `rate_factor`."""
+        self.state.optimizer.rate_factor = factor
+
+    def capture(self, meta: Mapping[str, Any]) -> Checkpoint:
+        """Return what `restore` needs; see `capture_state`."""
+        return capture_state(self.state, self.guidances, self.watch, meta)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint."""
+        restore_state(checkpoint, self.state, self.guidances, self.watch)

@@ -23,7 +23,7 @@ from vlm3d_gs.optimize.keeper import StateKeeper
 from vlm3d_gs.optimize.log_rows import LogRows
 from vlm3d_gs.optimize.parts import loose_mask
 from vlm3d_gs.optimize.reconstruct import Reconstruction, fit_step, reconstruct_step
-from vlm3d_gs.optimize.state import TrainState, Watch
+from vlm3d_gs.optimize.state import TrainState, Watch, WholeRun
 from vlm3d_gs.optimize.step import LEFT_OUT
 from vlm3d_gs.optimize.targets import PixelFit
 from vlm3d_gs.runs.folder import RunFolder
@@ -97,20 +97,20 @@ def train(
     """
     steps, rows = config.train.steps, LogRows()
     last = steps if until is None else min(until, steps)
-    keeper = StateKeeper(folder, state, guidances, watch, config, tell=log.message)
+    keeper = StateKeeper(folder, WholeRun(state, guidances, watch), config, tell=log.message)
 
     stopped, broken, latest = False, False, dict[str, float]()
     with counting(state.counts):
         while state.step < last and not (stopped or stop_requested()):
             try:
                 scalars = train_step(state, config, guidances, reconstruction)
-                if watch is not None and _is_mark(state.step, steps, config.critic.watch.every):
+                if watch is not None and is_mark(state.step, steps, config.critic.watch.every):
                     scalars |= watch(state.optimizer.gaussians.detach(), state.step)
                 rows.add(state.step, scalars)
 
                 # Numbers on a GPU are waited for once a round, unless somebody looks at each step or the state is
                 # saved.
-                due = stop_requested() or _is_save_due(state.step, last, config, keeper)
+                due = stop_requested() or is_save_due(state.step, last, config, keeper)
                 if due or observe is not None or state.step == last or rows.are_due(state):
                     for step, latest in rows.fetch(state):
                         broken = note_left_out(state, latest, step, log) or broken
@@ -134,11 +134,11 @@ def train(
         log.scalars(step, row)
     if state.step < last:
         log.message(f"stopped after step {state.step} of {steps}; exporting what is there")
-    return _ended(state, config)
+    return ended(state, config)
 
 
-def _ended(state: TrainState, config: Config) -> bool:
-    """Return whether all steps are done; then remove what the last scene should not have."""
+def ended(state: TrainState, config: Config) -> bool:
+    """Return whether all steps are done; if so, remove what the last scene should not have."""
     if state.step < config.train.steps:
         return False
     if config.densify.enabled:
@@ -146,19 +146,19 @@ def _ended(state: TrainState, config: Config) -> bool:
     return True
 
 
-def _is_save_due(step: int, last: int, config: Config, keeper: StateKeeper) -> bool:
+def is_save_due(step: int, last: int, config: Config, keeper: StateKeeper) -> bool:
     """Return whether a checkpoint is due after a step, `last` being that at which the loop pauses or ends."""
     train = config.train
     if step == last:
         return step < train.steps or train.checkpoint_every > 0.0 or train.checkpoint_every_s > 0.0
-    return keeper.is_due or _is_mark(step, train.steps, train.checkpoint_every)
+    return keeper.is_due or is_mark(step, train.steps, train.checkpoint_every)
 
 
 def _show_if_due(
     show: Callable[[Gaussians, int], None] | None, state: TrainState, config: Config, log: RunLog
 ) -> None:
     train = config.train
-    if show is None or not _is_mark(state.step, train.steps, train.preview_every):
+    if show is None or not is_mark(state.step, train.steps, train.preview_every):
         return
     try:
         show(state.optimizer.gaussians.detach(), state.step)
@@ -241,7 +241,7 @@ def prune(state: TrainState, config: Config) -> None:
     )
 
 
-def _is_mark(step: int, steps: int, every: float) -> bool:
+def is_mark(step: int, steps: int, every: float) -> bool:
     """Return whether a multiple of `every` of the run was just passed, before its end."""
     if every <= 0.0 or step >= steps:
         return False

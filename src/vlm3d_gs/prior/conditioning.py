@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from vlm3d_gs.config import PriorConfig
 from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
 from vlm3d_gs.core.errors import ConfigError
-from vlm3d_gs.prior.denoiser import Denoiser, TextEmbedding, require_multiview, run_branches
+from vlm3d_gs.prior.denoiser import (
+    Denoiser,
+    TextEmbedding,
+    join_texts,
+    require_multiview,
+    run_branches,
+)
 from vlm3d_gs.prior.losses import loss_named
 from vlm3d_gs.prior.perp_neg import perp_neg_guidance, perp_neg_weights
 from vlm3d_gs.prior.prediction import (
@@ -82,38 +90,7 @@ class Conditioning:
         exactly 1 guidance changes nothing, so for losses that do not read the unconditional prediction the network is
         run with the prompt only, at half the cost; the unconditional fields are then those of the prompt.
         """
-        n, scale = len(cameras), self.config.guidance_scale(fraction)
-        noise_schedule = self.denoiser.noise_schedule
-        camera_matrices = self._network_cameras(cameras)
-        texts = (self.texts.rows([NEGATIVE] * n), self.prompt_embeddings(cameras))
-
-        # Perp-Neg: only the views that are a negative of some camera cost a branch.
-        weights = torch.zeros(n, 0)
-        if self.config.perp_neg:
-            weights = perp_neg_weights(cameras)
-        used = [view for view in range(weights.shape[1]) if bool((weights[:, view] != 0).any())]
-        negative_texts = [self.texts.rows([PROMPT + view] * n) for view in used]
-
-        prompt_only = scale == 1.0 and not used and not loss_named(self.config.loss).reads_uncond
-
-        def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
-            if prompt_only:
-                (text,) = run_branches(self.denoiser, noisy, timesteps, texts[1:], camera_matrices)
-                return as_prediction(noise_schedule, noisy, timesteps, text, text, text)
-
-            uncond, text, *negatives = run_branches(
-                self.denoiser, noisy, timesteps, (*texts, *negative_texts), camera_matrices
-            )
-            if negatives:
-                used_weights = weights[:, used].to(noisy, non_blocking=True)
-                guided = perp_neg_guidance(
-                    uncond, text, torch.stack(negatives), used_weights, scale
-                )
-            else:
-                guided = classifier_free_guidance(uncond, text, scale)
-            return as_prediction(noise_schedule, noisy, timesteps, guided, text, uncond)
-
-        return predict
+        return joint_predictor([(self, cameras)], fraction)
 
     def predict_inversion(
         self, noisy: Tensor, timesteps: Tensor, *, cameras: Cameras
@@ -122,7 +99,7 @@ class Conditioning:
         row = NEGATIVE if self.further is None else self.further
         text = self.texts.rows([row] * len(cameras))
         (output,) = run_branches(
-            self.denoiser, noisy, timesteps, (text,), self._network_cameras(cameras)
+            self.denoiser, noisy, timesteps, (text,), self.network_cameras(cameras)
         )
         return as_prediction(self.denoiser.noise_schedule, noisy, timesteps, output, output, output)
 
@@ -142,7 +119,7 @@ class Conditioning:
         """
         return self.texts.rows([PROMPT if self.further is None else self.further] * count)
 
-    def _network_cameras(self, cameras: Cameras) -> Tensor | None:
+    def network_cameras(self, cameras: Cameras) -> Tensor | None:
         """Return the camera condition of the network; None for one that knows no cameras."""
         return self.camera_matrices(cameras) if self.denoiser.is_multiview else None
 
@@ -158,3 +135,49 @@ class Conditioning:
         camera_matrices = mvdream_camera_matrices(cameras).flatten(1).float()
         camera_matrices = camera_matrices.to(self.denoiser.device, non_blocking=True)
         return 0.0 * camera_matrices if alone else camera_matrices
+
+
+def joint_predictor(parts: Sequence[tuple[Conditioning, Cameras]], fraction: float) -> Predictor:
+    """Return a predictor of several conditionings in one batch: each with its own texts, for its own cameras.
+
+    Args:
+        parts: conditionings of one denoiser by equal settings, and their cameras; B cameras in all.
+        fraction: of the run.
+
+    Returns:
+        As `Conditioning.predictor`, the latents part by part.
+    """
+    first = parts[0][0]
+    denoiser, config, scale = first.denoiser, first.config, first.config.guidance_scale(fraction)
+    noise_schedule = denoiser.noise_schedule
+    known = [part.network_cameras(cameras) for part, cameras in parts]
+    matrices = [one for one in known if one is not None]
+    camera_matrices = torch.cat(matrices) if matrices else None
+    prompts = join_texts([part.prompt_embeddings(cameras) for part, cameras in parts])
+
+    def everywhere(row: int) -> TextEmbedding:
+        return join_texts([part.texts.rows([row] * len(cameras)) for part, cameras in parts])
+
+    # Perp-Neg: only the views that are a negative of some camera cost a branch.
+    weights = torch.zeros(len(prompts), 0)
+    if config.perp_neg:
+        weights = torch.cat([perp_neg_weights(cameras) for _, cameras in parts])
+    used = [view for view in range(weights.shape[1]) if bool((weights[:, view] != 0).any())]
+    texts = (everywhere(NEGATIVE), prompts, *(everywhere(PROMPT + view) for view in used))
+
+    prompt_only = scale == 1.0 and not used and not loss_named(config.loss).reads_uncond
+
+    def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
+        if prompt_only:
+            (text,) = run_branches(denoiser, noisy, timesteps, texts[1:], camera_matrices)
+            return as_prediction(noise_schedule, noisy, timesteps, text, text, text)
+
+        uncond, text, *negatives = run_branches(denoiser, noisy, timesteps, texts, camera_matrices)
+        if negatives:
+            used_weights = weights[:, used].to(noisy, non_blocking=True)
+            guided = perp_neg_guidance(uncond, text, torch.stack(negatives), used_weights, scale)
+        else:
+            guided = classifier_free_guidance(uncond, text, scale)
+        return as_prediction(noise_schedule, noisy, timesteps, guided, text, uncond)
+
+    return predict

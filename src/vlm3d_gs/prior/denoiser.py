@@ -46,6 +46,15 @@ class TextEmbedding:
         return TextEmbedding(self.tokens.to(device), pooled)
 
 
+def join_texts(texts: Sequence[TextEmbedding]) -> TextEmbedding:
+    """Return all texts of several embeddings as one, in order."""
+    if len(texts) == 1:
+        return texts[0]
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    tokens = torch.cat([text.tokens for text in texts])
+    return TextEmbedding(tokens, torch.cat(pooled) if pooled else None)
+
+
 class Denoiser(Protocol):
     """The components of a latent diffusion pipeline that a run needs at every step, frozen."""
 
@@ -246,12 +255,7 @@ def _run_branches(
             [run_network(denoiser, noisy, timesteps, text, camera_matrices) for text in texts]
         )
 
-    pooled = [text.pooled for text in texts if text.pooled is not None]
-    joined = TextEmbedding(
-        torch.cat([text.tokens for text in texts]), torch.cat(pooled) if pooled else None
-    )
-
-    n_branches = len(texts)
+    joined, n_branches = join_texts(texts), len(texts)
     output = run_network(
         denoiser,
         noisy.repeat(n_branches, 1, 1, 1),

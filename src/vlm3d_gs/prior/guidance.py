@@ -77,7 +77,7 @@ class DiffusionPrior:
         if self.loss.trains_lora and adapter is None:
             raise ConfigError(
                 f"prior.loss {config.loss!r} trains a LoRA, but got no adapter. "
-                "Build the prior by assembly.objective.build_prior."
+                "Build the prior by assembly.priors.build_prior."
             )
         if adapter is not None and not self.loss.trains_lora:
             raise ConfigError(f"prior.loss {config.loss!r} trains no LoRA, but got an adapter.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from vlm3d_gs.config.reconstruct import Solver
 from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.optimize.targets import Chain
 from vlm3d_gs.prior.chain import Correction, denoise
+from vlm3d_gs.prior.conditioning import joint_predictor
 from vlm3d_gs.prior.denoiser import Denoiser, decode_latents, encode_images, resized
 from vlm3d_gs.prior.guidance import DiffusionPrior
 from vlm3d_gs.prior.losses import reconstruction_target
-from vlm3d_gs.prior.noise import add_noise
+from vlm3d_gs.prior.noise import NoiseSchedule, add_noise
+from vlm3d_gs.prior.prediction import Predictor
 
 
 class PriorTargets:
@@ -117,28 +119,83 @@ class PriorTargets:
             correct: see `denoise`.
         """
         prior = self.prior
-        denoiser, noise_schedule = prior.denoiser, prior.denoiser.noise_schedule
-        start = round(chain.noise_level * (len(noise_schedule) - 1))
-        if chain.noise_level >= 1.0:
-            noisy = noise
-        else:
-            index = torch.full((len(noise),), start, device=noise.device)
-            begin = latents[rows.to(latents.device, non_blocking=True)]
-            noisy = add_noise(noise_schedule, begin, noise, index)
-
+        noisy = self._noisy(latents[rows.to(latents.device, non_blocking=True)], noise, chain)
         predictor = prior.predictor(views.cameras.select(rows), progress.fraction)
+        return self._follow_noisy(predictor, noisy, views.n_views, chain, correct)
+
+    def _noisy(self, latents: Tensor, noise: Tensor, chain: Chain) -> Tensor:
+        """Return where chains begin, [R, c, h, w], from the clean latents and the noise of each."""
+        if chain.noise_level >= 1.0:
+            return noise
+        noise_schedule = self.prior.denoiser.noise_schedule
+        index = torch.full((len(noise),), _start(chain, noise_schedule), device=noise.device)
+        return add_noise(noise_schedule, latents, noise, index)
+
+    def _follow_noisy(
+        self,
+        predictor: Predictor,
+        noisy: Tensor,
+        n_views: int,
+        chain: Chain,
+        correct: Correction | None = None,
+    ) -> Tensor:
+        """Return the pictures [R, H, W, 3] at the end of chains; `n_views` is the size of the view groups."""
+        prior, denoiser = self.prior, self.prior.denoiser
         prediction = denoise(
             predictor,
-            noise_schedule,
+            denoiser.noise_schedule,
             noisy,
-            start,
+            _start(chain, denoiser.noise_schedule),
             chain.steps,
             solver=self.solver,
             correct=correct,
         )
-        n_views = prior.n_joint_views(views.n_views)
-        clean = reconstruction_target(prediction, prior.config.rescale, n_views)
+        clean = reconstruction_target(
+            prediction, prior.config.rescale, prior.n_joint_views(n_views)
+        )
         return decode_latents(denoiser, clean)
+
+
+@torch.no_grad()
+def draw_together(
+    sources: Sequence[PriorTargets], views: Sequence[Views], chain: Chain, progress: Progress
+) -> list[Tensor]:
+    """Draw pictures of several objects in one batch of the network, each after its own prompt.
+
+    Each gets the noises that its `draw` would take, so up to rounding the pictures are those of `draw`.
+
+    Args:
+        sources: with priors of one denoiser and equal settings.
+        views: renders of each object, all in groups of equal size.
+        chain: noise level and steps.
+        progress: of the run.
+
+    Returns:
+        [C, H, W, 3] in 0..1 for each object, of the prior's own size.
+    """
+    first, n_views = sources[0], views[0].n_views
+    prior = first.prior
+    prior.prepare_attention(n_views)
+    color = torch.cat([each.color for each in views])
+    latents = encode_images(prior.denoiser, resized(color, prior.config.size_px))
+
+    counts = [len(each.cameras) for each in views]
+    pairs = zip(sources, latents.split(counts), strict=True)
+    noise = torch.cat([source.prior.draw_noise(part) for source, part in pairs])
+    predictor = joint_predictor(
+        [
+            (source.prior.conditioning, each.cameras)
+            for source, each in zip(sources, views, strict=True)
+        ],
+        progress.fraction,
+    )
+    noisy = first._noisy(latents, noise, chain)
+    return list(first._follow_noisy(predictor, noisy, n_views, chain).split(counts))
+
+
+def _start(chain: Chain, noise_schedule: NoiseSchedule) -> int:
+    """Return the timestep at which a chain begins."""
+    return round(chain.noise_level * (len(noise_schedule) - 1))
 
 
 def larger_batches_are_free(denoiser: Denoiser) -> bool:

@@ -30,8 +30,8 @@ CANDIDATES = "candidates"
 """Folder of the unfinished seeds of a choice among several."""
 LAYOUT_FILE, LAYOUT_PICTURE = "layout.json", "layout.png"
 """A layout, to edit and to look at."""
-SCENE_FILE, OBJECTS, PARTS = "scene.json", "objects", "parts"
-"""Of a scene of many objects: what stands where, and folders of each object in place and of the run that made each."""
+SCENE_FILE, OBJECTS = "scene.json", "objects"
+"""Of a scene of many objects: what stands where, and the folder of each object in place."""
 OWN_FILES = (
     *(product.file for product in PRODUCTS.values()),
     SCENE_FILE,
@@ -43,7 +43,7 @@ OWN_FILES = (
     PREVIOUS,
     CONFIG,
 )
-"""What a run writes into its folder, besides previews/*.png and the folders `candidates`, `objects` and `parts`;
+"""What a run writes into its folder, besides previews/*.png and the folders `candidates` and `objects`;
 --overwrite removes these and nothing else, config.json last, since that file says that the folder is a run's."""
 
 LOCK = ".lock"
@@ -206,7 +206,7 @@ def _own_entries(folder: Path) -> list[str]:
         shown = [PREVIEWS]
     else:
         shown = [f"{PREVIEWS}/{path.name}" for path in sorted(previews.glob("*.png"))]
-    names = [CANDIDATES, OBJECTS, PARTS, *shown, *OWN_FILES]
+    names = [CANDIDATES, OBJECTS, *shown, *OWN_FILES]
     return [name for name in names if os.path.lexists(folder / name)]
 
 
