@@ -114,7 +114,7 @@ def generate_scene(
             result = replace(result, signal=stop_requested.number)
 
     if troubles := [*troubles, *failures]:
-        raise troubles[0] if isinstance(troubles[0], NotFiniteError) else _as_error(troubles[0])
+        raise _as_error(troubles[0])
     return result
 
 
@@ -127,6 +127,8 @@ def first_names(layout: Layout) -> dict[str, str]:
 
 
 def _as_error(failure: Vlm3dGsError) -> Vlm3dGsError:
+    if isinstance(failure, NotFiniteError):
+        return failure
     kind = WriteError if isinstance(failure, WriteError) else ExportError
     return kind(f"The scene is done, all but this: {failure}")
 
