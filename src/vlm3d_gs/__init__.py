@@ -1,7 +1,8 @@
 """vlm3d-gs: a sentence in, a 3D Gaussian splat out.
 
-    config = vlm3d_gs.preset("mini", "a red cube on top of a blue sphere")
-    scene = vlm3d_gs.generate(config).gaussians
+    cube = vlm3d_gs.generate("a red cube on top of a blue sphere", seed=3)
+    cube.save("cube.spz")
+    cube.show()
 
 The public names are loaded on first use, so `import vlm3d_gs` takes milliseconds and loads no torch.
 
@@ -15,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vlm3d_gs.app.generate import generate
+    from vlm3d_gs.app.result import Result
     from vlm3d_gs.config import Config
     from vlm3d_gs.config.presets import preset
     from vlm3d_gs.core.cameras import Cameras, orbit
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     )
     from vlm3d_gs.core.gaussians import Gaussians
     from vlm3d_gs.formats.convert import read_splat, write_splat
-    from vlm3d_gs.pipeline import GenerateResult, generate
+    from vlm3d_gs.pipeline import GenerateResult
     from vlm3d_gs.render import render as render_views
 
 __version__ = "0.1.0"
@@ -57,6 +60,7 @@ __all__ = [
     "ModelError",
     "NotFiniteError",
     "PromptError",
+    "Result",
     "RunLostError",
     "SetupError",
     "ShapeError",
@@ -76,7 +80,8 @@ _OWNERS = {
     "Config": "config",
     "Gaussians": "core.gaussians",
     "GenerateResult": "pipeline",
-    "generate": "pipeline",
+    "Result": "app.result",
+    "generate": "app.generate",
     "orbit": "core.cameras",
     "preset": "config.presets",
     "read_splat": "formats.convert",

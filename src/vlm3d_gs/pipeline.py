@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm3d_gs.assembly.device import run_device
-from vlm3d_gs.assembly.objective import build_watch
+from vlm3d_gs.assembly.expectation import expectation
+from vlm3d_gs.assembly.last_word import final_answers
+from vlm3d_gs.assembly.objective import Objective, build_watch
 from vlm3d_gs.assembly.products import Written, write_products
 from vlm3d_gs.assembly.resume import load_unfinished
 from vlm3d_gs.assembly.start import new_run, read_prompt
@@ -50,6 +52,7 @@ from vlm3d_gs.optimize.reconstruct import Reconstruction
 from vlm3d_gs.optimize.state import TrainState, restore_state
 from vlm3d_gs.optimize.trainer import Observer, train
 from vlm3d_gs.render import Backend
+from vlm3d_gs.runs.answers import Answer, to_plain
 from vlm3d_gs.runs.folder import RunFolder, check_run_folder, run_folder
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
@@ -74,6 +77,8 @@ class GenerateResult:
     """Held-out score at the end, mean log-odds; None if nothing was watched."""
     signal: int | None = None
     """Number of the signal that interrupted the run; None if none did."""
+    answers: tuple[Answer, ...] = ()
+    """What the critic answers about the scene; empty if none has weights here."""
 
     @property
     def message(self) -> str:
@@ -138,8 +143,11 @@ def generate(
             stop_requests() as stop_requested,
             _run_log(folder, config, state, quiet=quiet, resume=resume) as log,
         ):
+            log.message(expectation(config, device))
             for line in [note, *notes] if note else notes:
                 log.message(line)
+            for item in objective.questions:
+                log.detail(f"The critic asks {item.name}: {item.text}")
             troubles, finished = list[Vlm3dGsError](), False
             try:
                 finished = train(
@@ -158,9 +166,7 @@ def generate(
             except NotFiniteError as error:
                 troubles.append(error)
 
-            result, written = _finish(
-                folder, config, state, watch, log, finished, began, objective.runtimes
-            )
+            result, written = _finish(folder, config, state, watch, log, finished, began, objective)
             result = replace(result, signal=stop_requested.number)
 
         if troubles := [*troubles, *written.failures]:
@@ -185,7 +191,7 @@ def _finish(
     log: RunLog,
     finished: bool,
     began: float,
-    runtimes: Mapping[str, Any],
+    objective: Objective,
 ) -> tuple[GenerateResult, Written]:
     """Choose the scene, and write the products and the summary; return what was made, and what was not."""
     scene, readings = choose_scene(state, watch, log)
@@ -197,15 +203,19 @@ def _finish(
         log.ensure()
     except WriteError as error:
         log.message(f"warning: {error}")
-    written = write_products(scene, config, log.message)
+    written = write_products(scene, config, log.detail)
+    answers = final_answers(scene, objective, config)
 
     score = watch.readings[-1].held_out if watch is not None else None
     seconds = time.monotonic() - began
     files = tuple(written.files)
-    result = GenerateResult(scene.to("cpu"), config.out, files, state.step, seconds, score)
+    result = GenerateResult(
+        scene.to("cpu"), config.out, files, state.step, seconds, score, answers=answers
+    )
     try:
         summary = _summary(config, result, finished, trained_s, state.counts)
-        log.summary(summary | {"runtimes": runtimes} | readings)
+        more = {"answers": to_plain(answers), "runtimes": objective.runtimes}
+        log.summary(summary | more | readings)
     except ExportError as error:
         written.failures.append(error)
     return result, written

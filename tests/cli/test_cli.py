@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,9 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 import vlm3d_gs
+from splat_files import random_splat
 from vlm3d_gs.cli import app
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.errors import PromptError
+from vlm3d_gs.pipeline import GenerateResult
 
 RUNNER = CliRunner()
 
@@ -29,11 +31,11 @@ class FakePipeline(ModuleType):
         self.flags: dict[str, Any] = {}
         self.error = error
 
-    def generate(self, config: Config, **flags: Any) -> SimpleNamespace:
+    def generate(self, config: Config, **flags: Any) -> GenerateResult:
         self.config, self.flags = config, flags
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(message=f"written to {config.out}", signal=None)
+        return GenerateResult(random_splat(5, 0), config.out, (), 1, 0.1)
 
 
 @pytest.fixture
@@ -84,6 +86,50 @@ def test_without_options_the_preset_rules(pipeline: FakePipeline) -> None:
     assert pipeline.config == preset("mini", "A red cube!")
     assert pipeline.config.out == Path("runs/a-red-cube")
     assert "runs/a-red-cube" in result.stdout
+
+
+def test_a_finished_run_has_nothing_to_resume(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm3d_gs.config.presets import preset
+    from vlm3d_gs.runs.log import write_config, write_json
+
+    monkeypatch.chdir(tmp_path)
+    config = preset("mini", "a red cube")
+    config.out.mkdir(parents=True)
+    write_config(config.out, config)
+    files = ["scene.ply", "turntable.mp4", "sheet.png"]
+    summary = {"steps": config.train.steps, "finished": True, "files": files}
+    write_json(config.out / "summary.json", summary)
+    for name in files:
+        (config.out / name).touch()
+
+    resume = ["generate", "a red cube", "--resume"]
+    result = RUNNER.invoke(app, resume)
+    assert result.exit_code == 0, result.output
+    assert (
+        result.stdout == "Nothing to do: the run in runs/a-red-cube is done. More --steps go on.\n"
+    )
+    assert pipeline.config is None
+    assert RUNNER.invoke(app, [*resume, "-q"]).output == ""
+
+    other = RUNNER.invoke(app, [*resume, "--seed", "5"])
+    assert other.exit_code == 2
+    assert "train.seed was 0, not 5" in other.stderr
+
+    RUNNER.invoke(app, [*resume, "--steps", "500"])
+    assert pipeline.config is not None
+    (config.out / "sheet.png").unlink()
+    pipeline.config = None
+    RUNNER.invoke(app, resume)
+    assert pipeline.config is not None, "a file is missing"
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["models"], ["evaluate", "composition"]])
+def test_h_is_help_everywhere(command: list[str]) -> None:
+    short, long = (RUNNER.invoke(app, [*command, flag]) for flag in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
 
 
 def test_quiet_says_nothing(pipeline: FakePipeline) -> None:
@@ -168,12 +214,33 @@ def test_a_perfect_scene_is_judged_right_and_another_prompt_wrong(perfect: Path)
     prompt = "a red cube on top of a blue sphere"
     right = RUNNER.invoke(app, [*command, prompt, "--json", str(reports), "--table"])
     assert right.exit_code == 0, right.output
-    assert "right  scene.ply" in right.stdout
+    assert right.stdout.startswith(
+        "right, clean      scene.ply: a red cube on top of a blue sphere\n"
+    )
     assert "| group |" in right.stdout
     assert json.loads(reports.read_text())[0]["report"]["ok"] is True
     wrong = RUNNER.invoke(app, [*command, "a blue cube on top of a red sphere"])
     assert wrong.exit_code == 1
     assert "WRONG" in wrong.stdout
+
+
+def test_a_scene_with_dirt_is_right_but_not_clean_which_only_the_strict_mind(perfect: Path) -> None:
+    from vlm3d_gs.core.gaussians import concatenate
+    from vlm3d_gs.formats.convert import read_splat, write_splat
+
+    scene = read_splat(perfect)
+    high = scene.means[:, 2] > scene.means[:, 2].quantile(0.9)
+    bit = scene.select(high)
+    away = bit.changed({"means": bit.means * 0.3 + torch.tensor([0.0, 0.75, 0.75])})
+    write_splat(concatenate([scene, away]), perfect)
+
+    command = ["evaluate", "composition", str(perfect), "--prompt"]
+    command.append("a red cube on top of a blue sphere")
+    lenient, strict = RUNNER.invoke(app, command), RUNNER.invoke(app, [*command, "--strict"])
+    assert lenient.stdout.startswith("right, not clean  scene.ply"), lenient.stdout
+    assert "floating apart" in lenient.stdout
+    assert (lenient.exit_code, strict.exit_code) == (0, 1)
+    assert strict.stdout == lenient.stdout
 
 
 def test_render_writes_a_turntable(perfect: Path) -> None:

@@ -138,11 +138,12 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 BASE: dict[str, list[str]] = {
     "generate": [PROMPT, "--out", "new", "--overwrite", "--quiet", "--offline"],
     "questions": [PROMPT],
+    "plan": [PROMPT],
     "layout": [PROMPT],
     "settings": ["train"],
-    "render": ["a.ply", "--out", "a.png", "--size-px", "16"],
-    "film": ["run", "--out", "a.gif"],
-    "html": ["a.ply", "--out", "a.html"],
+    "render": ["a.ply", "--out", "a.png", "--size-px", "16", "--overwrite"],
+    "film": ["run", "--out", "a.gif", "--overwrite"],
+    "html": ["a.ply", "--out", "a.html", "--overwrite"],
     "view": ["a.ply"],
     "mesh": [
         "a.ply",

@@ -26,6 +26,7 @@ PUBLIC = [
     "ModelError",
     "NotFiniteError",
     "PromptError",
+    "Result",
     "RunLostError",
     "SetupError",
     "ShapeError",

@@ -73,14 +73,27 @@ def estimate_run(config: Config, folders: dict[str, Path], *, objects: int = 1) 
         folders: weights of each model.
         objects: of a scene: each has Gaussians of its own, and pictures of several are drawn in one batch.
     """
-    priors, camera = large_priors(config.priors), config.camera
-    parameters = _prior_parameters(priors, folders)
+    parameters = _prior_parameters(large_priors(config.priors), folders)
     critic = None
     if has_large_critic(config.critic):
-        critic = _critic_work(config.critic, camera, folders["critic"])
+        critic = _critic_work(config.critic, config.camera, folders["critic"])
         for name in ("critic", "judge"):
             if name in folders:
                 parameters[f"{name}.critic"] = count_parameters(folders[name])
+    return estimate_parameters(config, parameters, critic)
+
+
+def estimate_parameters(
+    config: Config, parameters: dict[str, int], critic: CriticWork | None
+) -> MemoryEstimate:
+    """Estimate a run with large models.
+
+    Args:
+        config: the run.
+        parameters: number of parameters by component, as `memory.estimate` takes them.
+        critic: its work; None without a large critic.
+    """
+    priors, camera = large_priors(config.priors), config.camera
 
     # Two priors take turns, so the larger network decides.
     networks = [key for key in parameters if key.endswith((".unet", ".transformer"))]
@@ -154,7 +167,15 @@ def _encodes_in_float32(prior: PriorConfig) -> bool:
 
 def _critic_work(critic: CriticConfig, camera: CameraConfig, folder: Path) -> CriticWork:
     sizes = json.loads((folder / "config.json").read_text())
-    side = critic.size_px or camera.resolution_px
     views = round(camera.n_groups.high) * camera.n_views
-    text = TEXT_TOKENS + QUESTION_TOKENS * critic.questions.most
-    return critic_work(sizes, views, round(side.high), text)
+    return critic_work(sizes, views, critic_side_px(critic, camera), critic_text_tokens(critic))
+
+
+def critic_side_px(critic: CriticConfig, camera: CameraConfig) -> int:
+    """Return the largest side of the views that a critic sees."""
+    return round((critic.size_px or camera.resolution_px).high)
+
+
+def critic_text_tokens(critic: CriticConfig) -> int:
+    """Return how many tokens a critic's messages and questions have, roughly."""
+    return TEXT_TOKENS + QUESTION_TOKENS * critic.questions.most

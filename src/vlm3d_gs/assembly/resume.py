@@ -11,7 +11,7 @@ from vlm3d_gs.config.presets import PresetName, preset
 from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import CheckpointError
 from vlm3d_gs.runs.checkpoint import Checkpoint, load_newest
-from vlm3d_gs.runs.folder import CHECKPOINT, CONFIG, SUMMARY
+from vlm3d_gs.runs.folder import CHECKPOINT, CONFIG, SUMMARY, newest_folder
 
 SAME_RUN = ("out", "preset", "device", "memory", "offline", "export.", "critic.server.")
 """Settings that may differ when a run goes on, by the beginnings of their paths: they say where it runs and what is
@@ -38,6 +38,18 @@ def load_unfinished(folder: Path, config: Config) -> tuple[Checkpoint, str]:
             f"The run in {folder} has done {checkpoint.step} of {steps} steps. Use more --steps."
         )
     return checkpoint, note
+
+
+def is_done(config: Config) -> bool:
+    """Return whether the run in a config's folder has all its steps and files, so that there is nothing to resume.
+
+    Raises:
+        CheckpointError: it is another run's folder, as `expect_same_run` says.
+    """
+    if not (config.out / CONFIG).is_file() or not _is_complete(config.out, config):
+        return False
+    expect_same_run(to_dict(stored_config(config.out)), config, config.out)
+    return True
 
 
 def expect_same_run(before: object, config: Config, folder: Path) -> None:
@@ -77,7 +89,7 @@ def config_to_resume(prompt: str, out: Path | None, preset_name: PresetName | No
 
     Args:
         prompt: of the command.
-        out: folder of the run; None is where the prompt's goes by default.
+        out: folder of the run; None is where the last one of the prompt went by default.
         preset_name: of the command, None if it names none; another than the run's gives that preset's settings, which
             `load_unfinished` then refuses with the differences.
 
@@ -86,11 +98,13 @@ def config_to_resume(prompt: str, out: Path | None, preset_name: PresetName | No
         ConfigError: another version wrote them.
     """
     fresh = preset(preset_name or "mini", prompt)
-    folder = out or fresh.out
+    folder = out or newest_folder(fresh.out)
     if not (folder / CONFIG).is_file():
-        return fresh
+        return replace(fresh, out=folder)
     stored = stored_config(folder)
-    return fresh if preset_name not in (None, stored.preset) else replace(stored, prompt=prompt)
+    if preset_name not in (None, stored.preset):
+        return replace(fresh, out=folder)
+    return replace(stored, prompt=prompt)
 
 
 def stored_config(folder: Path) -> Config:
@@ -118,6 +132,8 @@ def _is_complete(folder: Path, config: Config) -> bool:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         done = summary["files"] if summary["steps"] == config.train.steps else []
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    if not summary.get("finished"):
         return False
     files = {PRODUCTS[name].file for name in config.export.formats}
     return files <= set(done) and all((folder / name).is_file() for name in files)

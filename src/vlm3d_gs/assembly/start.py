@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 
 from vlm3d_gs.assembly.device import device_notes, has_small_models_only
+from vlm3d_gs.assembly.forecast import needs
 from vlm3d_gs.assembly.objective import Objective, build_objective, check_mode
 from vlm3d_gs.assembly.plan import plan_memory
 from vlm3d_gs.assembly.weights import embedded, locate_models, text_cache
 from vlm3d_gs.config import Config, CriticConfig, PriorConfig, SceneConfig
-from vlm3d_gs.core.errors import ConfigError, PromptError
+from vlm3d_gs.core.errors import ConfigError, DeviceError, ModelError, PromptError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
 from vlm3d_gs.core.prompts import Prompt, parse_prompt
@@ -78,9 +79,15 @@ def new_run(
     """
     check_mode(config.critic, config.prior, config.train.loop)
     streams = generators(config.train.seed, STREAMS)
-    folders = locate_models(config.priors, config.critic, offline=config.offline, progress=progress)
-
-    plan, notes = plan_memory(config, folders, device)
+    try:
+        folders = locate_models(
+            config.priors, config.critic, offline=config.offline, progress=progress
+        )
+        plan, notes = plan_memory(config, folders, device)
+    except ModelError as error:
+        raise ModelError(f"{needs(config)}{error}") from error
+    except DeviceError as error:
+        raise DeviceError(f"{needs(config)}{error}") from error
     objective = build_objective(
         config,
         prompt,
@@ -94,7 +101,6 @@ def new_run(
     notes = [
         *device_notes(config.device, device, small=has_small_models_only(config)),
         *notes,
-        *(f"The critic asks {item.name}: {item.text}" for item in objective.questions),
     ]
     return new_state(config, device, streams), objective, notes
 

@@ -23,6 +23,7 @@ from vlm3d_gs.cli.info import info as info_command
 from vlm3d_gs.cli.layout import layout as layout_command
 from vlm3d_gs.cli.mesh import mesh as mesh_command
 from vlm3d_gs.cli.models import app as models_app
+from vlm3d_gs.cli.plan import plan as plan_command
 from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.settings import settings as settings_command
@@ -90,7 +91,7 @@ app = typer.Typer(
     name="vlm3d-gs",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="A sentence in, a 3D Gaussian splat out.",
 )
@@ -114,6 +115,7 @@ def _root(
 
 
 app.command("generate")(generate_command)
+app.command("plan")(plan_command)
 app.command("layout")(layout_command)
 app.command("questions")(questions_command)
 app.command("settings")(settings_command)

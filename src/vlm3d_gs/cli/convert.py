@@ -13,7 +13,11 @@ from vlm3d_gs.formats.registry import FORMATS, SPLAT_SUFFIXES, WRITTEN
 
 NAMES = ", ".join(row.name for row in FORMATS)
 Source = Annotated[
-    Path, typer.Argument(help="A splat file of any format, or - for standard input.")
+    Path,
+    typer.Argument(
+        metavar="RUN|SPLAT",
+        help="A run's folder, a splat file of any format, or - for standard input.",
+    ),
 ]
 Out = Annotated[
     Path,
@@ -116,6 +120,7 @@ def convert(
     """Convert a splat, and clean it up; all of it is turned into the axes of the target format."""
     from vlm3d_gs.edit.convert import convert_edited, describe
     from vlm3d_gs.edit.settings import parse_edits
+    from vlm3d_gs.runs.record import find_splat
 
     edits = parse_edits(
         crop=crop,
@@ -135,7 +140,7 @@ def convert(
         spz_version=cast(SpzVersion, spz_version),
     )
     done = convert_edited(
-        source,
+        find_splat(source)[0] if source.is_dir() else source,
         out,
         edits,
         options,

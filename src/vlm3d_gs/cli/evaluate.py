@@ -25,10 +25,16 @@ def composition(
         Path | None, typer.Option("--json", help="Write the full reports to this file.")
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="End with Markdown tables.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit with 1 for scenes that are right but not clean, too."),
+    ] = False,
 ) -> None:
     """Check colours, shapes and relation on the splat itself, without any neural network.
 
-    Exit code 1 means that at least one scene is wrong.
+    *Right* says that content is: colours, shapes and the relation. *Clean* says that surfaces are: no haze, floaters,
+    holes, dents or foreign colours. Exit code 1 means that at least one scene is not right, with --strict also that one
+    is not clean.
     """
     from vlm3d_gs.evaluate.inputs import describe, judge, write_rows
     from vlm3d_gs.evaluate.runs import markdown_table
@@ -38,4 +44,5 @@ def composition(
         write_rows(json_file, rows)
     if table:
         typer.echo(f"\n{markdown_table(rows)}")
-    raise typer.Exit(0 if all(row.report.ok for row in rows) else 1)
+    good = all(row.report.ok if strict else row.report.content_right for row in rows)
+    raise typer.Exit(0 if good else 1)

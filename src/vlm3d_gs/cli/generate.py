@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.config.scenes import for_objects
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.runs.interrupt import exit_code
+from vlm3d_gs.runs.progress import in_detail
 
 if TYPE_CHECKING:
     from vlm3d_gs.pipeline import GenerateResult
@@ -57,6 +59,8 @@ def generate(
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.AsJson = False,
     view: options.View = False,
     host: options.Host = None,
     port: options.Port = None,
@@ -103,13 +107,20 @@ def generate(
     if scene and not resume:
         start = for_objects(apply_recipe(start, recipe))
         config = apply_settings(start, values, settings or ())
+    if not (overwrite or resume) and config.out == start.out:
+        from vlm3d_gs.runs.folder import free_folder
 
-    flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet}
-    if scene:
-        result = _run_scene(config, layout_file, view or seeds is not None, flags)
-    else:
-        result = _run(config, (host, port) if view else None, seeds, (pick, pick_at), flags)
-    _tell(result, quiet)
+        config = replace(config, out=free_folder(config.out))
+    if resume and _is_done(config, quiet):
+        return
+
+    flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet or as_json}
+    with in_detail(verbose):
+        if scene:
+            result = _run_scene(config, layout_file, view or seeds is not None, flags)
+        else:
+            result = _run(config, (host, port) if view else None, seeds, (pick, pick_at), flags)
+    _tell(result, config, quiet=quiet, as_json=as_json)
 
 
 def _run(
@@ -133,6 +144,16 @@ def _run(
     return generate_one_or_best(config, seeds, pick or "best", at, **flags)
 
 
+def _is_done(config: Config, quiet: bool) -> bool:
+    """Return whether nothing is left to resume, and say so."""
+    from vlm3d_gs.assembly.resume import is_done
+
+    done = is_done(config)
+    if done and not quiet:
+        typer.echo(f"Nothing to do: the run in {config.out} is done. More --steps go on.")
+    return done
+
+
 def _is_scene(config: Config, layout_file: Path | None, resume: bool) -> bool:
     from vlm3d_gs.assembly.start import is_scene
 
@@ -154,12 +175,14 @@ def _run_scene(
     return generate_scene(config, layout, **flags)
 
 
-def _tell(result: GenerateResult, quiet: bool) -> None:
-    """Say where the results are, and end with the exit code that a signal asks for."""
-    if not quiet:
+def _tell(result: GenerateResult, config: Config, *, quiet: bool, as_json: bool) -> None:
+    """Say what was made, and end with the exit code that a signal asks for."""
+    if as_json or not quiet:
+        from vlm3d_gs.app.report import print_report
+
         # The terminal may be what went away.
         with suppress(OSError):
-            typer.echo(result.message)
+            print_report(result, config, as_json=as_json)
     if result.signal is not None:
         raise typer.Exit(exit_code(result.signal))
 

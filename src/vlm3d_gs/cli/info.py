@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat, RunOrSplat
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A splat file of any format.")],
+    file: RunOrSplat,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     frame: FrameOfSplat = None,
     as_points: AsPoints = False,
 ) -> None:
     """Report what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
+    from vlm3d_gs.app.mesh_info import mesh_info
     from vlm3d_gs.formats.info import info_text, inspect_splat
+    from vlm3d_gs.runs.record import find_splat
 
-    found = inspect_splat(file, frame=frame, as_points=as_points)
+    mesh = None if as_points else mesh_info(file)
+    if mesh is not None:
+        typer.echo(json.dumps(mesh.as_dict(), indent=2) if as_json else str(mesh))
+        return
+    path, _ = find_splat(file)
+    found = inspect_splat(path, frame=frame, as_points=as_points)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else info_text(found))

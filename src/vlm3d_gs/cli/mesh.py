@@ -7,21 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat, OverwriteFile, RunOrSplat
 from vlm3d_gs.config import Backend
 from vlm3d_gs.formats.options import ReadOptions
 
 
 def mesh(
-    source: Annotated[
-        Path, typer.Argument(metavar="RUN|SPLAT", help="A run's folder, or a splat file.")
-    ],
+    source: RunOrSplat,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--out", "-o", help="What to write: .glb, .obj, .ply (vertex colours) or .stl."
+            "--out",
+            "-o",
+            help="What to write: .glb, .obj, .ply (vertex colours) or .stl. Default: RUN/mesh.glb or "
+            "SPLAT-mesh.glb.",
         ),
-    ],
+    ] = None,
     method: Annotated[
         Literal["density", "tsdf"],
         typer.Option(help="Source of the surface: density of the Gaussians, or rendered depth."),
@@ -37,7 +38,7 @@ def mesh(
     ] = 0.02,
     backend: Annotated[Backend, typer.Option(help="Renderer.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    overwrite: OverwriteFile = False,
     frame: FrameOfSplat = None,
     as_points: AsPoints = False,
 ) -> None:
@@ -46,12 +47,13 @@ def mesh(
     from vlm3d_gs.mesh.extract import MeshSettings
     from vlm3d_gs.mesh.product import describe, make_mesh
     from vlm3d_gs.render import choose_backend
+    from vlm3d_gs.runs.record import default_output
 
     where = choose_device(device)
     settings = MeshSettings(method, resolution, faces, texture_px, min_part)
     report = make_mesh(
         source,
-        out,
+        out or default_output(source, "mesh.glb"),
         settings,
         overwrite=overwrite,
         reading=ReadOptions(frame, as_points),

@@ -36,7 +36,14 @@ Settings = Annotated[
         help="Change any setting, e.g. optim.sh_lr=0.01; `vlm3d-gs settings` lists them. Repeatable.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results. Default: runs/<prompt>.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for the results. Default: runs/<prompt>, with a number if that is taken.",
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Optimisation steps.")]
 Seed = Annotated[
     int | None,
@@ -106,11 +113,24 @@ AsPoints = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
 ]
+OverwriteFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file that is written.")
+]
+RunOrSplat = Annotated[
+    Path, typer.Argument(metavar="RUN|SPLAT", help="A run's folder, or a splat file of any format.")
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue an interrupted run in the folder, with its settings."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Tell all: every question, value and file as it comes."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the outcome as JSON, and nothing else but errors.")
+]
 View = Annotated[
     bool, typer.Option("--view", help="Serve a page to watch, pause and stop the run.")
 ]

@@ -7,21 +7,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlm3d_gs.cli.options import AsPoints, FrameOfSplat
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat, OverwriteFile, RunOrSplat
+from vlm3d_gs.core.files import expect_free
 from vlm3d_gs.formats.options import ReadOptions
 
 
 def render(
-    splat: Annotated[Path, typer.Argument(help="A splat file of any format.")],
+    splat: RunOrSplat,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             "-o",
             help="What to write: .mp4, .gif, .webp, or .png for a grid of stills. With --cameras: "
-            "a folder, or a .png for a single camera.",
+            "a folder, or a .png for a single camera. Default: RUN/turntable.mp4 or SPLAT-turntable.mp4.",
         ),
-    ],
+    ] = None,
+    overwrite: OverwriteFile = False,
     seconds: Annotated[float, typer.Option(help="Duration of a turn.")] = 4.0,
     size_px: Annotated[int, typer.Option(help="Side of the square frames.")] = 256,
     elevation_deg: Annotated[float, typer.Option(help="Elevation of the camera.")] = 15.0,
@@ -43,10 +45,14 @@ def render(
     as_points: AsPoints = False,
 ) -> None:
     """Render a splat: a turntable, a grid of stills, or the views of a file of cameras."""
+    from vlm3d_gs.runs.record import default_output, find_splat
     from vlm3d_gs.show.pictures import render_pictures
 
+    path, _ = find_splat(splat)
+    out = out or default_output(splat, "stills" if cameras else "turntable.mp4")
+    expect_free(out, overwrite=overwrite)
     files = render_pictures(
-        splat,
+        path,
         out,
         seconds=seconds,
         size_px=size_px,
@@ -56,5 +62,5 @@ def render(
         cameras=cameras,
         reading=ReadOptions(frame, as_points),
     )
-    for path in files:
-        typer.echo(f"written to {path}")
+    for file in files:
+        typer.echo(f"written to {file}")

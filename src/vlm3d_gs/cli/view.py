@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from vlm3d_gs.cli.options import AsPoints, FrameOfSplat, Host, Port
+from vlm3d_gs.cli.options import AsPoints, FrameOfSplat, Host, Port, RunOrSplat
 from vlm3d_gs.formats.options import ReadOptions
 
 
 def view(
-    splat: Annotated[Path, typer.Argument(metavar="SPLAT|RUN", help="A splat, or a run's folder.")],
+    splat: RunOrSplat,
     host: Host = None,
     port: Port = None,
     frame: FrameOfSplat = None,

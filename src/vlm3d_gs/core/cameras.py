@@ -20,7 +20,7 @@ from vlm3d_gs.core.errors import ConfigError
 Angles = float | Sequence[float] | Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cameras:
     """C pinhole cameras with one image size."""
 
@@ -50,6 +50,9 @@ class Cameras:
                 raise ConfigError(
                     f"cameras.{name} must be an integer of at least 1 px, got {getattr(self, name)!r}."
                 )
+
+    def __repr__(self) -> str:
+        return f"Cameras({len(self)}, {self.width} x {self.height} px on {self.viewmats.device})"
 
     def __len__(self) -> int:
         return self.viewmats.shape[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,20 @@ def make_folder(path: str | Path) -> list[Path]:
     return missing[::-1]
 
 
+def expect_free(path: str | Path, *, overwrite: bool) -> None:
+    """Refuse a file that is there already, before any work is done for it.
+
+    Args:
+        path: to write.
+        overwrite: what is there may be replaced.
+
+    Raises:
+        ExportError: it is there.
+    """
+    if not overwrite and Path(path).is_file():
+        raise ExportError(f"{path} exists already. Give another name, or --overwrite.")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Provide a temporary path beside `path` that replaces `path` when the block succeeds.
@@ -101,8 +116,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise ExportError(f"Cannot write {target}: it is a folder. Give a file name.")
 
         temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{target.suffix}")
+        mode = _usual_mode(temporary)
         try:
             yield temporary
+            # Some libraries make files that only their owner may read.
+            if temporary.stat().st_mode != mode:
+                temporary.chmod(stat.S_IMODE(mode))
             _flush(temporary)
             os.replace(temporary, target)
         finally:
@@ -116,6 +135,16 @@ def remove_unfinished(folder: Path) -> None:
     with suppress(OSError):
         for path in folder.glob(f"{TEMPORARY}*"):
             path.unlink()
+
+
+def _usual_mode(path: Path) -> int:
+    """Return the mode that a new file gets here, by umask; there is no safe way to ask for the umask itself."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+        path.unlink()
 
 
 def _names_another(error: OSError, path: Path) -> bool:

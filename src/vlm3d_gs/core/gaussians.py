@@ -22,7 +22,7 @@ from vlm3d_gs.core.rotations import compose_covariances, quat_to_rotmat
 PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaussians:
     """N anisotropic 3D Gaussians, stored as the raw parameters that are optimised.
 
@@ -64,6 +64,11 @@ class Gaussians:
 
     def __len__(self) -> int:
         return self.means.shape[0]
+
+    def __repr__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        more = ", antialiased" if self.antialiased else ""
+        return f"Gaussians({len(self)}, SH degree {self.sh_degree}, {kind} on {self.device}{more})"
 
     @property
     def device(self) -> torch.device:

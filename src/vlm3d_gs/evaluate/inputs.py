@@ -8,7 +8,9 @@ from pathlib import Path
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.files import atomic_path
+from vlm3d_gs.evaluate.composition import CompositionReport
 from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, judge_splat
+from vlm3d_gs.evaluate.scene import SceneReport
 
 
 def judge(
@@ -39,9 +41,14 @@ def judge(
 
 def describe(row: RunRow) -> str:
     """Return the verdict as a line for people, followed by the reasons if something is wrong."""
-    verdict = "right" if row.report.ok else "WRONG"
-    reasons = "".join(f"\n       {reason}" for reason in row.report.reasons)
-    return f"{verdict:<6} {row.run}: {row.prompt}{reasons}"
+    reasons = "".join(f"\n{'':<17} {reason}" for reason in row.report.reasons)
+    return f"{verdict(row.report):<17} {row.run}: {row.prompt}{reasons}"
+
+
+def verdict(report: CompositionReport | SceneReport) -> str:
+    """Return a report in the two words used everywhere: *right* is about content, *clean* about surfaces."""
+    content = "right" if report.content_right else "WRONG"
+    return f"{content}, {'clean' if report.clean else 'not clean'}"
 
 
 def write_rows(path: Path, rows: Sequence[RunRow]) -> None:

@@ -124,6 +124,26 @@ def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False
             )
 
 
+def free_folder(out: Path) -> Path:
+    """Return a folder for a new run: the one given, or, where something is in it, its name with the next number.
+
+    Example: `runs/a-red-cube`, then `runs/a-red-cube-2`, `runs/a-red-cube-3`.
+    """
+    number, folder = 1, out
+    while folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        number += 1
+        folder = out.with_name(f"{out.name}-{number}")
+    return folder
+
+
+def newest_folder(out: Path) -> Path:
+    """Return where `free_folder` put the last run: the highest number; `out` if there is none."""
+    number, folder = 1, out
+    while (later := out.with_name(f"{out.name}-{number + 1}")).is_dir():
+        number, folder = number + 1, later
+    return folder
+
+
 @contextmanager
 def run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[RunFolder]:
     """Make the run's folder and keep all others out of it inside the block; arguments as for `check_run_folder`.

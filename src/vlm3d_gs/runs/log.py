@@ -175,6 +175,10 @@ class RunLog:
         """Print one line for the user, above the progress bar."""
         self._progress.print(text)
 
+    def detail(self, text: str) -> None:
+        """Print one line for a user who asked for details (`progress.in_detail`)."""
+        self._progress.detail(text)
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Write summary.json: the outcome, with versions, commit and the list of packages.
 

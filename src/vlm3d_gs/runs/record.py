@@ -82,6 +82,22 @@ def find_splat(path: Path) -> tuple[Path, RunRecord | None]:
     return path / SPLAT, record
 
 
+def default_output(source: Path, name: str) -> Path:
+    """Return where a product of a run or a splat file goes if nobody says: into the run, or beside the file.
+
+    Args:
+        source: a run's folder, or a splat file.
+        name: of the product in a run's folder.
+
+    Example:
+        >>> default_output(Path("demo.spz"), "mesh.glb").name
+        'demo-mesh.glb'
+    """
+    if source.is_dir():
+        return source / name
+    return source.with_name(f"{source.stem}-{name}")
+
+
 def read_record(folder: Path) -> RunRecord:
     """Read the record of a run, finished or not.
 
