@@ -68,6 +68,7 @@ def print_report(
     )
     console.print(_files(result))
     if result.answers:
+        console.print("The critic says")
         console.print(_answers(result.answers))
     if checked is not None:
         console.print(_checker(checked), markup=False)
@@ -92,7 +93,6 @@ def opens_in(path: Path) -> str:
 
 def _answers(answers: Sequence[Answer]) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_row("The critic says", "", "")
     for item in answers:
         # Without the words that tell a model how to answer.
         question = Text(item.question.removesuffix("Answer Yes or No.").strip())

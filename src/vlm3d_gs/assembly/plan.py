@@ -80,11 +80,11 @@ def estimate_run(config: Config, folders: dict[str, Path], *, objects: int = 1) 
         for name in ("critic", "judge"):
             if name in folders:
                 parameters[f"{name}.critic"] = count_parameters(folders[name])
-    return estimate_parameters(config, parameters, critic)
+    return estimate_parameters(config, parameters, critic, objects=objects)
 
 
 def estimate_parameters(
-    config: Config, parameters: dict[str, int], critic: CriticWork | None
+    config: Config, parameters: dict[str, int], critic: CriticWork | None, *, objects: int = 1
 ) -> MemoryEstimate:
     """Estimate a run with large models.
 
@@ -92,6 +92,7 @@ def estimate_parameters(
         config: the run.
         parameters: number of parameters by component, as `memory.estimate` takes them.
         critic: its work; None without a large critic.
+        objects: as in `estimate_run`.
     """
     priors, camera = large_priors(config.priors), config.camera
 
