@@ -91,7 +91,7 @@ def _primitives(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from mesh["primitives"]
 
 
-def _obj(path: Path) -> tuple[int, int, bool]:
+def _obj(path: Path) -> tuple[int, int, bool] | None:
     vertices = faces = 0
     textured = False
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -99,9 +99,7 @@ def _obj(path: Path) -> tuple[int, int, bool]:
             vertices += line.startswith("v ")
             faces += line.startswith("f ")
             textured |= line.startswith("mtllib ")
-    if not vertices:
-        raise ValueError(path)
-    return vertices, faces, textured
+    return (vertices, faces, textured) if vertices else None
 
 
 def _ply(path: Path) -> tuple[int, int, bool] | None:
