@@ -23,6 +23,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -32,6 +33,12 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
+)
+
+from vlm3d_gs.prior.loading.mvdream_keys import (
+    diffusers_name,
+    mvdream_modules,
+    mvdream_unet_config,
 )
 
 TEXT_TOKENS = 77
@@ -220,12 +227,40 @@ def tiny_sd3(folder: Path, *, with_t5: bool = True) -> Path:
     return folder
 
 
+def tiny_mvdream_unet(folder: Path) -> Path:
+    """A multi-view network of two levels with one block each, in the published layout and tensor names."""
+    config = {
+        "_class_name": "MultiViewUNetModel",
+        "attention_resolutions": [2, 1],
+        "camera_dim": 16,
+        "channel_mult": [1, 2],
+        "context_dim": 64,
+        "image_size": 8,
+        "in_channels": 4,
+        "model_channels": 32,
+        "num_head_channels": 16,
+        "num_res_blocks": 1,
+        "out_channels": 4,
+        "transformer_depth": 1,
+    }
+    torch.manual_seed(6)
+    published = {inner: outer for outer, inner in mvdream_modules(config).items()}
+    weights = {
+        diffusers_name(name, published): value
+        for name, value in UNet2DConditionModel(**mvdream_unet_config(config)).state_dict().items()
+    }
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def tiny_mvdream(folder: Path, unet: Path) -> Path:
     """The published multi-view bundle's layout around a network with its tensor names.
 
     Args:
         folder: written.
-        unet: the folder `unet` of ../shared/fixtures/mvdream_tiny.
+        unet: the folder `unet` of ../shared/fixtures/mvdream_tiny, or of `tiny_mvdream_unet`.
     """
     torch.manual_seed(4)
     shutil.copytree(unet, folder / "unet")

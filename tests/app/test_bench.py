@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from typer.testing import CliRunner
 
+from vlm3d_gs.app import floors
 from vlm3d_gs.app.bench import BenchReport, measure_run
 from vlm3d_gs.app.floors import matrix_rate, operation_counter
 from vlm3d_gs.cli import app
@@ -20,37 +21,38 @@ from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 SMALL = {"scene.n_init": 300, "densify.enabled": False, "device": "cpu"}
 
 
-def report(steps: int = 6, **settings: object) -> BenchReport:
+def report(steps: int, **settings: object) -> BenchReport:
     values = {**SMALL, "train.steps": steps, **settings}
     return measure_run(apply_settings(preset("mini", "a red cube on top of a blue cone"), values))
 
 
-def test_sections_add_up_to_the_whole_and_cover_it() -> None:
+@pytest.fixture(scope="module")
+def without_critic() -> BenchReport:
+    """At the default guidance scale, 1: one branch."""
+    return report(4, **{"critic.enabled": False})
+
+
+def test_sections_add_up_to_the_whole_and_cover_it_with_those_of_the_critic() -> None:
     calls: list[tuple[int, int]] = []
     config = apply_settings(preset("mini", "a red cube"), {**SMALL, "train.steps": 6})
     result = measure_run(config, on_step=lambda done, total: calls.append((done, total)))
     assert sum(result.sections_ms.values()) == pytest.approx(result.whole_ms)
     named = {"render forward", "render backward", "prior denoise", "prior encode", "optimizer"}
-    assert named <= set(result.sections_ms)
+    assert named | {"critic forward", "critic backward"} <= set(result.sections_ms)
     assert result.sections_ms["other"] >= 0.0
+    assert result.floor_ms["critic forward"] > 0.0
     assert calls[-1] == (12, 12)
     assert result.peak_mib > 100
 
 
-def test_the_critic_has_its_sections_and_operations() -> None:
-    with_critic = report(steps=8)
-    assert {"critic forward", "critic backward"} <= set(with_critic.sections_ms)
-    assert with_critic.floor_ms["critic forward"] > 0.0
-    alone = report(steps=5, **{"critic.enabled": False})
-    assert not any(name.startswith("critic") for name in alone.sections_ms)
+def test_a_run_without_a_critic_has_no_section_of_one(without_critic: BenchReport) -> None:
+    assert not any(name.startswith("critic") for name in without_critic.sections_ms)
+    assert "prior denoise" in without_critic.sections_ms
 
 
-def test_two_branches_cost_twice_the_operations_of_one() -> None:
-    one, two = (
-        report(steps=5, **{"critic.enabled": False, "prior.guidance_scale": scale})
-        for scale in (1.0, 4.0)
-    )
-    operations = [r.floor_ms["prior denoise"] * r.peak_gflops for r in (one, two)]
+def test_two_branches_cost_twice_the_operations_of_one(without_critic: BenchReport) -> None:
+    two = report(4, **{"critic.enabled": False, "prior.guidance_scale": 4.0})
+    operations = [r.floor_ms["prior denoise"] * r.peak_gflops for r in (without_critic, two)]
     assert operations[1] == pytest.approx(2.0 * operations[0], rel=0.02)
 
 
@@ -68,6 +70,22 @@ def test_attention_is_counted_on_a_cpu_too(dtype: torch.dtype) -> None:
 
 def test_the_rate_of_matrix_products_is_plausible() -> None:
     assert 1e9 < matrix_rate(torch.device("cpu")) < 1e15
+
+
+def test_the_rate_is_that_of_the_faster_precision_and_a_hopeless_one_is_not_tried_at_full_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = {torch.float32: 1.0, torch.bfloat16: 0.5, torch.float64: 4.5}
+    tried: list[tuple[int, torch.dtype]] = []
+
+    def spent(side: int, device: torch.device, dtype: torch.dtype) -> float:
+        tried.append((side, dtype))
+        return seconds[dtype] * side**3
+
+    monkeypatch.setattr(floors, "_product_s", spent)
+    assert matrix_rate(torch.device("cpu"), tuple(seconds)) == pytest.approx(2.0 / 0.5)
+    full = floors.PEAK_SIDE["cpu"]
+    assert [dtype for side, dtype in tried if side == full] == [torch.float32, torch.bfloat16]
 
 
 def test_other_guidances_can_be_timed() -> None:
@@ -104,14 +122,14 @@ def test_other_guidances_can_be_timed() -> None:
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         app,
-        ["bench", "a red cube", "--steps", "5", "--no-critic", "--json", str(tmp_path / "b.json")]
+        ["bench", "a red cube", "--steps", "3", "--no-critic", "--json", str(tmp_path / "b.json")]
         + [x for name, value in SMALL.items() for x in ("--set", f"{name}={value}")],
     )
     assert result.exit_code == 0, result.output
     assert "prior denoise" in result.output
     written = json.loads((tmp_path / "b.json").read_text())
     assert written["preset"] == "mini"
-    assert written["steps"] == 5
+    assert written["steps"] == 3
     assert written["runtimes"] == {"prior": "onnx"}
     assert "prior by onnx" in " ".join(result.output.split())
     assert "commit" in written

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 import pipelines
 from vlm3d_gs.assembly.runtime import uses_graphs
@@ -169,16 +170,28 @@ def test_the_default_run_takes_graphs_where_they_are_fresh(tmp_path: Path) -> No
         uses_graphs(replace(config.prior, runtime="onnx"), copy, CPU, "full", config.camera)
 
 
+def few_layers(folder: Path, vae_levels: int) -> Path:
+    """Leave the autoencoder and the text encoder only one layer of each kind: tracing takes seconds a layer."""
+    pipelines.tiny_vae(levels=vae_levels).save_pretrained(folder / "vae")
+    width = CLIPTextConfig.from_pretrained(folder / "text_encoder").hidden_size
+    CLIPTextModel(pipelines.clip_config(width, n_layers=1)).save_pretrained(folder / "text_encoder")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd21", "mvdream"])
 def test_folders_of_others_can_be_exported(
-    kind: str, shared_fixtures: Path, tmp_path: Path, generator: torch.Generator
+    kind: str, tmp_path: Path, generator: torch.Generator
 ) -> None:
     if kind == "mvdream":
-        folder = pipelines.tiny_mvdream(tmp_path / "m", shared_fixtures / "mvdream_tiny" / "unet")
+        unet = pipelines.tiny_mvdream_unet(tmp_path / "unet")
+        folder, side_px = pipelines.tiny_mvdream(tmp_path / "m", unet), 8
+        few_layers(folder, vae_levels=1)
     else:
-        folder = pipelines.tiny_sd21(tmp_path / "m")
-    export_prior(folder, size_px=64)
+        # Two levels have one step down and one up, whose gradients are written by hand.
+        folder = few_layers(pipelines.tiny_sd21(tmp_path / "m"), vae_levels=2)
+        side_px = 16
+    export_prior(folder, size_px=side_px)
 
     ours, theirs = (
         GraphDenoiser(read_manifest(folder), 4),
@@ -189,8 +202,9 @@ def test_folders_of_others_can_be_exported(
     text = embed_texts(folder, texts, CPU)
     torch.testing.assert_close(embed_texts_by_graph(folder, texts).tokens, text.tokens, **CLOSE)
 
-    color = torch.rand(4, 64, 64, 3, generator=generator)
+    color = torch.rand(4, side_px, side_px, 3, generator=generator)
     latents = theirs.encode(color)
+    assert latents.shape == (4, 4, 8, 8)
     torch.testing.assert_close(ours.encode(color), latents, **CLOSE)
     cameras = torch.randn(4, 16, generator=generator) if theirs.is_multiview else None
     timesteps = torch.tensor([10, 300, 500, 900])
