@@ -54,7 +54,7 @@ def test_prior_draws_what_it_is_told(cameras: Cameras) -> None:
     prompts = ["a green cone", "a white sphere", "a blue cylinder", "a red cube"]
     denoiser = load_denoiser(embedded_weights("prior"), CPU)
     texts = embed_texts(embedded_weights("prior"), ["", *prompts], CPU)
-    views = sample_views(denoiser, texts, cameras, torch.Generator().manual_seed(0))
+    views = sample_views(denoiser, texts, cameras, torch.Generator().manual_seed(0), steps=10)
     recognize = Recognizer(cameras, 1)
     right = [
         recognize(shown) == parse_composition(prompt)

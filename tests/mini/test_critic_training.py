@@ -181,7 +181,7 @@ def test_a_fresh_camera_embedding_turns_four_times_a_round() -> None:
 
 def test_a_training_runs_through_its_stages_and_moves_both_parts(tmp_path: Path) -> None:
     lines: list[str] = []
-    plan = TrainingPlan(steps=4, lr=1e-3, warmup_steps=1, scenes_per_step=4)
+    plan = TrainingPlan(steps=3, lr=1e-3, warmup_steps=1, scenes_per_step=1)
     start = new_critic(0)[0].state_dict()
     model, _ = train_critic(tmp_path, "cpu", 0, lines.append, plan)
     assert "looks at object" in lines[-1]
@@ -198,7 +198,7 @@ def test_a_training_runs_through_its_stages_and_moves_both_parts(tmp_path: Path)
 def test_who_learns_when(step: int, tower: bool, language: bool) -> None:
     model, tokenizer = new_critic(0)
     objective = CriticLoss(model, tokenizer, together_from=5)
-    value, _ = objective(CriticDraw(0, 2, alone_until=2)(step), step)
+    value, _ = objective(CriticDraw(0, 1, alone_until=2)(step), step)
     value.backward()
     assert (model.model.visual.blocks[0].attn.qkv.weight.grad is not None) == tower
     assert (model.model.language_model.layers[0].mlp.up_proj.weight.grad is not None) == language
