@@ -70,6 +70,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "onnx": ("runtime.export",),
     "onnxscript": ("runtime.export",),
     "transformers": (
+        "evaluate.judges.transformers_vlm",
         "critic.qwen.attention",
         "prior.loading.pipeline",
         "critic.qwen.loading",
@@ -87,7 +88,15 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "zstandard": ("formats.spz.stream",),
     "pxr": ("formats.usd", "formats.usd_child"),
     "av": ("show.video", "app.doctor"),
-    "PIL": ("core.images", "formats.sog", "layout.draw", "show", "mesh.writers"),
+    "PIL": (
+        "core.images",
+        "formats.sog",
+        "layout.draw",
+        "show",
+        "mesh.writers",
+        "evaluate.gpteval.grids",
+        "evaluate.judges",
+    ),
     "safetensors": (
         "models.integrity",
         "runtime",
@@ -174,6 +183,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.layout", "vlm3d_gs.layout.files"),
     ("cli.layout", "vlm3d_gs.layout.schema"),
     ("cli.evaluate", "vlm3d_gs.evaluate.inputs"),
+    ("cli.gpteval", "vlm3d_gs.app.tournament"),
+    # judges: a library for those who name one of its kind
+    ("assembly.judges", "vlm3d_gs.evaluate.judges.transformers_vlm"),
+    ("assembly.judges", "vlm3d_gs.evaluate.judges.embedded"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
     # doctor reports what cannot be imported instead of failing on it

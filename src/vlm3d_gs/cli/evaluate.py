@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from vlm3d_gs.cli.gpteval import gpteval
+
 app = typer.Typer(no_args_is_help=True, help="Measure what a run has made.")
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `composition` a subcommand while it is the only one."""
+app.command("gpteval")(gpteval)
 
 
 @app.command("composition")

@@ -110,6 +110,26 @@ AsPoints = Annotated[
     ),
 ]
 
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        metavar="JUDGE",
+        help="server:MODEL@URL (any OpenAI-compatible server), model:ID (a folder or hub id that "
+        "transformers loads), or mini (the embedded critic, held-out questions). Repeatable.",
+    ),
+]
+JudgeKey = Annotated[
+    str | None, typer.Option("--key-file", help="File that holds the key of the judges' server.")
+]
+OwnCritic = Annotated[
+    bool,
+    typer.Option(
+        "--own-critic",
+        help="Allow a judge of the family of the critic that the runs were optimised for.",
+    ),
+]
+
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
 ]

@@ -58,10 +58,13 @@ class Chat:
     Args:
         config: address and limits.
         key: sent as a bearer token; None sends none.
+        setting: what the user set address and limits by, for messages.
     """
 
-    def __init__(self, config: ServerConfig, key: str | None = None) -> None:
-        self.config, self._key = config, key
+    def __init__(
+        self, config: ServerConfig, key: str | None = None, setting: str = "critic.server"
+    ) -> None:
+        self.config, self._key, self._setting = config, key, setting
         self.address = f"{config.url.rstrip('/')}/chat/completions"
 
     def ask(self, bodies: Sequence[Mapping[str, Any]], read: Reader[Answer]) -> list[Answer]:
@@ -75,16 +78,32 @@ class Chat:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, self._ask_all(bodies, read)).result()
 
-    async def _ask_all(
+    def ask_each(
         self, bodies: Sequence[Mapping[str, Any]], read: Reader[Answer]
-    ) -> list[Answer]:
+    ) -> list[Answer | LookFailedError]:
+        """Return what `read` finds in each reply, or the error where no attempt brought one; the others go on.
+
+        Raises:
+            ModelError: the server refuses, and would again.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, self._ask_all(bodies, read, spared=True)).result()
+
+    async def _ask_all(
+        self, bodies: Sequence[Mapping[str, Any]], read: Reader[Answer], *, spared: bool = False
+    ) -> list[Any]:
         slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
         async with self._client() as client:
 
-            async def ask_one(body: Mapping[str, Any]) -> Answer:
-                async with slots:
-                    return await self._ask(client, json.dumps(body).encode(), read)
+            async def ask_one(body: Mapping[str, Any]) -> Answer | LookFailedError:
+                try:
+                    async with slots:
+                        return await self._ask(client, json.dumps(body).encode(), read)
+                except LookFailedError as error:
+                    if not spared:
+                        raise
+                    return error
 
             tasks = [asyncio.create_task(ask_one(body)) for body in bodies]
             try:
@@ -132,8 +151,8 @@ class Chat:
 
         times = "once" if attempts == 1 else f"{attempts} times"
         raise LookFailedError(
-            f"The server at {self.address} gave no answer, asked {times} ({failed}). Check critic.server.url and "
-            ".model, and that it supports OpenAI's chat completions with images; critic.server.attempts and "
+            f"The server at {self.address} gave no answer, asked {times} ({failed}). Check {self._setting}.url and "
+            f".model, and that it supports OpenAI's chat completions with images; {self._setting}.attempts and "
             ".timeout_s say how long it is waited for."
         )
 
@@ -145,7 +164,7 @@ class Chat:
                 body = await _body(response)
         except httpx2.InvalidURL:
             raise ModelError(
-                f"critic.server.url {self.config.url!r} is not an address. E.g. http://127.0.0.1:8000/v1."
+                f"{self._setting}.url {self.config.url!r} is not an address. E.g. http://127.0.0.1:8000/v1."
             ) from None
 
         if response.is_success:
@@ -162,10 +181,11 @@ class Chat:
             target = self._shown(response.headers.get("Location", "nowhere"))
             raise ModelError(
                 f"The server at {self.address} redirects ({status}) to {target}. Redirects are not followed, since "
-                "the key would go there too. Set critic.server.url to the server itself."
+                f"the key would go there too. Set {self._setting}.url to the server itself."
             )
         raise ModelError(
-            f"The server at {self.address} refused ({status}): {said}. Check critic.server.url, .model and .key_file."
+            f"The server at {self.address} refused ({status}): {said}. "
+            f"Check {self._setting}.url, .model and .key_file."
         )
 
     def _shown(self, text: str) -> str:
