@@ -42,7 +42,7 @@ def build_judge(
     if kind == "server":
         model, _, url = rest.rpartition("@")
         if not model or not url:
-            raise _unknown(spec)
+            raise ConfigError(_unknown(spec))
         return ServerJudge(ServerConfig(url=url, model=model, key_file=key_file))
     if kind == "model" and rest:
         # Its library takes seconds to load.
@@ -50,7 +50,7 @@ def build_judge(
 
         place = choose_device(device)
         return TransformersJudge(rest, place, fast_dtype(place) or torch.float32, offline=offline)
-    raise _unknown(spec)
+    raise ConfigError(_unknown(spec))
 
 
 def judge_model(spec: str) -> str:
@@ -64,7 +64,7 @@ def judge_model(spec: str) -> str:
         return spec
     model = rest.rpartition("@")[0] if kind == "server" else rest
     if kind not in ("server", "model") or not model:
-        raise _unknown(spec)
+        raise ConfigError(_unknown(spec))
     return model
 
 
@@ -86,5 +86,5 @@ def weights_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _unknown(spec: str) -> ConfigError:
-    return ConfigError(f"There is no judge {spec[:200]!r}. A judge is {KINDS}.")
+def _unknown(spec: str) -> str:
+    return f"There is no judge {spec[:200]!r}. A judge is {KINDS}."

@@ -78,23 +78,29 @@ def read_tournament(folder: str | Path) -> Tournament:
     place = Path(folder)
     config, prompts = _json(place / "config.json"), _json(place / "prompts.json")
     if not isinstance(config, dict):
-        raise _wrong(place / "config.json", "it must hold an object")
+        raise InputFileError(_wrong(place / "config.json", "it must hold an object"))
     if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-        raise _wrong(place / "prompts.json", "it must be a list of texts")
+        raise InputFileError(_wrong(place / "prompts.json", "it must be a list of texts"))
 
     criteria = config.get("criteria")
     if not isinstance(criteria, list) or not criteria:
-        raise _wrong(place / "config.json", "criteria must be a list of pairs of name and text")
+        raise InputFileError(
+            _wrong(place / "config.json", "criteria must be a list of pairs of name and text")
+        )
     names = tuple(str(one[0] if isinstance(one, list) and one else one) for one in criteria)
 
     rows = config.get("ensembles")
     if not isinstance(rows, list) or not rows:
-        raise _wrong(place / "config.json", "ensembles must be a list with an entry")
+        raise InputFileError(
+            _wrong(place / "config.json", "ensembles must be a list with an entry")
+        )
     ensembles = tuple(_ensemble(place, row, len(names)) for row in rows)
 
     ids = config.get("prompt_ids", list(range(len(prompts))))
     if not isinstance(ids, list) or not all(_whole(one, 0, len(prompts) - 1) for one in ids):
-        raise _wrong(place / "config.json", f"prompt_ids must be of 0 to {len(prompts) - 1}")
+        raise InputFileError(
+            _wrong(place / "config.json", f"prompt_ids must be of 0 to {len(prompts) - 1}")
+        )
 
     frozen = _frozen(place, config.get("scores"), len(names))
     return Tournament(place, names, ensembles, tuple(prompts), tuple(sorted(set(ids))), frozen)
@@ -103,27 +109,35 @@ def read_tournament(folder: str | Path) -> Tournament:
 def _ensemble(place: Path, row: Any, criteria: int) -> Ensemble:
     path = place / "config.json"
     if not isinstance(row, dict):
-        raise _wrong(path, "an ensemble must be an object")
+        raise InputFileError(_wrong(path, "an ensemble must be an object"))
     views, dimensions = row.get("num_views"), row.get("dimensions")
     if views not in GRIDS:
-        raise _wrong(path, f"num_views must be one of {', '.join(map(str, GRIDS))}, not {views!r}")
+        raise InputFileError(
+            _wrong(path, f"num_views must be one of {', '.join(map(str, GRIDS))}, not {views!r}")
+        )
     if (
         not isinstance(dimensions, list)
         or not dimensions
         or not all(_whole(one, 0, criteria - 1) for one in dimensions)
     ):
-        raise _wrong(path, f"dimensions must be numbers of 0 to {criteria - 1}, not {dimensions!r}")
+        raise InputFileError(
+            _wrong(path, f"dimensions must be numbers of 0 to {criteria - 1}, not {dimensions!r}")
+        )
     if not _whole(row.get("num_comparisons"), 1, MOST_COMPARISONS):
-        raise _wrong(path, f"num_comparisons must be a number of 1 to {MOST_COMPARISONS}")
+        raise InputFileError(
+            _wrong(path, f"num_comparisons must be a number of 1 to {MOST_COMPARISONS}")
+        )
     rgb, normal = bool(row.get("rgb")), bool(row.get("normal"))
     if not (rgb or normal):
-        raise _wrong(path, "an ensemble must show rgb or normal")
+        raise InputFileError(_wrong(path, "an ensemble must show rgb or normal"))
 
     name = row.get("gpt_prompt")
     instruction = place / str(name)
     inside = isinstance(name, str) and instruction.resolve().is_relative_to(place.resolve())
     if not inside or not instruction.is_file():
-        raise _wrong(path, f"gpt_prompt must name a file in the tournament's folder, not {name!r}")
+        raise InputFileError(
+            _wrong(path, f"gpt_prompt must name a file in the tournament's folder, not {name!r}")
+        )
     return Ensemble(views, rgb, normal, tuple(dimensions), row["num_comparisons"], instruction)
 
 
@@ -134,14 +148,18 @@ def _frozen(place: Path, scores: Any, criteria: int) -> tuple[dict[str, float], 
     if isinstance(scores, dict):
         scores = [scores.get(str(index), {}) for index in range(criteria)]
     if not isinstance(scores, list) or len(scores) != criteria:
-        raise _wrong(
-            place / "config.json", f"scores must have one entry for each of {criteria} criteria"
+        raise InputFileError(
+            _wrong(
+                place / "config.json", f"scores must have one entry for each of {criteria} criteria"
+            )
         )
 
     frozen = []
     for one in scores:
         if not isinstance(one, dict) or not all(_finite(value) for value in one.values()):
-            raise _wrong(place / "config.json", "scores must hold a finite number for each method")
+            raise InputFileError(
+                _wrong(place / "config.json", "scores must hold a finite number for each method")
+            )
         frozen.append({str(name): float(value) for name, value in one.items()})
     return tuple(frozen)
 
@@ -188,8 +206,8 @@ def _json(path: Path) -> Any:
         ) from error
 
 
-def _wrong(path: Path, what: str) -> InputFileError:
-    return InputFileError(f"{path} is no tournament of GPTEval3D's: {what}.")
+def _wrong(path: Path, what: str) -> str:
+    return f"{path} is no tournament of GPTEval3D's: {what}."
 
 
 def _whole(value: object, low: int, high: int) -> bool:
