@@ -28,6 +28,7 @@ MAY_RAISE = {
     "_FailedAttempt": {"critic/chat.py"},
     "typer.Exit": {
         "cli/__init__.py",
+        "cli/batch.py",
         "cli/doctor.py",
         "cli/evaluate.py",
         "cli/generate.py",

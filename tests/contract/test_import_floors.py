@@ -39,6 +39,8 @@ ROOMS = [
     "assembly",
     "pipeline",
     "app",
+    # many of them
+    "batch",
     "cli",
     "__main__",
 ]
@@ -47,6 +49,21 @@ ROOMS = [
 NO_TORCH = (
     *("", "config", "cli", "__main__", "core.errors", "core.files", "layout", "app.gpu_setup"),
     *("formats.registry", "formats.options", "runtime.manifest"),
+    *(
+        "batch.display",
+        "batch.driver",
+        "batch.engine",
+        "batch.items",
+        "batch.local",
+        "batch.manifest",
+        "batch.outcome",
+        "batch.page",
+        "batch.parquet",
+        "batch.prompts",
+        "batch.run",
+        "batch.start",
+        "batch.worker",
+    ),
     *("setup.gpu", "setup.plan", "setup.build", "setup.toolkit", "setup.wheels", "setup.cards"),
     *("setup.bar", "setup.installer", "setup.torch_build", "setup.environment"),
     *("setup.gsplat_state",),
@@ -80,7 +97,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     ),
     "tokenizers": ("critic.qwen.tokenizer", "prior.graph_denoiser", "mini"),
     "jinja2": ("critic.qwen.tokenizer",),
-    "filelock": ("runs.folder",),
+    "filelock": ("runs.folder", "batch.manifest"),
+    "pyarrow": ("batch.parquet",),
     "huggingface_hub": ("models.hub",),
     "httpx2": ("critic.chat",),
     "peft": ("prior.lora",),
@@ -123,7 +141,15 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
     "xatlas": ("mesh.atlas",),
-    "rich": ("runs.progress", "setup.bar", "app.bench", "app.settings", "app.report", "mini"),
+    "rich": (
+        "runs.progress",
+        "batch.display",
+        "setup.bar",
+        "app.bench",
+        "app.settings",
+        "app.report",
+        "mini",
+    ),
     "typer": ("cli", "mini"),
     "viser": ("app.viewer", "app.viewer_server"),
     "websockets": ("app.viewer_server",),
@@ -187,6 +213,14 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # judges: a library for those who name one of its kind
     ("assembly.judges", "vlm3d_gs.evaluate.judges.transformers_vlm"),
     ("assembly.judges", "vlm3d_gs.evaluate.judges.embedded"),
+    # the driver of a batch loads no torch, only its workers do
+    ("batch.start", "vlm3d_gs.assembly.device"),
+    ("batch.start", "torch"),
+    ("batch.worker", "vlm3d_gs.batch.threads"),
+    # an extra: only those with lists in parquet need it
+    ("batch.prompts", "vlm3d_gs.batch.parquet"),
+    ("batch.parquet", "pyarrow"),
+    ("batch.parquet", "pyarrow.parquet"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
     # doctor reports what cannot be imported instead of failing on it
@@ -322,7 +356,7 @@ def test_every_library_is_known() -> None:
 def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = extras["gpu"] + extras["usd"] + extras["export"]
+    optional = [line for name in ("gpu", "usd", "export", "parquet") for line in extras[name]]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
     names = {
         "PIL": "pillow",

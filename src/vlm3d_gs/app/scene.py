@@ -8,7 +8,7 @@ into its boxes (`assembly/placement.py`), the critic is asked about each object 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def generate_scene(
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
+    follow: Callable[[int], bool] = lambda step: False,
 ) -> GenerateResult:
     """Make each object of a layout, and the scene of them.
 
@@ -65,6 +66,7 @@ def generate_scene(
         overwrite: replace an earlier run in the folder.
         resume: continue an interrupted scene in the folder.
         quiet: print nothing.
+        follow: called with the steps done at every step, perhaps several times; returns whether to end, as Ctrl-C does.
 
     Raises:
         PromptError: the embedded models do not know an object.
@@ -104,7 +106,7 @@ def generate_scene(
                     draw=draw_pictures,
                     folder=folder,
                     show=_Preview(objects.run, layout, folder, config.render.backend),
-                    stop_requested=stop_requested,
+                    stop_requested=lambda: stop_requested() or follow(objects.run.step),
                 )
             except NotFiniteError as error:
                 troubles.append(error)

@@ -16,6 +16,7 @@ from vlm3d_gs.config import Config, replace_path, to_dict
 from vlm3d_gs.core.errors import CheckpointError, ConfigError, ExportError
 from vlm3d_gs.core.files import atomic_path, make_folder
 from vlm3d_gs.formats.convert import read_splat
+from vlm3d_gs.optimize.trainer import Observer
 from vlm3d_gs.pipeline import GenerateResult, generate
 from vlm3d_gs.runs.folder import (
     CANDIDATES,
@@ -44,6 +45,7 @@ def generate_one_or_best(
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
+    observe: Observer | None = None,
 ) -> GenerateResult:
     """Generate one seed, or the best of several; arguments and errors as in `generate_best`.
 
@@ -55,13 +57,21 @@ def generate_one_or_best(
         overwrite: likewise.
         resume: likewise.
         quiet: likewise.
+        observe: likewise.
     """
     if resume and n_seeds is None:
         n_seeds, pick_at = _stored_choice(config.out) or (None, pick_at)
     if n_seeds is None:
-        return generate(config, overwrite=overwrite, resume=resume, quiet=quiet)
+        return generate(config, overwrite=overwrite, resume=resume, quiet=quiet, observe=observe)
     return generate_best(
-        config, n_seeds, pick, pick_at, overwrite=overwrite, resume=resume, quiet=quiet
+        config,
+        n_seeds,
+        pick,
+        pick_at,
+        overwrite=overwrite,
+        resume=resume,
+        quiet=quiet,
+        observe=observe,
     )
 
 
@@ -74,6 +84,7 @@ def generate_best(
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
+    observe: Observer | None = None,
 ) -> GenerateResult:
     """Start several seeds and finish the one that the critic likes best.
 
@@ -89,6 +100,7 @@ def generate_best(
         overwrite: replace an earlier run in the folder.
         resume: go on where an interrupted choice among the same seeds stopped.
         quiet: print nothing.
+        observe: called after each step of each run.
 
     Raises:
         ConfigError: no critic, a number out of range, or as in `generate`.
@@ -110,13 +122,13 @@ def generate_best(
         make_folder(folder.path / CANDIDATES)
         write_json(folder.path / CANDIDATES / CHOICE, choice)
 
-        best = _choose(folder, config, choice, quiet=quiet)
+        best = _choose(folder, config, choice, quiet=quiet, observe=observe)
         if isinstance(best, GenerateResult):
             return best
         chosen = replace_path(config, "train.seed", best)
         if not (config.out / CHECKPOINT).is_file():
-            _copy_run(_candidate(config.out, config, best).out, config.out)
-        return generate(chosen, resume=True, quiet=quiet)
+            copy_run(candidate_config(config.out, config, best).out, config.out)
+        return generate(chosen, resume=True, quiet=quiet, observe=observe)
 
 
 def _stored_choice(out: Path) -> tuple[int, float] | None:
@@ -131,7 +143,12 @@ def _stored_choice(out: Path) -> tuple[int, float] | None:
 
 
 def _choose(
-    folder: RunFolder, config: Config, choice: dict[str, Any], *, quiet: bool
+    folder: RunFolder,
+    config: Config,
+    choice: dict[str, Any],
+    *,
+    quiet: bool,
+    observe: Observer | None,
 ) -> int | GenerateResult:
     """Run all seeds up to the comparison and return the best, or what was exported if a signal came."""
     until = max(1, round(choice["pick_at"] * config.train.steps))
@@ -139,7 +156,8 @@ def _choose(
     for seed in range(choice["first"], choice["first"] + choice["seeds"]):
         if seed in scores:
             continue
-        result = _go_on(_candidate(folder.path, config, seed), quiet=quiet, until=until)
+        candidate = candidate_config(folder.path, config, seed)
+        result = go_on(candidate, quiet=quiet, until=until, observe=observe)
         # From now on there is something to resume, or to export.
         folder.stand()
         if result.signal is not None or result.steps < until:
@@ -158,15 +176,17 @@ def _write_scores(out: Path, scores: dict[int, float], **picked: int) -> None:
     write_json(out / CANDIDATES / SCORES, content)
 
 
-def _go_on(candidate: Config, *, quiet: bool, until: int) -> GenerateResult:
-    """Run a seed up to the comparison, from its checkpoint if it has one."""
+def go_on(
+    candidate: Config, *, quiet: bool, until: int | None, observe: Observer | None
+) -> GenerateResult:
+    """Run up to a step, from the checkpoint in the run's folder if it has one."""
     if (candidate.out / CHECKPOINT).is_file():
         try:
-            return generate(candidate, resume=True, quiet=quiet, until=until)
+            return generate(candidate, resume=True, quiet=quiet, until=until, observe=observe)
         except CheckpointError:
             pass  # damaged, and the one before it as well: this seed starts again
     overwrite = (candidate.out / CONFIG).is_file()
-    return generate(candidate, overwrite=overwrite, quiet=quiet, until=until)
+    return generate(candidate, overwrite=overwrite, quiet=quiet, until=until, observe=observe)
 
 
 def _export_best(
@@ -176,14 +196,14 @@ def _export_best(
     scene = stopped.gaussians
     if scores:
         best = max(scores, key=scores.__getitem__)
-        scene = read_splat(_candidate(config.out, config, best).out / "scene.ply")
+        scene = read_splat(candidate_config(config.out, config, best).out / "scene.ply")
     written = write_products(scene, config, lambda line: None)
     if written.failures:
         raise ExportError(str(written.failures[0]))
     return replace(stopped, gaussians=scene, out=config.out, files=tuple(written.files))
 
 
-def _copy_run(source: Path, target: Path) -> None:
+def copy_run(source: Path, target: Path) -> None:
     """Copy what a run goes on from; the checkpoint last, since it says that the rest is there."""
     if (source / PREVIEWS).is_dir():
         shutil.copytree(source / PREVIEWS, target / PREVIEWS, dirs_exist_ok=True)
@@ -249,7 +269,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _candidate(out: Path, config: Config, seed: int) -> Config:
+def candidate_config(out: Path, config: Config, seed: int) -> Config:
     """Return the config of one unfinished seed: in its own folder, with a picture instead of films."""
     watched = replace_path(config, "critic.watch.enabled", True)
     return replace(

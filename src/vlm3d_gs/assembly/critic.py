@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vlm3d_gs.assembly.device import choose_device
+from vlm3d_gs.assembly.kept import folder_state, kept
 from vlm3d_gs.assembly.weights import locate_models, text_cache
 from vlm3d_gs.config import Config, CriticConfig
 from vlm3d_gs.core.precision import fast_dtype
@@ -47,18 +48,27 @@ def build_vlm(
     recordable = plan == "full" and critic.quantize == "none" and not critic.checkpointing
     half = critic.precision == "bfloat16" or (critic.precision == "auto" and fast and not tiny)
 
-    return YesNoModel(
-        folder,
-        device,
-        torch.bfloat16 if half else torch.float32,
-        runtime=critic.runtime,
-        quantize=critic.quantize,
-        checkpointing=critic.checkpointing,
-        layout=critic.layout,
-        pooled=critic.questions.checks != "joint",
-        graphs=critic.graphs and device.type == "cuda" and recordable,
-        resident=plan == "full" or critic.quantize != "none",
-    )
+    key = ("critic", folder_state(folder), str(device), plan, half, recordable, critic.runtime)
+    settings = (critic.quantize, critic.checkpointing, critic.layout, critic.graphs)
+    pooled = critic.questions.checks != "joint"
+
+    def load() -> YesNoModel:
+        return YesNoModel(
+            folder,
+            device,
+            torch.bfloat16 if half else torch.float32,
+            runtime=critic.runtime,
+            quantize=critic.quantize,
+            checkpointing=critic.checkpointing,
+            layout=critic.layout,
+            pooled=pooled,
+            graphs=critic.graphs and device.type == "cuda" and recordable,
+            resident=plan == "full" or critic.quantize != "none",
+        )
+
+    model = kept((*key, *settings, pooled), load)
+    model.forget_questions()
+    return model
 
 
 def build_questions(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vlm3d_gs.assembly.kept import folder_state, kept
 from vlm3d_gs.assembly.runtime import joint_views, uses_graphs
 from vlm3d_gs.config import CameraConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
@@ -85,10 +86,14 @@ def build_priors(
     rows = [range(row * count, (row + 1) * count) for row in range(len(works))]
 
     if camera is not None and uses_graphs(settings, folder, device, plan, camera):
-        from vlm3d_gs.prior.graph_denoiser import GraphDenoiser, embed_texts_by_graph
+        from vlm3d_gs.prior.graph_denoiser import GraphDenoiser, TextGraph
 
-        graphs = GraphDenoiser(read_manifest(folder), joint_views(settings, camera))
-        texts = embed_texts_by_graph(folder, flat)
+        n_views = joint_views(settings, camera)
+        state = (folder_state(folder), torch.get_num_threads())
+        graphs = kept(
+            ("graphs", name, n_views, state), lambda: GraphDenoiser(read_manifest(folder), n_views)
+        )
+        texts = kept(("text graph", state), lambda: TextGraph(folder)).embed(flat)
         return [
             DiffusionPrior(name, graphs, texts.rows(own), settings, noise)
             for own, (_, noise) in zip(rows, works, strict=True)
@@ -126,7 +131,13 @@ def _torch_denoiser(
     from vlm3d_gs.prior.torch_denoiser import sampling_latents
 
     trains_lora = loss_named(settings.loss).trains_lora
-    denoiser = load_denoiser(folder, device, plan=plan)
+    # Networks that a run changes are its own; others may have been kept by an earlier one.
+    changed = trains_lora or settings.compile or settings.channels_last
+    key = ("denoiser", folder_state(folder), str(device), plan)
+    if changed:
+        denoiser = load_denoiser(folder, device, plan=plan)
+    else:
+        denoiser = kept(key, lambda: load_denoiser(folder, device, plan=plan))
     if settings.tiny_vae is not None:
         denoiser = replace(denoiser, vae=load_tiny_vae(Path(settings.tiny_vae), denoiser))
     if settings.sample_latents:

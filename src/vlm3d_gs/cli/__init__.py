@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlm3d_gs import __version__
+from vlm3d_gs.cli.batch import batch as batch_command
 from vlm3d_gs.cli.bench import bench as bench_command
 from vlm3d_gs.cli.convert import convert as convert_command
 from vlm3d_gs.cli.doctor import doctor as doctor_command
@@ -116,6 +117,7 @@ def _root(
 
 app.command("generate")(generate_command)
 app.command("plan")(plan_command)
+app.command("batch")(batch_command)
 app.command("layout")(layout_command)
 app.command("questions")(questions_command)
 app.command("settings")(settings_command)

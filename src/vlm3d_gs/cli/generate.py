@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -22,6 +22,14 @@ from vlm3d_gs.runs.progress import in_detail
 
 if TYPE_CHECKING:
     from vlm3d_gs.pipeline import GenerateResult
+
+
+class _Flags(TypedDict):
+    """Arguments that every kind of run takes."""
+
+    overwrite: bool
+    resume: bool
+    quiet: bool
 
 
 LayoutFile = Annotated[
@@ -114,7 +122,7 @@ def generate(
     if resume and _is_done(config, quiet):
         return
 
-    flags = {"overwrite": overwrite, "resume": resume, "quiet": quiet or as_json}
+    flags = _Flags(overwrite=overwrite, resume=resume, quiet=quiet or as_json)
     with in_detail(verbose):
         if scene:
             result = _run_scene(config, layout_file, view or seeds is not None, flags)
@@ -128,7 +136,7 @@ def _run(
     place: tuple[str | None, int | None] | None,
     seeds: int | None,
     picks: tuple[str | None, float | None],
-    flags: dict[str, bool],
+    flags: _Flags,
 ) -> GenerateResult:
     """Make a scene as a whole, in the browser at a host and port where these are given."""
     if place is not None:
@@ -161,7 +169,7 @@ def _is_scene(config: Config, layout_file: Path | None, resume: bool) -> bool:
 
 
 def _run_scene(
-    config: Config, layout_file: Path | None, as_whole: bool, flags: dict[str, bool]
+    config: Config, layout_file: Path | None, as_whole: bool, flags: _Flags
 ) -> GenerateResult:
     if as_whole:
         raise ConfigError(

@@ -138,27 +138,49 @@ def network_name(n_views: int) -> str:
     return f"network_{n_views}"
 
 
+class TextGraph:
+    """The exported text encoder of a pipeline."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load it.
+
+        Args:
+            folder: of the pipeline.
+
+        Raises:
+            ConfigError: the folder has no graphs.
+            InputFileError: a file cannot be read.
+        """
+        manifest = read_manifest(folder)
+        self._tokenizer = Tokenizer.from_file(str(manifest.runtime_folder / TOKENIZER))
+        self._graph = Graph(manifest, "text")
+
+    def embed(self, texts: Sequence[str]) -> TextEmbedding:
+        """Embed texts.
+
+        Args:
+            texts: K sentences; each is truncated to the length of the encoder, as in training.
+
+        Returns:
+            K embedded texts, float32, equal to those of `loading.text.embed_texts` up to rounding.
+        """
+        # One text at a time, so that an embedding does not depend on the texts beside it.
+        rows = [self._graph(torch.tensor([self._tokenizer.encode(text).ids])) for text in texts]
+        return TextEmbedding(torch.cat(rows))
+
+
 def embed_texts_by_graph(folder: Path, texts: Sequence[str]) -> TextEmbedding:
-    """Embed texts with the exported text encoder of a pipeline.
+    """Embed texts with the exported text encoder of a pipeline, as `TextGraph` does.
 
     Args:
         folder: of the pipeline.
-        texts: K sentences; each is truncated to the length of the encoder, as in training.
-
-    Returns:
-        K embedded texts, float32, equal to those of `loading.text.embed_texts` up to rounding.
+        texts: K sentences.
 
     Raises:
         ConfigError: the folder has no graphs.
         InputFileError: a file cannot be read.
     """
-    manifest = read_manifest(folder)
-    tokenizer = Tokenizer.from_file(str(manifest.runtime_folder / TOKENIZER))
-    graph = Graph(manifest, "text")
-
-    # One text at a time, so that an embedding does not depend on the texts beside it.
-    rows = [graph(torch.tensor([tokenizer.encode(text).ids])) for text in texts]
-    return TextEmbedding(torch.cat(rows))
+    return TextGraph(folder).embed(texts)
 
 
 def _load_noise_schedule(manifest: Manifest) -> NoiseSchedule:

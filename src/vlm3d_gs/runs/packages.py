@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import distributions
 from urllib.parse import quote
 
 
+@cache
 def packages() -> list[dict[str, str]]:
     """Return name, version and package URL (purl, as SBOMs have it) of every installed package, by name.
 
-    Of one that is found twice the first counts, as for imports. Packages with broken records are left out.
+    Of one that is found twice the first counts, as for imports. Packages with broken records are left out. Read once a
+    process.
     """
     found: dict[str, dict[str, str]] = {}
     for item in distributions():

@@ -118,6 +118,12 @@ class YesNoModel:
         """Id of the placeholder for one token of an image."""
         return self.qwen.image_token_id
 
+    def forget_questions(self) -> None:
+        """Drop what was built for the messages so far, as between two runs that share the model."""
+        self._readers.clear()
+        if self.recorder is not None:
+            self.recorder = cuda_recorder(self.device)
+
     def log_odds(self, images: Tensor, names: Sequence[str], questions: Sequence[str]) -> Tensor:
         """Return log p(Yes) - log p(No) of each question, at the first token of the answer.
 

@@ -1,0 +1,51 @@
+"""An engine for batches whose assets go wrong as their prompts say, and which writes down what it begins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from vlm3d_gs.batch.engine import Beat, DryEngine
+from vlm3d_gs.batch.items import Item, Shared
+from vlm3d_gs.batch.outcome import Outcome
+from vlm3d_gs.core.errors import PromptError
+from vlm3d_gs.core.files import writing
+
+NAME = "faulty_engine:FaultyEngine"
+BEGUN = "begun.txt"
+
+
+class FaultyEngine(DryEngine):
+    def make(self, item: Item, shared: Shared, folder: Path, beat: Beat) -> Outcome:
+        out = folder.parents[2]
+        with (out / BEGUN).open("a") as file:
+            file.write(f"{item.id}\n")
+
+        word = item.prompt.split()[0]
+        once = out / f"once-{item.id}"
+        if word == "segfault" or (word == "segfault-once" and not once.exists()):
+            once.touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if word == "memory":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "hang":
+            time.sleep(3600)
+        if word == "unknown":
+            raise PromptError("No such word.")
+        if word == "bug":
+            raise ZeroDivisionError("a mistake of ours")
+        if word == "full":
+            with writing(folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if word == "slow" and not once.exists():
+            # As a run does: steps until somebody stops it, then it is saved, and goes on at the next call.
+            for step in range(600):
+                if beat(step, 600):
+                    once.touch()
+                    return replace(super().make(item, shared, folder, beat), status="stopped")
+                time.sleep(0.05)
+        return super().make(item, shared, folder, beat)
