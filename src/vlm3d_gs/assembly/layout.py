@@ -7,6 +7,7 @@ from pathlib import Path
 from vlm3d_gs.assembly.weights import embedded
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.errors import ConfigError, ExportError
+from vlm3d_gs.core.prompts import plain_words
 from vlm3d_gs.layout.ask import Writer, ask_for_graph
 from vlm3d_gs.layout.draw import draw_png
 from vlm3d_gs.layout.files import read_layout, write_layout
@@ -36,7 +37,9 @@ def find_layout(config: Config, file: Path | None = None, *, from_model: bool = 
         return read_layout(file, config.prompt)
     if from_model:
         return solve_layout(ask_for_graph(config.prompt, _writer(config), solve_layout))
-    return solve_layout(parse_scene(config.prompt, embedded=embedded(config.priors, config.critic)))
+    small = embedded(config.priors, config.critic)
+    text = plain_words(config.prompt) if small else config.prompt
+    return solve_layout(parse_scene(text, embedded=small))
 
 
 def scene_layout(config: Config, file: Path | None, *, resume: bool = False) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,9 +17,10 @@ from vlm3d_gs.config import Config, CriticConfig, PriorConfig, SceneConfig
 from vlm3d_gs.core.errors import ConfigError, DeviceError, ModelError, PromptError
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.initialize import ball, shell
-from vlm3d_gs.core.prompts import Prompt, parse_prompt
+from vlm3d_gs.core.prompts import Prompt, nearest, parse_prompt, plain_words, unknown_words
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.layout.grammar import parse_scene
+from vlm3d_gs.models import embedded_weights, family_entry
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.runs.folder import LAYOUT_FILE
@@ -31,12 +33,34 @@ def read_prompt(text: str, priors: Mapping[str, PriorConfig], critic: CriticConf
     """Parse the prompt, and refuse one that an embedded model of the run does not understand.
 
     Raises:
-        PromptError: unknown words; the message lists the known ones.
+        PromptError: unknown words, also in a question to an embedded critic; the message lists the known ones.
     """
     prompt = parse_prompt(text)
-    if prompt.composition is None and embedded(priors, critic):
+    if not embedded(priors, critic):
+        return prompt
+    if prompt.composition is None:
         raise PromptError(prompt.refusal)
-    return prompt
+    _check_asks(critic)
+    return replace(prompt, text=plain_words(text))
+
+
+def _check_asks(critic: CriticConfig) -> None:
+    """Refuse questions of the user in words that an embedded critic has never seen: it would answer all the same."""
+    if not critic.enabled or critic.family == "server":
+        return
+    if not family_entry("critic", critic.family).embedded:
+        return
+    tokenizer = embedded_weights("critic") / "tokenizer.json"
+    learned = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
+    for ask in critic.questions.asks:
+        text = ask.rpartition("@")[0] or ask
+        unknown = unknown_words(text, learned)
+        if unknown:
+            raise PromptError(
+                f"The embedded critic does not know {', '.join(map(repr, unknown))} in {text!r}{nearest(unknown)}, and "
+                "would answer at random. Use the words of `vlm3d-gs questions`.\n"
+                "For any question use a large critic: --critic qwen2.5-vl-7b"
+            )
 
 
 def is_scene(config: Config, *, resume: bool = False) -> bool:
@@ -57,7 +81,7 @@ def is_scene(config: Config, *, resume: bool = False) -> bool:
     if not embedded(config.priors, config.critic) or parse_prompt(config.prompt).composition:
         return False
     try:
-        parse_scene(config.prompt)
+        parse_scene(plain_words(config.prompt))
     except PromptError:
         return False  # what nobody understands, the run refuses, with all that it knows
     return True

@@ -7,7 +7,10 @@ and by the composition checker. Relations are meant as the front camera sees the
 
 from __future__ import annotations
 
+import difflib
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlm3d_gs.core.errors import PromptError
@@ -45,6 +48,24 @@ RELATION_PHRASES = {
 }
 """Phrase in a prompt -> relation."""
 
+ALIASES = {
+    "violet": "purple",
+    "turquoise": "cyan",
+    "aqua": "cyan",
+    "crimson": "red",
+    "scarlet": "red",
+    "orb": "sphere",
+    "globe": "sphere",
+    "block": "cube",
+    "tube": "cylinder",
+    "doughnut": "torus",
+}
+"""Word as people write it -> one that the embedded models have learned; plurals follow by themselves."""
+VERBS = "is|are|sits|sitting|stands|standing|lies|lying|rests|resting|placed|located"
+"""Dropped before a relation."""
+ON = r"(?:on(?! top of\b| the (?:left|right)\b)|upon|atop(?: of)?|over)"
+"""Ways to say `on top of`."""
+
 OPPOSITE = {
     "on top of": "under",
     "under": "on top of",
@@ -55,6 +76,8 @@ OPPOSITE = {
 }
 """`A relation B` means the same as `B OPPOSITE[relation] A`."""
 
+LIKENESS = 0.7
+"""Share of letters that a word has in common with the one it may be meant for."""
 ARTICLES = ("a", "an", "the", "one")
 
 
@@ -105,8 +128,36 @@ def article(word: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Split a text into lower-case words, punctuation dropped."""
-    return re.findall(r"[a-z0-9']+", text.lower())
+    """Split a text into lower-case words of any alphabet, punctuation dropped.
+
+    Example:
+        >>> words_of("Ein roter Würfel, bitte!")
+        ['ein', 'roter', 'würfel', 'bitte']
+    """
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", unicodedata.normalize("NFC", text).lower())
+
+
+def plain_words(text: str) -> str:
+    """Return a text in the words that the embedded models have learned, where it says the same in others.
+
+    Example:
+        >>> plain_words("A violet ball sits on two blocks")
+        'A purple ball on top of two cubes'
+        >>> plain_words("a red cube on top of a blue sphere")
+        'a red cube on top of a blue sphere'
+    """
+    relations = "|".join(sorted(RELATION_PHRASES, key=len, reverse=True))
+    words = "|".join(ALIASES)
+    sides = r"\bon the (left|right)(?: side)? of\b"
+    text = re.sub(sides, r"to the \1 of", text, flags=re.IGNORECASE)
+    text = re.sub(rf"\b(?:{VERBS})\s+(?=(?:{ON}|{relations})\b)", "", text, flags=re.IGNORECASE)
+    text = re.sub(rf"\b{ON}\b", "on top of", text, flags=re.IGNORECASE)
+    return re.sub(
+        rf"\b({words})(s?)\b",
+        lambda found: ALIASES[found[1].lower()] + found[2],
+        text,
+        flags=re.IGNORECASE,
+    )
 
 
 def known_words() -> tuple[str, ...]:
@@ -116,7 +167,7 @@ def known_words() -> tuple[str, ...]:
 
 
 def parse_composition(text: str) -> Composition:
-    """Parse a prompt of one or two coloured shapes.
+    """Parse a prompt of one or two coloured shapes; words that mean the same as learned ones are taken for them.
 
     Args:
         text: for example "a red box left of a blue ball"; case and punctuation do not matter.
@@ -128,10 +179,10 @@ def parse_composition(text: str) -> Composition:
         PromptError: an unknown word, a missing colour or shape, or not one or two objects; the message lists the
             known words and says how to use an open-vocabulary model.
     """
-    words = words_of(text)
-    unknown = [word for word in words if word not in known_words()]
+    words = words_of(plain_words(text))
+    unknown = unknown_words(text)
     if unknown or not words:
-        raise PromptError(_refusal(text, f"unknown words {unknown}" if unknown else "no words"))
+        raise PromptError(_refusal(text, f"unknown words {unknown}{nearest(unknown)}"))
 
     # Longest phrases first: "left of" is part of "to the left of".
     sentence = " ".join(words)
@@ -141,6 +192,30 @@ def parse_composition(text: str) -> Composition:
             objects = (_parse_object(first, text), _parse_object(second, text))
             return Composition(objects, RELATION_PHRASES[phrase])
     return Composition((_parse_object(sentence, text),))
+
+
+def unknown_words(text: str, known: Iterable[str] = ()) -> list[str]:
+    """Return the words of a text that the embedded models have not learned, in order.
+
+    Args:
+        text: a prompt.
+        known: more words that are known.
+    """
+    learned = {*known_words(), *known}
+    return [word for word in words_of(plain_words(text)) if word not in learned]
+
+
+def nearest(words: Iterable[str]) -> str:
+    """Return for each word the known one that looks most like it, as a question; empty if none does.
+
+    Example:
+        >>> nearest(["cub", "dog"])
+        " (did you mean 'cube'?)"
+    """
+    known = (*known_words(), *ALIASES)
+    close = (difflib.get_close_matches(word, known, 1, LIKENESS) for word in words)
+    found = [match[0] for match in close if match]
+    return f" (did you mean {' and '.join(map(repr, found))}?)" if found else ""
 
 
 def parse_prompt(text: str) -> Prompt:
@@ -163,6 +238,6 @@ def _refusal(text: str, reason: str) -> str:
         f"The embedded mini models cannot draw {text!r}: {reason}. They know a colour "
         f"({', '.join(COLORS)}) and a shape "
         f"({', '.join(SHAPE_WORDS)}), or two such objects joined by one of: {', '.join(RELATION_PHRASES)}. "
-        f"Example: 'a red cube on top of a blue sphere'. For any other prompt use large models, for example "
-        f"--preset mvdream (`vlm3d-gs models list` shows all)."
+        f"Example: 'a red cube on top of a blue sphere'.\n"
+        f"For any words use large models: vlm3d-gs generate {text!r} --preset mvdream"
     )
