@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 # Processes of the test suite; each needs about 1.5 GB.
 JOBS ?= 2
 
-.PHONY: setup demo test lint type format golden bench fuzz soak cuda wheel gpu-check clean
+.PHONY: help docs release floors setup demo test lint type format golden bench fuzz soak cuda wheel gpu-check clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
 	@echo "compiling the renderer for this machine"; $(BIN)/python -c "import vlm3d_gs.render.cpu.rasterize"
 	@touch $(STAMP)
+
+# What there is, from the comments above.
+help:
+	@grep -E '^[a-z-]+:' Makefile | cut -d: -f1 | sort | xargs echo "make"
 
 demo: setup
 	$(BIN)/vlm3d-gs generate "a red cube on top of a blue sphere" --out runs/demo --overwrite
@@ -68,6 +72,20 @@ wheel: setup cuda
 # Needs a CUDA device; exit code 2 says that there is none. See benchmarks/gpu_check.py.
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py --out "$(OUT)"
+
+# The site, in build/site, strictly: a dead link ends it. Installs the extra `docs` if mkdocs is not there.
+docs: setup
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[docs]'
+	$(BIN)/python docs/make_site.py build/site-source
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+# Wheel and sdist in dist/, checked, and a splat made with the wheel in an empty environment.
+release:
+	.ci/release
+
+# A splat, a mesh, a page and a resumed run with the lowest and the highest versions that pyproject.toml allows.
+floors:
+	.ci/floors
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

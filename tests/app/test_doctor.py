@@ -96,3 +96,23 @@ def test_embedded_weights_are_found_where_they_lie(
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x")
     assert models.embedded_weights("critic") == folder
+
+
+def test_a_real_run_is_made_before_it_is_said_that_one_can_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = doctor.main_job()
+    assert made.state == "ok", made.detail
+    assert "two steps and a splat in" in made.detail
+
+    def broken(*_: object, **__: object) -> None:
+        raise ImportError("cannot import name 'HybridCache' from 'transformers'\nmore")
+
+    monkeypatch.setattr("vlm3d_gs.pipeline.generate", broken)
+    finding = doctor.main_job()
+    assert finding.state == "missing"
+    assert finding.detail == "ImportError: cannot import name 'HybridCache' from 'transformers'"
+    assert report([finding]).endswith("A run cannot start yet.")
+
+    monkeypatch.setattr(doctor, "inspect", lambda: [MISSING])
+    assert doctor.inspect_and_try() == [MISSING], "nothing is tried where something is missing"

@@ -130,6 +130,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     times = SimpleNamespace(to_dict=dict)
     monkeypatch.setattr(bench, "measure_and_show", lambda *_, **__: times)
     monkeypatch.setattr(viewer, "show", nothing)
+    monkeypatch.setattr("vlm3d_gs.studio.page.serve", nothing)
     monkeypatch.setattr(viewer, "generate_in_view", start_in_view)
     monkeypatch.setattr("vlm3d_gs.prior.export.export_prior", lambda *_, **__: exported)
     return tmp_path
@@ -139,6 +140,7 @@ BASE: dict[str, list[str]] = {
     "generate": [PROMPT, "--out", "new", "--overwrite", "--quiet", "--offline"],
     "questions": [PROMPT],
     "plan": [PROMPT],
+    "studio": ["run", "--no-browser"],
     "layout": [PROMPT],
     "settings": ["train"],
     "render": ["a.ply", "--out", "a.png", "--size-px", "16", "--overwrite"],

@@ -41,6 +41,7 @@ ROOMS = [
     "app",
     # many of them
     "batch",
+    "studio",
     "cli",
     "__main__",
 ]
@@ -97,7 +98,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     ),
     "tokenizers": ("critic.qwen.tokenizer", "prior.graph_denoiser", "mini"),
     "jinja2": ("critic.qwen.tokenizer",),
-    "filelock": ("runs.folder", "batch.manifest"),
+    "filelock": ("runs.folder", "setup.gpu", "batch.manifest"),
     "pyarrow": ("batch.parquet",),
     "huggingface_hub": ("models.hub",),
     "httpx2": ("critic.chat",),
@@ -169,6 +170,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.assembly.layout"),
     ("cli.generate", "vlm3d_gs.assembly.start"),
     ("cli.generate", "vlm3d_gs.assembly.resume"),
+    ("cli.studio", "vlm3d_gs.studio.page"),
+    # a second to load, for two of many choices
+    ("studio.workshop", "vlm3d_gs.mesh"),
+    ("studio.workshop", "vlm3d_gs.show.turntable"),
     ("cli.plan", "vlm3d_gs.assembly.forecast"),
     ("cli.questions", "vlm3d_gs.assembly.critic"),
     ("cli.mesh", "vlm3d_gs.mesh.extract"),
@@ -226,6 +231,9 @@ IN_FUNCTION: set[tuple[str, str]] = {
     # doctor reports what cannot be imported instead of failing on it
     ("app.doctor", "torch"),
     ("app.doctor", "av"),
+    ("app.doctor", "vlm3d_gs.config"),
+    ("app.doctor", "vlm3d_gs.config.presets"),
+    ("app.doctor", "vlm3d_gs.pipeline"),
     # factories: a backend's library is loaded when that backend is chosen
     ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),

@@ -8,7 +8,15 @@ from pathlib import Path
 
 WIDTH = 100
 """Columns of prose; tables, code and lines that hold nothing but a link may be longer."""
-FOLDERS = (".", "docs", "docs/log", "benchmarks", "examples", "src/vlm3d_gs/mini/weights")
+FOLDERS = (
+    ".",
+    "docs",
+    "docs/log",
+    "docs/site",
+    "benchmarks",
+    "examples",
+    "src/vlm3d_gs/mini/weights",
+)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 

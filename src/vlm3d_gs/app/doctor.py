@@ -1,7 +1,7 @@
 """What this machine has for a run, what is missing, and the command that installs each missing thing.
 
-Changes nothing. gsplat is never imported where torch sees no CUDA device, since newer versions start compiling on
-import.
+Changes nothing: what a trial run writes goes with its folder. gsplat is never imported where torch sees no CUDA device,
+since newer versions start compiling on import.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tempfile
+import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from vlm3d_gs import __version__
@@ -53,6 +56,19 @@ REQUIRED = (
 )
 
 
+SMALL_JOB: dict[str, object] = {
+    "train.steps": 2,
+    "train.preview_every": 0.0,
+    "scene.n_init": 300,
+    "reconstruct.first_chain_steps": 1,
+    "reconstruct.candidates": 1,
+    "reconstruct.n_groups": 1,
+    "critic.watch.enabled": False,
+    "export.formats": "ply",
+}
+"""Settings of the run that `main_job` makes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the report."""
@@ -75,6 +91,31 @@ def inspect() -> list[Finding]:
         findings += [_threads(), *_gpu()]
 
     return [*findings, _numba_cache(), _ffmpeg(), _weights("prior"), _weights("critic")]
+
+
+def inspect_and_try() -> list[Finding]:
+    """Check as `inspect` does, and where nothing is missing also make two small steps of a real run."""
+    findings = inspect()
+    return [*findings, main_job()] if healthy(findings) else findings
+
+
+def main_job() -> Finding:
+    """Make a splat by two steps: prior, critic, renderer, optimizer and export, as every run does."""
+    began = time.monotonic()
+    try:
+        from vlm3d_gs.config import apply_settings
+        from vlm3d_gs.config.presets import preset
+        from vlm3d_gs.pipeline import generate
+
+        with tempfile.TemporaryDirectory(prefix="vlm3d-gs-") as room:
+            values = {**SMALL_JOB, "out": Path(room) / "run"}
+            generate(apply_settings(preset("mini", "a red cube"), values), quiet=True)
+    except Exception as error:
+        # Whatever it is, it is what a run would end with: libraries that do not fit together, above all.
+        cause = str(error).strip().splitlines()
+        detail = f"{type(error).__name__}: {cause[0] if cause else 'no message'}"
+        return Finding("main job", "missing", detail, "pip install --upgrade vlm3d-gs")
+    return Finding("main job", "ok", f"two steps and a splat in {time.monotonic() - began:.1f} s")
 
 
 def healthy(findings: list[Finding]) -> bool:

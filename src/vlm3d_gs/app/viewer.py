@@ -154,8 +154,8 @@ class LiveView:
         scene.set_up_direction("+z")
         gui.configure_theme(show_logo=False, show_share_button=False)
         # As text, never as markdown: viser's markdown is a language with expressions.
-        gui.add_text("Prompt", prompt, multiline=True, disabled=True)
-        self._status = gui.add_text("State", "ready", disabled=True)
+        self._prompt = gui.add_text("Prompt", prompt, multiline=True, disabled=True)
+        self._status = gui.add_text("State", "ready", multiline=True, disabled=True)
         self._numbers = gui.add_text("Numbers", "", multiline=True, disabled=True, visible=False)
 
         if steps is not None:
@@ -200,6 +200,28 @@ class LiveView:
         if self._stopped.is_set() or state.step == self._steps:
             self._status.value = f"exporting after step {state.step} of {self._steps}"
         return self._stopped.is_set()
+
+    def begin(self, prompt: str, steps: int) -> None:
+        """Get ready for another run on the same page."""
+        self._steps, self._prompt.value = steps, prompt
+        self._rows.clear()
+        self._paused.clear()
+        self._stopped.clear()
+        self._due_s = 0.0
+        self._status.value = "loading models"
+        self._pause.label = "Pause"
+        self._pause.disabled = self._stop.disabled = False
+
+    def end_run(self) -> None:
+        """Leave the page as that of a finished scene, without cameras and targets."""
+        self._steps = None
+        self._pause.disabled = self._stop.disabled = True
+        for frustum in self._frusta:
+            frustum.remove()
+        self._frusta.clear()
+        if self._target is not None:
+            self._target.remove()
+            self._target = None
 
     def hold(self, paused: bool) -> None:
         """Pause the observed run after its current step, or let it continue."""
@@ -318,6 +340,8 @@ class LiveView:
     def _add_run_controls(self) -> None:
         gui = self._server.gui
         pause, stop = gui.add_button("Pause"), gui.add_button("Stop and export", color="red")
+        self._pause, self._stop = pause, stop
+        pause.disabled = stop.disabled = self._steps is None
         frusta = gui.add_checkbox("Training cameras", initial_value=True)
 
         root = self._server.scene.add_frame("/cameras", show_axes=False)

@@ -29,6 +29,7 @@ from vlm3d_gs.cli.questions import questions as questions_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.settings import settings as settings_command
 from vlm3d_gs.cli.setup import app as setup_app
+from vlm3d_gs.cli.studio import studio as studio_command
 from vlm3d_gs.cli.terminal import speak_any_name
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
@@ -116,6 +117,7 @@ def _root(
 
 
 app.command("generate")(generate_command)
+app.command("studio")(studio_command)
 app.command("plan")(plan_command)
 app.command("batch")(batch_command)
 app.command("layout")(layout_command)

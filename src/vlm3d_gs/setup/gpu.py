@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import signal
@@ -15,6 +14,8 @@ from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import FrameType
+
+from filelock import FileLock, Timeout
 
 from vlm3d_gs.core.errors import SetupError
 from vlm3d_gs.setup.build import Progress, build_wheel, run
@@ -137,13 +138,16 @@ def _place(plan: Plan) -> str:
 def _alone(cache: Path, tell: Tell) -> Iterator[None]:
     """Let one program at a time work in the cache; the others wait."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("another vlm3d-gs setup gpu is at work; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(cache / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell("another vlm3d-gs setup gpu is at work; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
