@@ -77,6 +77,17 @@ def test_json_has_all_of_it(made: GenerateResult, monkeypatch: pytest.MonkeyPatc
     assert Path(found["files"][0]).is_file()
 
 
+def test_without_a_critic_nobody_judges(
+    made: GenerateResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = replace(CONFIG, out=made.out, critic=replace(CONFIG.critic, enabled=False))
+    monkeypatch.setenv("COLUMNS", "200")
+    stream = io.StringIO()
+    print_report(made, without, file=stream)
+    assert "scene.ply" in stream.getvalue()
+    assert "checker" not in stream.getvalue()
+
+
 def test_several_seeds_say_who_won_and_why(
     made: GenerateResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

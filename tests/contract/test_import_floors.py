@@ -228,6 +228,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("batch.parquet", "pyarrow.parquet"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
+    ("assembly.forecast", "vlm3d_gs.models.hub"),
+    ("assembly.forecast", "vlm3d_gs.models.listing"),
     # doctor reports what cannot be imported instead of failing on it
     ("app.doctor", "torch"),
     ("app.doctor", "av"),

@@ -52,9 +52,8 @@ def print_report(
         as_json: one object instead of text.
         file: where to; None is standard output.
     """
-    checked = _check(result, config)
     if as_json:
-        text = json.dumps(_plain(result, config, checked), indent=2)
+        text = json.dumps(_plain(result, config, _check(result, config)), indent=2)
         Console(file=file, soft_wrap=True).out(text, highlight=False)
         return
 
@@ -70,6 +69,8 @@ def print_report(
     if result.answers:
         console.print("The critic says")
         console.print(_answers(result.answers))
+    # It takes a second or two; what was made is told before.
+    checked = _check(result, config)
     if checked is not None:
         console.print(_checker(checked), markup=False)
     console.print(f"Next: vlm3d-gs view {result.out}   (or html, mesh, convert)", markup=False)
@@ -101,9 +102,14 @@ def _answers(answers: Sequence[Answer]) -> Table:
 
 
 def _check(result: GenerateResult, config: Config) -> Any:
-    """Return the checker's row for a scene of the embedded world; None for others, and where it has no scene.ply."""
-    if not has_small_models_only(config) or not (result.out / PRODUCTS["ply"].file).is_file():
+    """Return the checker's row for a scene of the embedded world.
+
+    None for others, where there is no scene.ply, and without a critic: whoever wants no judge wants the file soon.
+    """
+    there = (result.out / PRODUCTS["ply"].file).is_file()
+    if not there or not config.critic.enabled or not has_small_models_only(config):
         return None
+
     from vlm3d_gs.evaluate.runs import evaluate_run
 
     try:

@@ -23,8 +23,6 @@ from vlm3d_gs.assembly.weights import has_large_critic, large_priors
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.residency import PLANS
 from vlm3d_gs.models.catalogue import ModelEntry, family_entry
-from vlm3d_gs.models.hub import cache_folder
-from vlm3d_gs.models.listing import local_folder
 from vlm3d_gs.models.sizes import CRITIC_CONFIGS, MILLIONS
 
 PLAN_WORDS = {
@@ -99,6 +97,9 @@ def planned_memory(config: Config) -> MemoryEstimate:
 
 
 def _downloads(config: Config) -> Iterator[str]:
+    from vlm3d_gs.models.hub import cache_folder
+    from vlm3d_gs.models.listing import local_folder
+
     missing_mb, needed = 0, [entry for entry in entries(config) if not entry.embedded]
     for entry in needed:
         there = _given(config, entry) or local_folder(entry)
