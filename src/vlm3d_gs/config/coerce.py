@@ -10,6 +10,7 @@ import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,12 @@ Settings = TypeVar("Settings")
 LONGEST = 100
 """Characters of a value in a message."""
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass; evaluating them takes longer than all the rest of a conversion."""
+    return get_type_hints(kind)
 
 
 def to_plain(value: Any) -> Any:
@@ -65,7 +72,8 @@ def from_plain(cls: type[Settings], data: Mapping[str, Any], where: str = "") ->
             f"{where or 'The config'} must be a mapping of settings, got {_shown(data)}."
         )
 
-    hints = get_type_hints(cls)
+    kind: type = cls
+    hints = _hints(kind)
     for key in data:
         if key not in hints:
             raise ConfigError(_unknown(_join(where, str(key)), str(key), hints))
@@ -202,7 +210,8 @@ def _coerce_tuple(value: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, 
 
 
 def _replace(settings: Settings, changes: Mapping[tuple[str, ...], Any], where: str) -> Settings:
-    hints = get_type_hints(type(settings))
+    kind: type = type(settings)
+    hints = _hints(kind)
     inner: dict[str, dict[tuple[str, ...], Any]] = {}
     values: dict[str, Any] = {}
 
@@ -217,7 +226,7 @@ def _replace(settings: Settings, changes: Mapping[tuple[str, ...], Any], where: 
         if rest:
             inner.setdefault(name, {})[tuple(rest)] = value
         elif is_section(hints[name]):
-            inside = ", ".join(f"{here}.{key}" for key in get_type_hints(hints[name]))
+            inside = ", ".join(f"{here}.{key}" for key in _hints(hints[name]))
             raise ConfigError(f"{here} is a section, not a setting. Set one of: {inside}.")
         else:
             values[name] = coerce(value, hints[name], here)
