@@ -189,6 +189,7 @@ def _framed(
                 translation=-scale * middle,
             )
         )
+
     return tuple(clouds)
 
 

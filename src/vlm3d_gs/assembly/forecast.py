@@ -83,6 +83,7 @@ def planned_memory(config: Config) -> MemoryEstimate:
         for name, prior in large_priors(config.priors).items()
         for component, millions in MILLIONS[prior.family].items()
     }
+
     critic = None
     if has_large_critic(config.critic):
         family, camera = config.critic.family, config.camera
@@ -93,6 +94,7 @@ def planned_memory(config: Config) -> MemoryEstimate:
             critic_side_px(config.critic, camera),
             critic_text_tokens(config.critic),
         )
+
     return estimate_parameters(config, parameters, critic)
 
 

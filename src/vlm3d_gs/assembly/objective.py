@@ -128,12 +128,14 @@ def build_objectives(
             _with_server(config, prompt, own)
             for (prompt, _), own in zip(works, priors, strict=True)
         ]
+
     if critic.enabled:
         models = _load_critic(config, folders, device, plan)
         return [
             _with_critic(config, prompt, own, models, str(folders["critic"]), streams, text_cache)
             for (prompt, streams), own in zip(works, priors, strict=True)
         ]
+
     return [
         Objective(
             list(own.values()),

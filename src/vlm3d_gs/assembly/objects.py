@@ -55,6 +55,7 @@ def new_objects(
     folders = locate_models(config.priors, config.critic, offline=config.offline, progress=progress)
     plan, notes = plan_memory(config, folders, device, objects=len(prompts))
     streams = [generators(config.train.seed, STREAMS) for _ in prompts]
+
     objectives = build_objectives(
         config,
         [(parse_prompt(text), own) for text, own in zip(prompts.values(), streams, strict=True)],
@@ -71,6 +72,7 @@ def new_objects(
         ObjectRun(name, state, objective.guidances, objective.reconstruction)
         for name, state, objective in zip(prompts, states, objectives, strict=True)
     ]
+
     small = has_small_models_only(config)
     said = (*device_notes(config.device, device, small=small), *notes)
     return SceneObjects(SceneRun(tuple(runs)), tuple(objectives), said)

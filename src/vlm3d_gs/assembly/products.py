@@ -86,9 +86,11 @@ def _write_somewhere(gaussians: Gaussians, row: Product, config: Config, written
             if made is not None:
                 made.rmdir()
             continue
+
         written.elsewhere = folder
         written.failures.append(refused)
         return folder / row.file
+
     raise WriteError(str(refused)) from refused
 
 

@@ -112,6 +112,7 @@ def new_run(
         raise ModelError(f"{needs(config)}{error}") from error
     except DeviceError as error:
         raise DeviceError(f"{needs(config)}{error}") from error
+
     objective = build_objective(
         config,
         prompt,

@@ -10,6 +10,8 @@ from vlm3d_gs.config.schedules import Schedule, constant, linear
 from vlm3d_gs.core.errors import ConfigError
 
 Family = Literal["mini", "mvdream", "sd15", "sd", "sdxl", "sd3"]
+MULTIVIEW_FAMILIES: tuple[Family, ...] = ("mini", "mvdream")
+"""Those that know cameras and can denoise the views of a group together."""
 Runtime = Literal["auto", "torch", "onnx"]
 DistillationLoss = Literal["recon", "sds", "csd", "ism", "sdi", "vsd"]
 

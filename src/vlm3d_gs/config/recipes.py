@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from vlm3d_gs.config import AugmentConfig, Config, QuestionConfig
 from vlm3d_gs.config.presets import distilled
+from vlm3d_gs.config.prior import MULTIVIEW_FAMILIES
 from vlm3d_gs.config.schedules import Schedule, linear, piecewise
 from vlm3d_gs.core.errors import ConfigError
 
@@ -53,7 +54,7 @@ def vlm3d_paper(config: Config) -> Config:
     Source: Bai et al. 2025 (VLM3D, arXiv 2509.15772) and the configurations released with it.
     """
     config = distilled(config)
-    multiview = config.prior.family in ("mini", "mvdream") and config.prior.use_cameras
+    multiview = config.prior.family in MULTIVIEW_FAMILIES and config.prior.use_cameras
     points, published = RELEASED["mvdream" if multiview else "sd"]
     scale = latent_values(config) / published * config.prior.weight(0.0)
     weight = Schedule("linear", tuple((at, value * scale) for at, value in points))

@@ -47,8 +47,6 @@ OPEN_PHRASES: dict[str, tuple[str, bool | None]] = {
     "in": ("inside", None),
 }
 """Phrases that only prompts for other models may use."""
-ALSO_TOUCHING = ("and touching", "touching")
-"""After a relation phrase: the things touch, too."""
 
 SIZE_WORDS = {"tiny": "tiny", "small": "small", "little": "small", "large": "large", "big": "large"}
 COUNTS = {word: number for number, word in enumerate(COUNT_WORDS, 1)} | {

@@ -23,8 +23,6 @@ FARTHEST = 30.0
 """Bound of all places, in units."""
 RELAXED = 8.0 * FARTHEST
 """More than any demand can be missed by."""
-MET = 1e-7
-"""A demand missed by no more than this is met."""
 
 WIDTH, WIDTHS, HEIGHT = 1.0, 0.3, 0.05
 """Cost of the larger side of the floor that is covered, of both sides, and of the height."""

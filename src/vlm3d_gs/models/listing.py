@@ -105,6 +105,7 @@ def check(target: str | None) -> Iterator[str]:
             yield _line(name, folder, entry)
         except ModelError as error:
             broken.append(f"{name}: {error}")
+
     if broken:
         raise ModelError(" ".join(broken))
 

@@ -39,6 +39,8 @@ class LogRows:
                 every render asks.
         """
         rows, self._rows = self._rows, []
+
+        # Everything in one transfer, whether the scene is finite as its last number.
         waiting = [value for _, row in rows for value in row.values() if isinstance(value, Tensor)]
         finite = state.finite_so_far()
         if finite is not None:
@@ -53,6 +55,7 @@ class LogRows:
                     for name, value in row.items()
                 },
             )
+
         if finite is not None and not next(numbers):
             validate(state.optimizer.gaussians)  # says which values
             raise NotFiniteError(

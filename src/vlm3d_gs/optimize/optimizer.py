@@ -182,6 +182,7 @@ class SceneOptimizer:
                 .requires_grad_()
             )
             self._leaves[name] = leaf
+
             stored = {
                 key: tensors[f"adam.{key}.{name}"].clone()
                 for key in ("step", *MOMENTS)

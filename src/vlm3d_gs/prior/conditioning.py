@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.config import PriorConfig
+from vlm3d_gs.config.prior import MULTIVIEW_FAMILIES
 from vlm3d_gs.core.cameras import Cameras, mvdream_camera_matrices
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.prior.denoiser import (
@@ -27,7 +28,6 @@ from vlm3d_gs.prior.prediction import (
 )
 from vlm3d_gs.prior.view_prompts import VIEWS, mix_texts, view_texts, view_weights
 
-MULTIVIEW_FAMILIES = ("mini", "mvdream")
 NEGATIVE, PROMPT = 0, 1
 """Rows of the texts: the negative prompt, then the prompt, or its versions for `view_prompts.VIEWS`."""
 

@@ -70,20 +70,9 @@ def export_prior(
         exporter.add_pullback(f"{name}_pullback", function)
 
     length, width = _export_text(folder, exporter)
-    inputs = {
-        "noisy": latents,
-        "timesteps": denoiser.noise_schedule.network_timesteps[torch.arange(count) * 7],
-        "tokens": torch.randn(count, length, width),
-    }
-    if denoiser.is_multiview:
-        inputs["camera_matrices"] = torch.randn(count, CAMERA_SIZE)
+    tokens = torch.randn(count, length, width)
     for joint in (n_views, 1) if denoiser.is_multiview else (1,):
-        denoiser.join_views(joint)
-        module = _Network(denoiser)
-        function = Function(module, {name: each[:joint] for name, each in inputs.items()}, {})
-        if free_batch:
-            function = Function(module, inputs, dict.fromkeys(inputs, (0,)), joint)
-        exporter.add(network_name(joint), function)
+        _export_network(exporter, denoiser, latents, tokens, joint, free_batch=free_batch)
 
     schedule = denoiser.noise_schedule
     tables = {name: getattr(schedule, name) for name in ("signal", "sigma", "network_timesteps")}
@@ -116,6 +105,33 @@ def _export_text(folder: Path, exporter: Exporter) -> tuple[int, int]:
         width = encoder(ids).last_hidden_state.shape[-1]
     exporter.add("text", Function(_Text(encoder), {"ids": ids}, {"ids": (0,)}))
     return length, width
+
+
+def _export_network(
+    exporter: Exporter,
+    denoiser: TorchDenoiser,
+    latents: Tensor,
+    tokens: Tensor,
+    joint: int,
+    *,
+    free_batch: bool,
+) -> None:
+    """Export the network for groups of `joint` views: one group a call, or any number of them."""
+    count = len(latents)
+    inputs = {
+        "noisy": latents,
+        "timesteps": denoiser.noise_schedule.network_timesteps[torch.arange(count) * 7],
+        "tokens": tokens,
+    }
+    if denoiser.is_multiview:
+        inputs["camera_matrices"] = torch.randn(count, CAMERA_SIZE)
+
+    denoiser.join_views(joint)
+    module = _Network(denoiser)
+    function = Function(module, {name: each[:joint] for name, each in inputs.items()}, {})
+    if free_batch:
+        function = Function(module, inputs, dict.fromkeys(inputs, (0,)), joint)
+    exporter.add(network_name(joint), function)
 
 
 class _Network(nn.Module):

@@ -161,13 +161,16 @@ def run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> I
         with _locked(out):
             # Somebody else may have written here since.
             check_run_folder(out, overwrite=overwrite, resume=resume)
+
             with writing(out):
                 _settle(out)
                 for place in (out, out / PREVIEWS):
                     remove_unfinished(place)
+
                 beside = overwrite and _is_occupied(out)
                 folder = RunFolder(out, out / NEW if beside else out)
                 folder.path.mkdir(exist_ok=True)
+
             try:
                 yield folder
             finally:

@@ -150,10 +150,12 @@ def _compile_something(home: Path, environment: Mapping[str, str], folder: Path,
         "#include <cuda_runtime.h>\n#include <cublas_v2.h>\n#include <cusparse.h>\n"
         "#include <cusolverDn.h>\n#include <cub/cub.cuh>\n__global__ void nothing() {}\n"
     )
+
     architectures = (
         environment["TORCH_CUDA_ARCH_LIST"].replace("+PTX", "").replace(".", "").split(";")
     )
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
+
     command = [
         str(home / "bin" / "nvcc"),
         *targets,
