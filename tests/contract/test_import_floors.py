@@ -76,6 +76,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "numba": (
         "formats.turn",
         "formats.sog.nearest",
+        "formats.spz.harmonics",
         "render",
         "mini.world.raycast",
         "evaluate",

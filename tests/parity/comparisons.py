@@ -7,6 +7,8 @@ against an installed library, called here.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,14 @@ class LinearNetwork:
         mixed = torch.einsum("ij,bjhw->bihw", self.mix, noisy)
         return mixed * growth + self.bias[text][None, :, None, None]
 
-    def predictor(self, scale: float, negatives: Tensor | None = None) -> Predictor:
+    def predictor(
+        self, scale: float, negatives: Tensor | None = None, uncond: int = 0
+    ) -> Predictor:
         """Guided; texts: 0 unconditional, 1 the prompt, 2 and 3 other views. negatives: their weights [B, 2]."""
+        rows = [uncond, *range(1, min(4, len(self.bias)))]
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Prediction:
-            uncond, text, *others = (self.noise(noisy, timesteps, row) for row in range(4))
+            uncond, text, *others = (self.noise(noisy, timesteps, row) for row in rows)
             guided = classifier_free_guidance(uncond, text, scale)
             if negatives is not None:
                 weights = negatives.to(noisy.dtype)
@@ -82,6 +87,7 @@ def gradient(
     timesteps: Tensor,
     n_views: int = 1,
     inversion: Predictor | None = None,
+    lora: Callable[[Tensor], tuple[Tensor, float]] | None = None,
     **settings: object,
 ) -> Tensor:
     """The gradient of one of our losses on the latents of a case."""
@@ -91,7 +97,7 @@ def gradient(
     config = PriorConfig(**settings)  # type: ignore[arg-type]
     step = DistillationStep(
         config, 0.0, network.schedule, latents.detach(), noise, timesteps, n_views, predictor,
-        inversion or predictor,
+        inversion or predictor, lora,
     )  # fmt: skip
     loss = target_loss(latents, loss_named(config.loss).target(step), config.reduction)
     (found,) = torch.autograd.grad(config.weight(0.0) * loss, latents)
@@ -126,6 +132,18 @@ def sds(dtype: torch.dtype) -> float:
     return max(errors)
 
 
+def pairing_difference() -> float:
+    """The greatest difference of Perp-Neg for several views, relative to the published residual."""
+    data = fixture("pairing")
+    network, (case,) = LinearNetwork(data, torch.float64), data["cases"]
+    negatives = torch.tensor(case["weights"], dtype=torch.float64)
+    found = gradient(
+        network, network.predictor(case["guidance_scale"], negatives), case,
+        torch.tensor(case["timesteps"]), loss="sds", reduction="sum",
+    )  # fmt: skip
+    return greatest(found, torch.tensor(case["gradient"], dtype=torch.float64))
+
+
 def ism(dtype: torch.dtype) -> float:
     data = fixture("ism")
     network, errors = LinearNetwork(data, dtype), []
@@ -153,6 +171,59 @@ def sdi_difference() -> float:
         published = latents - torch.tensor(case["result"], dtype=torch.float64)
         errors.append(greatest(found, published))
     return max(errors)
+
+
+def vsd(dtype: torch.dtype) -> float:
+    """The second network of the fixture stands for the LoRA."""
+    data = fixture("vsd")
+    network, errors = LinearNetwork(data, dtype), []
+    second = LinearNetwork({"mix": data["lora_mix"], "bias": data["lora_bias"]}, dtype)
+    for case in data["cases"]:
+        timesteps = torch.tensor(case["timesteps"])
+        schedule = replace(second.schedule, prediction_type=case["lora_prediction"])
+
+        def lora(
+            noisy: Tensor,
+            timesteps: Tensor = timesteps,
+            schedule: NoiseSchedule = schedule,
+        ) -> tuple[Tensor, float]:
+            output = second.noise(noisy, timesteps, 0)
+            return clean_and_noise(schedule, output, noisy, timesteps)[1], 0.0
+
+        found = gradient(
+            network, network.predictor(case["guidance_scale"]), case, timesteps, lora=lora,
+            loss="vsd", reduction="sum",
+        )  # fmt: skip
+        errors.append(greatest(found, torch.tensor(case["gradient"], dtype=torch.float64)))
+    return max(errors)
+
+
+def csd_errors(dtype: torch.dtype) -> list[tuple[list[float], float]]:
+    """The error of each case of the fixture, with the published scales of prompt, negative and empty text.
+
+    Ours has one text to compare with: the negative one where its scale is not 0, else the empty one.
+    """
+    data = fixture("csd")
+    network, errors = LinearNetwork(data, dtype), []
+    for case in data["cases"]:
+        negatives = torch.tensor(case["weights"], dtype=dtype) if case["perp_neg"] else None
+        base = network.predictor(1.0, negatives, uncond=0 if case["scales"][1] else 4)
+        found = gradient(
+            network, base, case, torch.tensor(case["timesteps"]), loss="csd", reduction="sum"
+        )
+        expected = torch.tensor(case["gradient"], dtype=torch.float64)
+        errors.append((case["scales"], greatest(found, expected)))
+    return errors
+
+
+def csd(dtype: torch.dtype) -> float:
+    """Where one text is compared with, which is what ours can do."""
+    return max(error for scales, error in csd_errors(dtype) if 0 in scales)
+
+
+def csd_difference() -> float:
+    """The same where the published residual is half over each of two texts."""
+    return max(error for scales, error in csd_errors(torch.float64) if 0 not in scales)
 
 
 def perp_neg(dtype: torch.dtype) -> float:

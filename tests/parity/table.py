@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from comparisons import sdi_difference  # noqa: E402
+from comparisons import csd_difference, pairing_difference, sdi_difference  # noqa: E402
 from rows import ROWS  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "PARITY.md"
@@ -43,7 +43,11 @@ def page() -> str:
         for row in ROWS
         if row.error is not None
     ]
-    figures = {"sdi": sdi_difference()}
+    figures = {
+        "sdi": sdi_difference(),
+        "csd": csd_difference(),
+        "pairing": pairing_difference(),
+    }
     others = [
         f"| {row.formula} | {row.paper} | {row.source} | {row.reason.format(**figures)} |\n"
         for row in ROWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import comparisons
+import renderer
 import rows
 import table
 
@@ -24,6 +27,13 @@ def test_a_formula_equals_its_source(row: rows.Row) -> None:
     assert rounded <= row.bounds[1]
 
 
+def test_gsplat_as_installed_gives_what_the_fixture_holds() -> None:
+    functions = pytest.importorskip("gsplat.cuda._torch_impl", reason="gsplat is not installed")
+    expected = comparisons.fixture("gsplat")["outputs"]
+    for name, value in renderer.as_installed(functions).items():
+        torch.testing.assert_close(value, torch.tensor(expected[name], dtype=torch.float64))
+
+
 def test_the_page_is_what_the_rows_say() -> None:
     assert table.page() == table.PAGE.read_text(), "run python tests/parity/table.py"
 
@@ -32,3 +42,7 @@ def test_no_row_is_left_open() -> None:
     for row in rows.ROWS:
         assert row.source
         assert (row.error is None) == bool(row.reason)
+        assert "not measured" not in row.reason
+        assert "unknown" not in row.reason
+        if row.reason and not row.reason.startswith("Equal: "):
+            assert re.search(r"\d|neither ever acts|\{\w+", row.reason), f"{row.formula}: no figure"

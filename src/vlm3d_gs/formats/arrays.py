@@ -181,11 +181,13 @@ def expect_writable(gaussians: Gaussians) -> None:
     """
     if len(gaussians) == 0:
         raise ExportError("There are no Gaussians to write: the scene is empty.")
-    for name, tensor in gaussians.parameters().items():
+    arrays = world_arrays(gaussians)
+    doubtful = {} if surely_finite(arrays) else gaussians.parameters()
+    for name, tensor in doubtful.items():
         bad = int((~tensor.isfinite() & ~_is_limit(name, tensor)).sum())
         if bad:
             raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
-    expect_sane_scales(world_arrays(gaussians))
+    expect_sane_scales(arrays)
 
 
 def world_arrays(gaussians: Gaussians) -> SplatArrays:

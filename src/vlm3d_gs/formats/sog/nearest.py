@@ -1,4 +1,4 @@
-"""k-means over short vectors as a compiled loop: what a palette of harmonics spends its time on.
+"""k-means over short vectors, and codes of numbers, as compiled loops: what palettes spend their time on.
 
 Matrix products of this size are fast on one thread only: a BLAS that splits each among several
 spends most of its time waiting. Here a thread works on a group, and its scores stay in the cache.
@@ -23,6 +23,8 @@ OPTIONS: dict[str, Any] = {
 }
 """No interpreter lock, so that threads can work at once; products and sums may become one operation."""
 
+BINS = 4096
+
 
 def nearest(vectors: FloatArray, centers: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
     """Return the index of the nearest centre of each vector, and the square of its distance.
@@ -46,12 +48,31 @@ def kmeans(vectors: FloatArray, size: int, rounds: int, random: np.random.Genera
     vectors = np.ascontiguousarray(vectors)
     centers = vectors[np.sort(random.permutation(len(vectors))[:size])]
     for _ in range(rounds):
-        labels, _ = nearest(vectors, centers)
-        sums, counts = np.zeros(centers.shape, np.float64), np.zeros(size, np.int64)
-        _add_up(vectors, labels, sums, counts)
-        present = counts > 0
-        centers[present] = sums[present] / counts[present, None]
+        centers = means(vectors, nearest(vectors, centers)[0], centers)
     return centers
+
+
+def means(vectors: FloatArray, labels: NDArray[np.int64], centers: FloatArray) -> FloatArray:
+    """Return for each label the mean of its vectors; without any, the centre that it had."""
+    sums, counts = np.zeros(centers.shape, np.float64), np.zeros(len(centers), np.int64)
+    _add_up(vectors, labels, sums, counts)
+    present = counts > 0
+    moved = centers.copy()
+    moved[present] = sums[present] / counts[present, None]
+    return moved
+
+
+def codes(values: FloatArray, palette: FloatArray) -> NDArray[np.uint8]:
+    """Return for each value the index of the nearest of 256 ascending numbers, in its shape."""
+    middles = (palette[1:].astype(np.float64) + palette[:-1]) / 2
+    low, high = middles[0], middles[-1]
+    # A table of even bins leads to the right code or to one a few before it.
+    bins = np.linspace(low, high, BINS + 1)
+    starts = np.searchsorted(middles, bins[:-1])
+    scale = BINS / (high - low) if high > low else 0.0
+    found = np.empty(values.size, np.uint8)
+    _codes(np.ascontiguousarray(values).reshape(-1), middles, starts, low, scale, found)
+    return found.reshape(values.shape)
 
 
 @njit(**OPTIONS)
@@ -105,3 +126,24 @@ def _add_up(
         counts[labels[n]] += 1
         for d in range(vectors.shape[1]):
             sums[labels[n], d] += vectors[n, d]
+
+
+@njit(**OPTIONS)
+def _codes(
+    values: FloatArray,
+    middles: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    low: float,
+    scale: float,
+    found: NDArray[np.uint8],
+) -> None:
+    """Count the ascending middles that lie below each value."""
+    for n in range(len(values)):
+        value = float(values[n])
+        place = (value - low) * scale
+        code = 0
+        if place >= 1.0:  # the bin before may hold it too, by rounding
+            code = starts[min(int(min(place, 1e9)), len(starts)) - 1]
+        while code < len(middles) and middles[code] < value:
+            code += 1
+        found[n] = code

@@ -1,11 +1,15 @@
 """Palettes for SOG: 256 numbers, or thousands of vectors, that approximate all of a column.
 
-Both are k-means, bounded in time and memory: the vectors are first split into a few hundred groups,
-then each group gets its share of the palette, so that a vector is compared with hundreds of entries
-and never with all 65 536. Seeded: the same input gives the same palette.
+Both are k-means, bounded in time and memory: the vectors are split into a few dozen groups, these
+into as many again, and each gets its share of the palette, so that a vector is compared with about a
+hundred vectors and never with all 65 536. Seeded: the same input gives the same palette.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +17,30 @@ from numpy.typing import NDArray
 from vlm3d_gs.formats.arrays import FloatArray
 from vlm3d_gs.formats.stream import in_order
 
+T = TypeVar("T")
 CODES = 256
 """Entries of a palette of numbers: one byte each."""
 NUMBER_ROUNDS = 2
+NUMBER_SAMPLE = 500_000
+"""Numbers that the palette is fitted to, and the two ends."""
 HISTOGRAM_BINS = 4096
 EVEN_SHARE = 0.25
 """Share of the numbers spread evenly over the range: a quarter has no measurable cost in the dense
 part and reduces the largest error of outliers tenfold."""
-GROUPS = 256
-"""Groups that vectors are split into first."""
-GROUP_SAMPLE = 65_536
-"""Vectors that the groups are fitted to."""
-GROUP_ROUNDS, ENTRY_ROUNDS = 4, 3
-"""Iterations of k-means over groups, and over entries within a group."""
+BRANCHES = 40
+"""Most groups that vectors are split into at once: the cube root of the largest palette."""
+GROUP_SAMPLE = 64
+"""Vectors a group that groups are fitted to."""
+GROUP_ROUNDS, ENTRY_ROUNDS = 3, 1
+"""Iterations of k-means over groups, and over the entries of the last ones."""
+LEAF = 256
+"""Largest share of the palette that is no longer split."""
 MAX_ENTRIES = 1024
-"""Most entries of a group; bounds the time when most vectors fall into one group."""
-ENTRY_SAMPLE = 6
-"""Vectors per entry that the entries of a group are fitted to; all vectors are assigned. Of a million
-sets of harmonics, 32 and 5 rounds took 2.3 times as long for an error 4 % smaller."""
+"""Most entries of a group that is not split further; bounds the time when most vectors fall into one."""
+MAX_DEPTH = 4
+ENTRY_SAMPLE = 16
+"""Vectors per entry that the entries of a group are fitted to; all vectors are assigned, and an entry
+ends as the mean of its own. docs/log/files.md has other choices, their time and their errors."""
 ROWS = 16_384
 """Vectors that a thread compares with the groups at once."""
 
@@ -41,8 +51,13 @@ def number_palette(values: FloatArray) -> FloatArray:
     Args:
         values: any shape, finite, at least one.
     """
-    ordered = np.sort(values.reshape(-1)).astype(np.float64)
-    distinct = ordered[np.flatnonzero(np.diff(ordered, prepend=-np.inf))]
+    flat = values.reshape(-1)
+    thinned = flat[:: max(1, flat.size // NUMBER_SAMPLE)]
+    ordered = np.sort(np.append(thinned, [flat.min(), flat.max()])).astype(np.float64)
+    distinct = _distinct(ordered)
+    if len(distinct) <= CODES and len(thinned) < flat.size:
+        ordered = np.sort(flat).astype(np.float64)
+        distinct = _distinct(ordered)
     if len(distinct) <= CODES:
         return np.pad(distinct, (0, CODES - len(distinct)), mode="edge").astype(np.float32)
 
@@ -58,10 +73,17 @@ def number_palette(values: FloatArray) -> FloatArray:
     return centers.astype(np.float32)
 
 
+def _distinct(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ascending numbers without repetitions."""
+    return ordered[np.flatnonzero(np.diff(ordered, prepend=-np.inf))]
+
+
 def nearest_codes(values: FloatArray, palette: FloatArray) -> NDArray[np.uint8]:
     """Return for each value the index of the nearest of 256 ascending numbers, in its shape."""
-    middles = (palette[1:].astype(np.float64) + palette[:-1]) / 2
-    return np.searchsorted(middles, values).astype(np.uint8)
+    # Compiled.
+    from vlm3d_gs.formats.sog.nearest import codes
+
+    return codes(values, palette)
 
 
 def vector_palette(vectors: FloatArray, size: int) -> tuple[FloatArray, NDArray[np.int64]]:
@@ -79,15 +101,36 @@ def vector_palette(vectors: FloatArray, size: int) -> tuple[FloatArray, NDArray[
     if count <= size:
         return vectors, np.arange(count)
 
+    return _split(np.ascontiguousarray(vectors), size, (0,))
+
+
+def _split(
+    vectors: FloatArray, size: int, place: tuple[int, ...]
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Return at most `size` entries for more vectors than that, and each vector's entry.
+
+    Args:
+        vectors: [N, D].
+        size: at least 1.
+        place: of these vectors in the tree, which seeds what is drawn: threads take groups in any order.
+    """
     # Compiled, and needed by large scenes only.
-    from vlm3d_gs.formats.sog.nearest import kmeans, nearest
+    from vlm3d_gs.formats.sog.nearest import kmeans, means, nearest
 
-    random = np.random.default_rng(0)
-    sample = vectors[np.sort(random.permutation(count)[:GROUP_SAMPLE])]
-    groups = kmeans(sample, min(GROUPS, size), GROUP_ROUNDS, random)
+    random = np.random.default_rng(place)
+    if size <= LEAF or len(place) > MAX_DEPTH:
+        size = min(size, MAX_ENTRIES)
+        training = vectors[random.permutation(len(vectors))[: ENTRY_SAMPLE * size]]
+        centers = kmeans(training, size, ENTRY_ROUNDS, random)
+        labels = nearest(vectors, centers)[0]
+        return means(vectors, labels, centers), labels
 
-    blocks = [slice(start, start + ROWS) for start in range(0, count, ROWS)]
-    found = list(in_order(lambda n: nearest(vectors[blocks[n]], groups), len(blocks)))
+    many = min(BRANCHES, math.isqrt(size - 1) + 1)
+    sample = vectors[np.sort(random.permutation(len(vectors))[: GROUP_SAMPLE * many])]
+    groups = kmeans(sample, many, GROUP_ROUNDS, random)
+    blocks = [slice(start, start + ROWS) for start in range(0, len(vectors), ROWS)]
+    every = in_order if len(place) == 1 else _map
+    found = list(every(lambda n: nearest(vectors[blocks[n]], groups), len(blocks)))
     group = np.concatenate([label for label, _ in found])
     order = np.argsort(group, kind="stable")
     ends = np.searchsorted(group[order], np.arange(len(groups) + 1))
@@ -95,20 +138,22 @@ def vector_palette(vectors: FloatArray, size: int) -> tuple[FloatArray, NDArray[
 
     def fitted(index: int) -> tuple[FloatArray, NDArray[np.int64]]:
         inside = vectors[order[ends[index] : ends[index + 1]]]
-        if len(inside) == 0:
-            return inside, np.empty(0, np.int64)
-        draw = np.random.default_rng((0, index))  # of its own: threads take groups in any order
-        training = inside[draw.permutation(len(inside))[: ENTRY_SAMPLE * shares[index]]]
-        centers = kmeans(training, shares[index], ENTRY_ROUNDS, draw)
-        return centers, nearest(inside, centers)[0]
+        if len(inside) <= shares[index]:
+            return inside, np.arange(len(inside))
+        return _split(inside, shares[index], (*place, index))
 
-    parts = list(in_order(fitted, len(groups)))
+    parts = list(every(fitted, len(groups)))
     starts = np.cumsum([0, *(len(centers) for centers, _ in parts)])
-    labels = np.empty(count, np.int64)
+    labels = np.empty(len(vectors), np.int64)
     labels[order] = np.concatenate(
         [start + label for start, (_, label) in zip(starts, parts, strict=False)]
     )
     return np.concatenate([centers for centers, _ in parts]), labels
+
+
+def _map(function: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield the same as `in_order`, by this thread alone."""
+    return map(function, range(count))
 
 
 def _initial_centers(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,4 +171,4 @@ def _shares(group: NDArray[np.int64], squares: FloatArray, groups: int, size: in
     total = np.bincount(group, weights=squares, minlength=groups)
     weights = np.sqrt(counts * total) + 1e-30  # size times root mean square distance
     shares = 1 + np.floor((size - groups) * weights / weights.sum()).astype(int)
-    return [int(share) for share in np.minimum(shares, np.clip(counts, 1, MAX_ENTRIES))]
+    return [int(share) for share in np.minimum(shares, np.maximum(counts, 1))]

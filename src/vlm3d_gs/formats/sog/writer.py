@@ -60,7 +60,7 @@ def save_sog(arrays: SplatArrays, path: Path) -> None:
 
     # The longest first; each is a thread's work, and only pictures that are packed stay in memory.
     columns = (
-        lambda: _harmonics(arrays.sh[:, 1:][order]),
+        lambda: _harmonics(arrays.sh, order),
         lambda: _positions(arrays.means[order]),
         lambda: _rotations(arrays.quats[order]),
         lambda: _indexed("scales", arrays.log_scales[order]),
@@ -130,13 +130,15 @@ def _indexed(name: str, values: FloatArray, alpha: ByteArray | None = None) -> C
     return {name: {"codebook": palette.tolist(), "files": [*files]}}, files
 
 
-def _harmonics(rest: FloatArray) -> Column:
-    """Return the entry and the pictures of the higher harmonics, [N, K-1, 3]; nothing at degree 0."""
-    count, coefficients, _ = rest.shape
+def _harmonics(sh: FloatArray, order: NDArray[np.intp]) -> Column:
+    """Return the entry and the pictures of the higher harmonics of [N, K, 3], if there are any."""
+    count, coefficients = len(sh), sh.shape[1] - 1
     if coefficients == 0:
         return {}, {}
     size = min(MAX_ENTRIES, 2 ** max(10, math.floor(math.log2(count))))
-    entries, labels = vector_palette(rest.reshape(count, -1), size)
+    # The palette does not depend on the order, and labels are quicker sorted than harmonics.
+    entries, labels = vector_palette(sh[:, 1:].reshape(count, -1), size)
+    labels = labels[order]
     palette = number_palette(entries)
 
     rows = -(-len(entries) // PER_ROW)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import ExportError
 from vlm3d_gs.core.harmonics import coefficient_count
@@ -28,6 +27,7 @@ from vlm3d_gs.formats.quantize import (
     split_largest,
     to_byte,
 )
+from vlm3d_gs.formats.spz.harmonics import harmonic_bytes
 from vlm3d_gs.formats.stream import SplatStream
 
 DEGREES = range(5)
@@ -37,8 +37,6 @@ USUAL_BITS = 12
 POSITION_BITS = 23
 COLOR_STEP = 0.15 * 255.0
 """Byte steps per unit of the degree-0 coefficient."""
-BUCKETS = (1, 8, 16, 16)
-"""Steps of the bytes that harmonics of each degree are rounded to."""
 MAGNITUDE = 511
 SH_VALUES = (np.arange(256, dtype=np.float32) - 128.0) / 128.0
 """Harmonics by their bytes."""
@@ -101,7 +99,7 @@ def _encode_piece(piece: SplatArrays, header: SpzHeader) -> list[ByteArray]:
         _encode_xyz(piece.quats) if old else _encode_smallest_three(piece.quats),
     ]
     if header.degree:
-        columns.append(_encode_sh(piece.sh).reshape(len(piece), -1))
+        columns.append(harmonic_bytes(piece.sh).reshape(len(piece), -1))
     return columns
 
 
@@ -192,14 +190,3 @@ def _decode_smallest_three(data: ByteArray) -> FloatArray:
     size = (codes & MAGNITUDE) * (INV_SQRT2 / MAGNITUDE)
     rest = np.where(codes >> 9, -size, size).astype(np.float32)
     return join_largest(packed >> 30, rest)[:, [3, 0, 1, 2]]
-
-
-def _encode_sh(sh: FloatArray) -> NDArray[np.uint8]:
-    degrees = np.floor(np.sqrt(np.arange(1, sh.shape[1]))).astype(int)
-    bucket = np.array(BUCKETS, np.float32)[degrees][None, :, None]
-    codes = np.rint(sh[:, 1:] * np.float32(128.0))
-    codes += 128.0 + np.floor(bucket / 2)
-    codes /= bucket
-    np.floor(codes, out=codes)
-    codes *= bucket
-    return np.clip(codes, 0.0, 255.0, out=codes).astype(np.uint8)
