@@ -33,7 +33,7 @@ def fixture(name: str) -> dict[str, Any]:
 
 def greatest(found: Tensor, expected: Tensor) -> float:
     expected = expected.double()
-    return float((found.double() - expected).abs().max() / expected.abs().max())
+    return float((found.detach().double() - expected).abs().max() / expected.abs().max())
 
 
 def stable_diffusion(dtype: torch.dtype) -> NoiseSchedule:

@@ -213,8 +213,8 @@ ROWS = (
         f"{STUDIO}, {LUCID}, {MULTI}, `encode_images`",
         reason="Sampled, as published, in `sd`, `sdxl` and the recipes `sds` and `vlm3d-paper` on `mvdream`; the "
         "mean elsewhere, since chains need no noise there. The embedded prior's encoder has no distribution. A "
-        "deviation s of the encoder multiplies the noise by sqrt(1 + (s alpha / sigma)^2): by 1.003 for s = 0.01 at the "
-        "least noise, timestep 20 of 1,000.",
+        "deviation s of the encoder multiplies the noise by sqrt(1 + (s alpha / sigma)^2): by 1.003 for s = 0.01 at "
+        "the least noise, timestep 20 of 1,000.",
     ),
     Row(
         "VSD: text of the LoRA",
@@ -228,7 +228,7 @@ ROWS = (
         "arXiv 1412.6980",
         "gsplat's and DreamGaussian's trainers: 0.999; threestudio's NeRFs: 0.99",
         reason="0.999 in the presets of large models, whose learning rates are DreamGaussian's. 0.99 in `mini`, with "
-        "which its figures were found; with 0.999 the run of the log ends at a fitting loss of 24.20 in place of 24.12.",
+        "which its figures were found; with 0.999 the run of the log ends at a fitting loss of 24.20, not 24.12.",
     ),
     Row(
         "densification: order of growing and pruning",
