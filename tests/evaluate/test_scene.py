@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from evaluate.spoiled_scenes import SPOILS, splat_of, things_of
 from vlm3d_gs.core.errors import PromptError
@@ -56,6 +57,20 @@ def test_a_spoiled_scene_is_wrong_for_its_reason(spoil: str, reason: str) -> Non
     report = evaluate_scene(splat_of(things), layout.graph)
     assert not report.content_right
     assert any(reason in one for one in report.reasons), report.reasons
+
+
+def test_a_thing_that_is_mostly_hidden_is_not_called_dented() -> None:
+    graph = parse_scene("a tiny white cube inside a large purple torus")
+    things = things_of(solve_layout(graph))
+    report = evaluate_scene(splat_of(things), graph)
+    assert report.ok, report.reasons
+
+    # What is bitten out of the corner that shows is not explained away.
+    splat = splat_of(things)
+    cube = next(thing for thing in things if thing.shape == "cube")
+    corner = torch.tensor(cube.center) + 0.8 * cube.size * torch.tensor([0.5, 0.5, 1.0])
+    bitten = (splat.means - corner).norm(dim=-1) < 1.0 * cube.size
+    assert not evaluate_scene(splat.select(~bitten), graph).ok
 
 
 def test_an_empty_scene_is_simply_not_right() -> None:

@@ -26,7 +26,7 @@ PROMPT = "two red cubes, a small red cube on top of a blue sphere"
 def config(out: Path, prompt: str = PROMPT) -> Config:
     values = {"train.steps": 2, "scene.n_init": 200, "critic.enabled": False}
     values |= {"reconstruct.fit_steps": 1, "reconstruct.until": 1, "train.checkpoint_every": 0.5}
-    values |= {"export.formats": "ply", "train.preview_every": 0, "out": out}
+    values |= {"export.formats": "ply,glb", "train.preview_every": 0, "out": out}
     return apply_settings(preset("mini", prompt), values)
 
 
@@ -70,6 +70,56 @@ def test_equal_objects_are_made_once_and_stand_where_the_layout_says(scene: Path
     assert "blue_sphere/prior/noise_level" in rows[1]
     # A chain of three steps for two groups of four views, in each of two rounds, for two different objects.
     assert summary["network_evaluations"] == 2 * 2 * 3 * 8
+
+
+def test_files_that_can_hold_objects_apart_do(scene: Path) -> None:
+    content = (scene / "scene.glb").read_bytes()
+    document = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+    assert [node["name"] for node in document["nodes"]] == ["red_cube", "red_cube_2", "blue_sphere"]
+    whole = read_splat(scene / "scene.ply")
+    # The reader may take the nodes in another order.
+    read = read_splat(scene / "scene.glb").means
+    assert torch.allclose(read.sort(0).values, whole.means.sort(0).values, atol=1e-5)
+
+
+def test_one_object_can_be_shown_alone(scene: Path, tmp_path: Path) -> None:
+    cameras, sheets = tmp_path / "cameras.json", []
+    cameras.write_text(json.dumps([{"azimuth_deg": 0, "elevation_deg": 90, "distance": 3}]))
+    for only in ([], ["--only", "blue_sphere"], ["--only", "blue_sphere", "--only", "red_cube"]):
+        out = tmp_path / f"{len(only)}.png"
+        arguments = ["render", str(scene / "scene.ply"), "--out", str(out), "--size-px", "32"]
+        result = CliRunner().invoke(app, [*arguments, "--cameras", str(cameras), *only])
+        assert result.exit_code == 0, result.output
+        sheets.append(out.read_bytes())
+    assert len(set(sheets)) == 3
+
+    result = CliRunner().invoke(app, [*arguments, "--only", "green_cone"])
+    assert result.exit_code == 2
+    assert "objects: red_cube, red_cube_2, blue_sphere" in result.output.replace("\n", " ")
+
+
+def test_objects_of_an_earlier_scene_are_kept(scene: Path, tmp_path: Path) -> None:
+    prompt = "a red cube to the right of a small blue sphere"
+    out = tmp_path / "moved"
+    arguments = ["generate", prompt, "--from", str(scene), "--out", str(out), "--no-critic"]
+    result = CliRunner().invoke(app, [*arguments, "--export", "ply", "--quiet"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["kept"] == ["blue_sphere", "red_cube"]
+    assert "network_evaluations" not in summary
+
+    # The same Gaussians, elsewhere.
+    before, after = (read_splat(one / "objects" / "blue_sphere.ply") for one in (scene, out))
+    assert torch.allclose(before.sh, after.sh)
+    spread = [one.means - one.means.mean(0) for one in (before, after)]
+    ratio = spread[1].norm() / spread[0].norm()
+    assert torch.allclose(spread[0] * ratio, spread[1], atol=1e-4)
+    boxes = {name: read_splat(out / "objects" / f"{name}.ply").means for name in summary["kept"]}
+    assert boxes["red_cube"][:, 1].mean() > boxes["blue_sphere"][:, 1].mean(), "right is +y"
+
+    nothing = CliRunner().invoke(app, [*arguments[:2], "--from", str(tmp_path)])
+    assert nothing.exit_code == 2
+    assert "holds no scene of objects" in nothing.output.replace("\n", " ")
 
 
 def test_an_object_of_a_scene_is_what_a_run_of_its_own_makes(scene: Path, tmp_path: Path) -> None:

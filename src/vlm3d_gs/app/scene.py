@@ -13,6 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from vlm3d_gs.app.earlier import earlier_objects
 from vlm3d_gs.assembly.answers import Answer, ask_scene
 from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.layout import save_layout
@@ -22,6 +25,7 @@ from vlm3d_gs.assembly.products import write_products
 from vlm3d_gs.assembly.resume import load_unfinished
 from vlm3d_gs.assembly.start import read_prompt
 from vlm3d_gs.config import Config
+from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import (
     CheckpointError,
     ConfigError,
@@ -33,10 +37,10 @@ from vlm3d_gs.core.errors import (
 from vlm3d_gs.core.files import make_folder
 from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.notices import noticing
-from vlm3d_gs.formats.convert import write_splat
+from vlm3d_gs.formats.convert import holds_parts, write_objects, write_splat
 from vlm3d_gs.layout.files import layout_to_plain
 from vlm3d_gs.layout.solver import Layout
-from vlm3d_gs.optimize.objects import SceneRun, train_objects
+from vlm3d_gs.optimize.objects import train_objects
 from vlm3d_gs.pipeline import GenerateResult
 from vlm3d_gs.render import Backend
 from vlm3d_gs.runs.checkpoint import Checkpoint
@@ -54,6 +58,7 @@ def generate_scene(
     resume: bool = False,
     quiet: bool = False,
     follow: Callable[[int], bool] = lambda step: False,
+    earlier: Path | None = None,
 ) -> GenerateResult:
     """Make each object of a layout, and the scene of them.
 
@@ -67,9 +72,11 @@ def generate_scene(
         resume: continue an interrupted scene in the folder.
         quiet: print nothing.
         follow: called with the steps done at every step, perhaps several times; returns whether to end, as Ctrl-C does.
+        earlier: folder of a finished scene, whose objects are taken over where the prompt is the same.
 
     Raises:
         PromptError: the embedded models do not know an object.
+        InputFileError: there is no finished scene in `earlier`.
         ConfigError: the folder is taken, or a setting makes no sense object by object.
         CheckpointError: there is nothing to resume, or it is another run's.
         WriteError: the folder cannot be written into.
@@ -80,11 +87,13 @@ def generate_scene(
     _check(config, layout)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = run_device(config)
-    prompts = first_names(layout)
+    kept = {} if earlier is None else earlier_objects(earlier)
+    prompts = {name: prompt for name, prompt in first_names(layout).items() if prompt not in kept}
 
     with run_folder(config.out, overwrite=overwrite, resume=resume) as folder:
         checkpoint, note = _to_resume(config, prompts) if resume else (None, "")
         objects = new_objects(config, prompts, device, progress=not quiet)
+        objects = replace(objects, kept=_by_name(layout, kept, device))
         if checkpoint is not None:
             objects.run.restore(checkpoint)
         save_layout(layout, folder.path, overwrite=True)
@@ -105,7 +114,7 @@ def generate_scene(
                     log,
                     draw=draw_pictures,
                     folder=folder,
-                    show=_Preview(objects.run, layout, folder, config.render.backend),
+                    show=_Preview(objects, layout, folder, config.render.backend),
                     stop_requested=lambda: stop_requested() or follow(objects.run.step),
                 )
             except NotFiniteError as error:
@@ -126,6 +135,17 @@ def first_names(layout: Layout) -> dict[str, str]:
     for item in layout.graph.objects:
         names.setdefault(item.prompt, item.name)
     return {name: prompt for prompt, name in names.items()}
+
+
+def _by_name(
+    layout: Layout, kept: Mapping[str, Gaussians], device: torch.device
+) -> dict[str, Gaussians]:
+    """Return those objects that a layout needs, by the name of the first that has their prompt."""
+    return {
+        name: kept[prompt].to(device)
+        for name, prompt in first_names(layout).items()
+        if prompt in kept
+    }
 
 
 def _as_error(failure: Vlm3dGsError) -> Vlm3dGsError:
@@ -150,13 +170,14 @@ def _to_resume(config: Config, prompts: Mapping[str, str]) -> tuple[Checkpoint, 
 class _Preview:
     """Writes a sheet of the scene as it is."""
 
-    def __init__(self, run: SceneRun, layout: Layout, folder: RunFolder, backend: Backend) -> None:
-        self.run, self.layout, self.folder, self.backend = run, layout, folder, backend
+    def __init__(
+        self, objects: SceneObjects, layout: Layout, folder: RunFolder, backend: Backend
+    ) -> None:
+        self.objects, self.layout, self.folder, self.backend = objects, layout, folder, backend
 
     def __call__(self, step: int) -> None:
         """Write the sheet of a step."""
-        made = {each.name: each.state.optimizer.gaussians.detach() for each in self.run.objects}
-        _, scene = _placed(self.layout, made, self.backend)
+        _, scene = _placed(self.layout, self.objects.clouds(), self.backend)
         make_folder(self.folder.previews)
         picture = self.folder.previews / f"step_{step:06d}.png"
         write_preview(scene.gaussians, picture, backend=self.backend)
@@ -187,10 +208,9 @@ def _finish(
     began: float,
 ) -> tuple[GenerateResult, list[Vlm3dGsError]]:
     """Put the objects in place, ask about them, and write everything; return what was made, and what was not."""
-    run = objects.run
-    made = {each.name: each.state.optimizer.gaussians.detach() for each in run.objects}
+    made = objects.clouds()
     layout, scene = _placed(layout, made, config.render.backend)
-    answers = ask_scene(config, layout, scene, made, objects.objectives[0])
+    answers = ask_scene(config, layout, scene, made, objects.critic)
     for answer in answers:
         if not answer.yes:
             log.message(f"the critic says No: {answer.question}")
@@ -202,22 +222,20 @@ def _finish(
         log.ensure()
     except WriteError as error:
         log.message(f"warning: {error}")
-    device = run.objects[0].state.optimizer.gaussians.device
-    written = write_products(scene.gaussians.to(device), config, log.message)
+    written = write_products(scene.gaussians.to(objects.device), config, log.message)
     files, failures = list(written.files), list(written.failures)
     try:
         save_layout(layout, config.out, overwrite=True)
-        files += _write_objects(config.out, layout, scene, answers)
+        files += _write_objects(config.out, layout, scene, answers, config.export.formats)
     except Vlm3dGsError as error:
         failures.append(error)
 
     seconds = time.monotonic() - began
-    result = GenerateResult(scene.gaussians, config.out, tuple(files), run.step, seconds)
+    result = GenerateResult(scene.gaussians, config.out, tuple(files), objects.run.step, seconds)
     try:
         facts = _summary(config, layout, result, finished, trained_s)
-        counts = run.objects[0].state.counts
-        facts |= {name.replace(" ", "_"): number for name, number in counts.items()}
-        facts |= {"runtimes": objects.objectives[0].runtimes}
+        facts |= {name.replace(" ", "_"): number for name, number in objects.counts.items()}
+        facts |= {"runtimes": objects.runtimes, "kept": sorted(objects.kept)}
         log.summary(facts | ({"answers": _plain(answers)} if answers else {}))
     except ExportError as error:
         failures.append(error)
@@ -236,15 +254,25 @@ def _check(config: Config, layout: Layout) -> None:
 
 
 def _write_objects(
-    out: Path, layout: Layout, scene: PlacedScene, answers: Sequence[Answer]
+    out: Path,
+    layout: Layout,
+    scene: PlacedScene,
+    answers: Sequence[Answer],
+    formats: Sequence[str],
 ) -> tuple[Path, ...]:
-    """Write objects/NAME.ply, each in place, and scene.json; return the files."""
+    """Write objects/NAME.ply, each in place, and scene.json; return the files.
+
+    What `formats` names and can hold objects apart (glTF, USD) is written again with them apart.
+    """
     (out / OBJECTS).mkdir(exist_ok=True)
+    clouds = {item.name: scene.only(number) for number, item in enumerate(layout.graph.objects)}
+    for product in formats:
+        if PRODUCTS[product].kind == "splat" and holds_parts(out / PRODUCTS[product].file):
+            write_objects(clouds, out / PRODUCTS[product].file)
+
     files, rows, first = [], [], 0
-    for number, item in enumerate(layout.graph.objects):
-        gaussians = scene.only(number)
-        if len(gaussians) == 0:
-            continue
+    for item in layout.graph.objects:
+        gaussians = clouds[item.name]
         path = out / OBJECTS / f"{item.name}.ply"
         write_splat(gaussians, path)
         files.append(path)

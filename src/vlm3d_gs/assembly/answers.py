@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.assembly.placement import PlacedScene
 from vlm3d_gs.config import Config
 from vlm3d_gs.core import prompts
 from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.core.residency import resident
+from vlm3d_gs.critic.judge import Judge
 from vlm3d_gs.critic.questions.templates import (
     GEOMETRY_QUESTION,
     content_question,
@@ -87,7 +87,7 @@ def ask_scene(
     layout: Layout,
     scene: PlacedScene,
     made: Mapping[str, Gaussians],
-    objective: Objective,
+    judge: Judge | None,
 ) -> list[Answer]:
     """Ask the run's critic about each object, each relation it knows words for, and counts.
 
@@ -96,12 +96,8 @@ def ask_scene(
         layout: graph and boxes.
         scene: the things in place.
         made: each different object in its own frame, by name.
-        objective: of any of the objects; it has the critic.
-
-    Returns:
-        The answers; empty without a critic that has weights here.
+        judge: whose model is asked; None asks nobody.
     """
-    judge = objective.own
     if judge is None:
         return []
     small = family_entry("critic", config.critic.family).embedded
@@ -109,7 +105,7 @@ def ask_scene(
     answers = []
     for look in _looks(layout, scene, made, small=small):
         with resident(judge.model.network, judge.model.device) if judge.offload else nullcontext():
-            log_odds, blame = _answers(config, look, objective)
+            log_odds, blame = _answers(config, look, judge)
         for number, (text, value) in enumerate(zip(look.texts, log_odds, strict=True)):
             answers.append(Answer(text, look.names, value, blame if number == 0 else None))
     return answers
@@ -194,11 +190,9 @@ def _framed(
 
 
 def _answers(
-    config: Config, look: _Look, objective: Objective
+    config: Config, look: _Look, judge: Judge
 ) -> tuple[list[float], dict[str, float] | None]:
     """Return the log-odds of a look's questions, and whom a No to the first is to be blamed on."""
-    judge = objective.own
-    assert judge is not None
     model, critic = judge.model, config.critic
     side = round(config.camera.resolution_px(1.0))
     cameras = named_views(config.camera, 0.0, ELEVATION, side)

@@ -41,9 +41,21 @@ LayoutFile = Annotated[
 ]
 
 
+Earlier = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="A finished scene of several objects: those that the prompt still names are kept, and only what is new "
+        "is made, or moved.",
+    ),
+]
+
+
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to make, in quotes.")] = "",
     layout_file: LayoutFile = None,
+    earlier: Earlier = None,
     out: options.Out = None,
     preset_name: options.RunPreset = None,
     steps: options.Steps = None,
@@ -111,7 +123,7 @@ def generate(
     else:
         start = preset(preset_name or "mini", prompt)
     config = apply_settings(apply_recipe(start, recipe), values, settings or ())
-    scene = _is_scene(config, layout_file, resume)
+    scene = _is_scene(config, layout_file, resume, earlier)
     if scene and not resume:
         start = for_objects(apply_recipe(start, recipe))
         config = apply_settings(start, values, settings or ())
@@ -125,7 +137,7 @@ def generate(
     flags = _Flags(overwrite=overwrite, resume=resume, quiet=quiet or as_json)
     with in_detail(verbose):
         if scene:
-            result = _run_scene(config, layout_file, view or seeds is not None, flags)
+            result = _run_scene(config, layout_file, earlier, view or seeds is not None, flags)
         else:
             result = _run(config, (host, port) if view else None, seeds, (pick, pick_at), flags)
     _tell(result, config, quiet=quiet, as_json=as_json)
@@ -162,14 +174,19 @@ def _is_done(config: Config, quiet: bool) -> bool:
     return done
 
 
-def _is_scene(config: Config, layout_file: Path | None, resume: bool) -> bool:
+def _is_scene(config: Config, layout_file: Path | None, resume: bool, earlier: Path | None) -> bool:
     from vlm3d_gs.assembly.start import is_scene
 
-    return layout_file is not None or is_scene(config, resume=resume)
+    given = layout_file is not None or earlier is not None
+    return given or is_scene(config, resume=resume)
 
 
 def _run_scene(
-    config: Config, layout_file: Path | None, as_whole: bool, flags: _Flags
+    config: Config,
+    layout_file: Path | None,
+    earlier: Path | None,
+    as_whole: bool,
+    flags: _Flags,
 ) -> GenerateResult:
     if as_whole:
         raise ConfigError(
@@ -180,7 +197,7 @@ def _run_scene(
     from vlm3d_gs.assembly.layout import scene_layout
 
     layout = scene_layout(config, layout_file, resume=flags["resume"])
-    return generate_scene(config, layout, **flags)
+    return generate_scene(config, layout, earlier=earlier, **flags)
 
 
 def _tell(result: GenerateResult, config: Config, *, quiet: bool, as_json: bool) -> None:

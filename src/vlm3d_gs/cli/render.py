@@ -41,6 +41,13 @@ def render(
             "K, width, height."
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a scene of several objects show this one alone, as scene.json names it. Repeatable.",
+        ),
+    ] = None,
     frame: FrameOfSplat = None,
     as_points: AsPoints = False,
 ) -> None:
@@ -60,6 +67,7 @@ def render(
         background=background,
         beside=beside,
         cameras=cameras,
+        only=only or (),
         reading=ReadOptions(frame, as_points),
     )
     for file in files:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.evaluate.regions import shrink, shrink_disc
-from vlm3d_gs.evaluate.shapes import F64, Rays, ShapeFit, distances, fit_shapes
+from vlm3d_gs.evaluate.shapes import F64, Rays, ShapeFit, distances, fit_shapes, settle
 from vlm3d_gs.evaluate.views import ObservedViews, flat_rays, search_pixels
 from vlm3d_gs.mini.world.raycast import FAR
 
@@ -66,8 +66,10 @@ def match_shape(views: ObservedViews, mask: Tensor, limits: Tensor, undecided: T
                 outer = next(fit for fit in fits if fit.shape == sharper[0].shape)
                 fits = sharper
 
+    rays = _rays(views, mask, limits, near)
+    outer = settle(outer, rays, views.distances[near].double().numpy())
     expected = torch.full_like(limits, FAR)
-    expected[near] = torch.from_numpy(distances(outer, _rays(views, mask, limits, near))).float()
+    expected[near] = torch.from_numpy(distances(outer, rays)).float()
     return Match(fits, outer, torch.where(expected < limits, expected, FAR))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,16 @@ from numpy.typing import NDArray
 from vlm3d_gs.core.prompts import SHAPES
 from vlm3d_gs.evaluate.kernels import MAX_STRETCH, cast_reach, search, silhouette_iou
 from vlm3d_gs.layout.shapes import HALF_HEIGHT, HALF_WIDTH
+from vlm3d_gs.mini.world.raycast import FAR
 
 F64 = NDArray[np.float64]
 
 COARSE_STEPS, FINE_STEPS = (0.16, 0.04), (0.08, 0.01)
 """First and last step of the search on few rays, then on more; in units of the half extent."""
+HIDDEN = 0.1
+"""Share of a silhouette behind other things from which on the visible surface decides, too."""
+SETTLED = 0.03
+"""What that may cost in overlap."""
 SKIP = 3
 """The search starts on every third ray."""
 THREADS = 2
@@ -87,6 +92,68 @@ def distances(fit: ShapeFit, rays: Rays) -> F64:
     reach = np.empty(len(rays.inside))
     cast_reach(SHAPES.index(fit.shape), _to_params(fit), rays.origins, rays.directions, reach)
     return reach
+
+
+def settle(fit: ShapeFit, rays: Rays, measured: F64) -> ShapeFit:
+    """Return a shape that explains the visible surface, too, where most of it is hidden.
+
+    What little shows of a cone in a ring is explained by flatter and by taller cones alike. Of those whose silhouettes
+    are nearly as good, the one whose surface is nearest to what is seen is taken, by a pattern search.
+
+    Args:
+        fit: by silhouettes.
+        rays: those near the object, R of them.
+        measured: [R] distances that the views show, world units.
+
+    Returns:
+        `fit` itself where less than `HIDDEN` of its silhouette is hidden.
+    """
+    reach = distances(fit, rays)
+    silhouette = reach < FAR
+    if (silhouette & (rays.limits <= reach)).sum() < HIDDEN * silhouette.sum():
+        return fit
+
+    index, few = SHAPES.index(fit.shape), Rays._make(column[::SKIP].copy() for column in rays)
+    shown = Rays._make(column[few.inside] for column in few)
+    seen, cap = measured[::SKIP][few.inside], 0.5 * fit.half_width
+    least = silhouette_iou(index, _to_params(fit), *few) - SETTLED
+
+    def gap(params: F64) -> float:
+        if silhouette_iou(index, params, *few) < least:
+            return math.inf
+        reach = np.empty(len(seen))
+        cast_reach(index, params, shown.origins, shown.directions, reach)
+        return float(np.minimum(np.abs(reach - seen), cap).mean())
+
+    params, step = _to_params(fit), COARSE_STEPS[0]
+    best = gap(params)
+    sizes = np.array([fit.half_width, fit.half_width, fit.half_width, 1.0, 1.0])
+    while step >= FINE_STEPS[1]:
+        moves = [(axis, sign * step) for axis in range(len(sizes)) for sign in (-1.0, 1.0)]
+        trials = [params + _move(axis, move * sizes[axis]) for axis, move in moves]
+        # A thing grows with its top or its floor in place, too.
+        trials += [
+            params + _move(4, sign * step) + _move(2, side * sign * step * fit.half_height)
+            for sign in (-1.0, 1.0)
+            for side in (-1.0, 1.0)
+        ]
+        gaps = [gap(trial) for trial in trials]
+        if min(gaps) < best:
+            best, params = min(gaps), trials[int(np.argmin(gaps))]
+        else:
+            step /= 2.0
+    return replace(
+        fit,
+        center=(float(params[0]), float(params[1]), float(params[2])),
+        half_width=math.exp(params[3]) * HALF_WIDTH[fit.shape],
+        half_height=math.exp(params[4]) * HALF_HEIGHT[fit.shape],
+    )
+
+
+def _move(axis: int, length: float) -> F64:
+    move = np.zeros(6)
+    move[axis] = length
+    return move
 
 
 def _fit(index: int, rays: tuple[Rays, Rays, Rays], low: F64, high: F64) -> ShapeFit:

@@ -6,7 +6,7 @@ image library of SOG nor that of USD.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,9 @@ from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.options import ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import SplatFormat
 from vlm3d_gs.formats.stream import SplatStream
+
+SaveParts = Callable[[Sequence[tuple[str, SplatArrays]], Path], None]
+"""Writes splats that are in one of the format's axes, each under its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Codec:
     """Write a splat that is in one of the format's axes, piece by piece; None: it is only read."""
     accepts: Callable[[Path], bool] | None = None
     """Return whether a file with the format's first bytes is its own; None: all are."""
+    save_parts: SaveParts | None = None
+    """Write several named splats into one file, apart from each other; None: the format cannot."""
 
     @classmethod
     def whole(
@@ -34,12 +39,14 @@ class Codec:
         load: Callable[[Path, ReadOptions], SplatArrays],
         save: Callable[[SplatArrays, Path, SplatOptions], None],
         accepts: Callable[[Path], bool] | None = None,
+        save_parts: SaveParts | None = None,
     ) -> Codec:
         """Return the codec of a format that is read and written in memory."""
         return cls(
             open=lambda source, options: SplatStream.of_arrays(load(source, options)),
             save=lambda splat, path, options: save(splat.gather(), path, options),
             accepts=accepts,
+            save_parts=save_parts,
         )
 
     @classmethod

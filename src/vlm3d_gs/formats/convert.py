@@ -6,7 +6,7 @@ signature, goes by its name. The suffix decides what is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from vlm3d_gs.formats.options import Frame, ReadOptions, SplatOptions
 from vlm3d_gs.formats.registry import (
     FORMATS,
     MAGIC_BYTES,
+    WRITTEN,
     SplatFormat,
     format_of_suffix,
 )
@@ -178,6 +179,36 @@ def write_splat(
     frame = _frame_for(row, chosen)
     stream = SplatStream.of_arrays(world_arrays(gaussians))
     _save(stream.mapped(lambda piece: turned(piece, frame), frame=frame), row, Path(path), chosen)
+
+
+def holds_parts(path: str | Path) -> bool:
+    """Return whether the format of a suffix can hold objects apart, as `write_objects` writes them."""
+    return codec_of(format_of_suffix(path)).save_parts is not None
+
+
+def write_objects(objects: Mapping[str, Gaussians], path: str | Path) -> None:
+    """Write the objects of a scene into one file, a node for each in glTF and a prim for each in USD.
+
+    Args:
+        objects: Gaussians of each, in place, by name.
+        path: the file; .glb or one of USD's suffixes.
+
+    Raises:
+        ExportError: a suffix whose format has no parts, or as `write_splat`.
+        MissingDependencyError: as `write_splat`.
+    """
+    row = format_of_suffix(path)
+    save = codec_of(row).save_parts
+    if save is None:
+        able = [other.suffixes[0] for other in WRITTEN if codec_of(other).save_parts is not None]
+        raise ExportError(f"{row.name} files hold no separate objects. Use {' or '.join(able)}.")
+
+    frame, parts = _frame_for(row, SplatOptions()), []
+    for name, gaussians in objects.items():
+        expect_writable(gaussians)
+        parts.append((name, turned(world_arrays(gaussians), frame)))
+    with atomic_path(path) as temporary:
+        save(parts, temporary)
 
 
 def convert(

@@ -9,9 +9,11 @@ a process of their own (`usd_child`), since damaged ones may crash the library.
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,26 +53,58 @@ def save_usd(arrays: SplatArrays, path: Path) -> None:
         MissingDependencyError: usd-core is not installed, or older than 26.3.
         ExportError: the library could not write.
     """
+    save_usd_prims([("Splat", arrays)], path)
+
+
+def save_usd_prims(parts: Sequence[tuple[str, SplatArrays]], path: Path) -> None:
+    """Write several splats that are in `rub` axes, a prim for each; several stand under the prim `Scene`.
+
+    Args:
+        parts: names of the prims, and what each shows; the notes of the file are those of the first.
+        path: as in `save_usd`, also for the errors.
+    """
     usd, geometry, volume, value = _library()
     if path.suffix.lower() == ".usdz":
-        _save_package(arrays, path)
+        _save_package(parts, path)
         return
-
-    # Programs frame and cull by the extent, so it must contain what is visible of every Gaussian.
-    scales = np.exp(arrays.log_scales)
-    reach = EXTENT_SIGMAS * scales.max(1, keepdims=True)
-    extent = np.stack([(arrays.means - reach).min(0), (arrays.means + reach).max(0)])
 
     stage = usd.Stage.CreateNew(str(path))
     geometry.SetStageUpAxis(stage, geometry.Tokens.y)
     geometry.SetStageMetersPerUnit(stage, 1.0)
-    prim = volume.ParticleField3DGaussianSplat.Define(stage, "/Splat")
-    stage.SetDefaultPrim(prim.GetPrim())
-    notes: dict[str, Any] = {"antialiased": True} if arrays.antialiased else {}
-    if arrays.comments:
-        notes["comments"] = value.StringArray(list(arrays.comments))
+    above = ""
+    if len(parts) > 1:
+        stage.SetDefaultPrim(geometry.Xform.Define(stage, "/Scene").GetPrim())
+        above = "/Scene"
+    for name, arrays in parts:
+        place = f"{above}/{_prim_name(name)}"
+        prim = volume.ParticleField3DGaussianSplat.Define(stage, place)
+        if not above:
+            stage.SetDefaultPrim(prim.GetPrim())
+        _fill(prim, arrays, value)
+
+    first = parts[0][1]
+    notes: dict[str, Any] = {"antialiased": True} if first.antialiased else {}
+    if first.comments:
+        notes["comments"] = value.StringArray(list(first.comments))
     if notes:
         stage.GetRootLayer().customLayerData = notes
+
+    if not stage.GetRootLayer().Save():
+        raise ExportError(f"OpenUSD could not write {path}.")
+
+
+def _prim_name(name: str) -> str:
+    """Return a name as USD allows it: letters, digits and _, no digit first."""
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return f"_{plain}" if plain[:1].isdigit() else plain
+
+
+def _fill(prim: Any, arrays: SplatArrays, value: Any) -> None:
+    """Set the attributes of a splat prim."""
+    # Programs frame and cull by the extent, so it must contain what is visible of every Gaussian.
+    scales = np.exp(arrays.log_scales)
+    reach = EXTENT_SIGMAS * scales.max(1, keepdims=True)
+    extent = np.stack([(arrays.means - reach).min(0), (arrays.means + reach).max(0)])
 
     prim.CreatePositionsAttr(value.Vec3fArray.FromNumpy(np.ascontiguousarray(arrays.means)))
     prim.CreateOrientationsAttr(_quaternions(value, arrays))
@@ -86,17 +120,14 @@ def save_usd(arrays: SplatArrays, path: Path) -> None:
     prim.CreateSortingModeHintAttr("cameraDistance")
     prim.CreateExtentAttr(value.Vec3fArray.FromNumpy(extent.astype(np.float32)))
 
-    if not stage.GetRootLayer().Save():
-        raise ExportError(f"OpenUSD could not write {path}.")
 
-
-def _save_package(arrays: SplatArrays, path: Path) -> None:
+def _save_package(parts: Sequence[tuple[str, SplatArrays]], path: Path) -> None:
     """Write a binary file and pack it alone."""
     from pxr import UsdUtils
 
     with TemporaryDirectory(prefix="vlm3d-gs-") as folder:
         inner = Path(folder) / "scene.usdc"
-        save_usd(arrays, inner)
+        save_usd_prims(parts, inner)
         if not UsdUtils.CreateNewUsdzPackage(str(inner), str(path)):
             raise ExportError(f"OpenUSD could not write {path}.")
 
@@ -254,4 +285,5 @@ CODEC = Codec.whole(
     lambda source, _: load_usd(source),
     lambda arrays, path, _: save_usd(arrays, path),
     accepts=_is_usd,
+    save_parts=save_usd_prims,
 )

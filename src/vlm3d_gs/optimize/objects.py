@@ -64,12 +64,12 @@ class SceneRun:
     """All objects as one thing to save and to restore (`keeper.Kept`)."""
 
     objects: Sequence[ObjectRun]
-    """One or more, of equal numbers of steps."""
+    """Of equal numbers of steps; none if nothing is to be made."""
 
     @property
     def step(self) -> int:
         """Steps done."""
-        return self.objects[0].state.step
+        return self.objects[0].state.step if self.objects else 0
 
     @property
     def rate_factor(self) -> float:
@@ -138,6 +138,8 @@ def train_objects(
         NotFiniteError: an object became NaN or infinite again and again; the last good state is there.
     """
     steps, objects = config.train.steps, run.objects
+    if not objects:
+        return True
     keeper = StateKeeper(folder, run, config, tell=log.message)
     rows = {each.name: LogRows() for each in objects}
     broken = False

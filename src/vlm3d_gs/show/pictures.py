@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.core.images import Color
 from vlm3d_gs.formats.convert import read_as
 from vlm3d_gs.formats.options import ReadOptions
+from vlm3d_gs.runs.objects import object_files
 from vlm3d_gs.show.camera_file import read_cameras, write_stills
 from vlm3d_gs.show.framing import BACKGROUND
 from vlm3d_gs.show.surfaces import BESIDE, Beside
@@ -27,6 +30,7 @@ def render_pictures(
     background: str | None = None,
     beside: str | None = None,
     cameras: Path | None = None,
+    only: Sequence[str] = (),
     reading: ReadOptions | None = None,
 ) -> list[Path]:
     """Render a splat file.
@@ -40,13 +44,15 @@ def render_pictures(
         background: as `color_of` reads it; None is the products' grey.
         beside: depth or normal, shown beside each frame of a turntable.
         cameras: a camera file; see `camera_file`.
+        only: names of objects of the scene that the file belongs to, which are shown without the others; empty for
+            all that the file holds.
         reading: how to read the splat; None for the defaults.
 
     Returns:
         The files written.
 
     Raises:
-        ConfigError: a setting out of range, or `beside` together with `cameras`.
+        ConfigError: a setting out of range, `beside` together with `cameras`, or an object that the scene lacks.
         InputFileError: the splat or the cameras cannot be read.
         ExportError: the output cannot be written.
     """
@@ -56,10 +62,10 @@ def render_pictures(
         if beside is not None:
             raise ConfigError("--beside is for turntables. Drop it, or drop --cameras.")
         views = read_cameras(cameras, size_px)
-        return write_stills(read_as(splat, reading), views, out, background=color)
+        return write_stills(_read(splat, only, reading), views, out, background=color)
 
     render_turntable(
-        read_as(splat, reading),
+        _read(splat, only, reading),
         out,
         seconds=seconds,
         size_px=size_px,
@@ -68,6 +74,13 @@ def render_pictures(
         beside=_beside(beside),
     )
     return [out]
+
+
+def _read(splat: Path, only: Sequence[str], reading: ReadOptions | None) -> Gaussians:
+    """Return what a file holds, or some objects of its scene."""
+    if not only:
+        return read_as(splat, reading)
+    return concatenate([read_as(file, reading) for file in object_files(splat, only)])
 
 
 def color_of(text: str) -> Color:

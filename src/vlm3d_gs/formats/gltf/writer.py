@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,35 +46,52 @@ def save_glb(arrays: SplatArrays, path: Path) -> None:
     Raises:
         ExportError: more than 4 GiB.
     """
-    columns = _columns(arrays)
+    save_glb_nodes([("splat", arrays)], path)
 
+
+def save_glb_nodes(parts: Sequence[tuple[str, SplatArrays]], path: Path) -> None:
+    """Write several splats that are in `rub` axes as .glb, a node for each.
+
+    Args:
+        parts: names of the nodes, and what each shows; the notes of the file are those of the first.
+        path: the file.
+
+    Raises:
+        ExportError: more than 4 GiB.
+    """
     # One buffer view and one accessor for each column; all columns are multiples of four bytes.
     accessors, views = list[dict[str, Any]](), list[dict[str, Any]]()
-    blobs, offset = list[bytes](), 0
-    for name, column in columns.items():
-        blob = np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes()
-        views.append(
-            {
-                "buffer": 0,
-                "byteOffset": offset,
-                "byteLength": len(blob),
-                "target": ARRAY_BUFFER,
-            }
-        )
-        accessors.append(_accessor(len(accessors), name, column))
-        blobs.append(blob)
-        offset += len(blob)
+    blobs, offset, meshes = list[bytes](), 0, list[dict[str, Any]]()
+    for _, arrays in parts:
+        attributes = {}
+        for name, column in _columns(arrays).items():
+            blob = np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes()
+            views.append(
+                {
+                    "buffer": 0,
+                    "byteOffset": offset,
+                    "byteLength": len(blob),
+                    "target": ARRAY_BUFFER,
+                }
+            )
+            attributes[name] = len(accessors)
+            accessors.append(_accessor(len(accessors), name, column))
+            blobs.append(blob)
+            offset += len(blob)
+        meshes.append({"primitives": [_primitive(attributes)]})
 
-    document = _document(columns, accessors, views, offset)
-    if arrays.comments or arrays.antialiased:
-        notes = {"comments": list(arrays.comments), "antialiased": arrays.antialiased}
+    document = _document([name for name, _ in parts], meshes, accessors, views, offset)
+    first = parts[0][1]
+    if first.comments or first.antialiased:
+        notes = {"comments": list(first.comments), "antialiased": first.antialiased}
         document["asset"]["extras"] = {name: value for name, value in notes.items() if value}
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)  # chunks are aligned to four bytes
     total = HEADER.size + 2 * CHUNK.size + len(text) + offset
     if total > MAX_BYTES:
+        count = sum(len(arrays) for _, arrays in parts)
         raise ExportError(
-            f"{len(arrays)} Gaussians of {arrays.sh.shape[1]} coefficients take {total} bytes, a .glb "
+            f"{count} Gaussians of {first.sh.shape[1]} coefficients take {total} bytes, a .glb "
             "holds 4 GiB. Lower the degree with --sh-degree, or write another format."
         )
 
@@ -121,32 +139,30 @@ def _accessor(view: int, name: str, column: NDArray[Any]) -> dict[str, Any]:
     return accessor
 
 
-def _document(
-    columns: dict[str, NDArray[Any]],
-    accessors: list[dict[str, Any]],
-    views: list[dict[str, Any]],
-    size: int,
-) -> dict[str, Any]:
+def _primitive(attributes: dict[str, int]) -> dict[str, Any]:
     extension = {
         "kernel": "ellipse",
         "colorSpace": "srgb_rec709_display",
         "projection": "perspective",
         "sortingMethod": "cameraDistance",
     }
+    return {"mode": POINTS, "attributes": attributes, "extensions": {EXTENSION: extension}}
 
-    primitive = {
-        "mode": POINTS,
-        "attributes": {name: index for index, name in enumerate(columns)},
-        "extensions": {EXTENSION: extension},
-    }
 
+def _document(
+    names: list[str],
+    meshes: list[dict[str, Any]],
+    accessors: list[dict[str, Any]],
+    views: list[dict[str, Any]],
+    size: int,
+) -> dict[str, Any]:
     return {
         "asset": {"version": "2.0", "generator": f"vlm3d-gs {__version__}"},
         "extensionsUsed": [EXTENSION],
         "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": "splat"}],
-        "meshes": [{"primitives": [primitive]}],
+        "scenes": [{"nodes": list(range(len(names)))}],
+        "nodes": [{"mesh": index, "name": name} for index, name in enumerate(names)],
+        "meshes": meshes,
         "accessors": accessors,
         "bufferViews": views,
         "buffers": [{"byteLength": size}],
