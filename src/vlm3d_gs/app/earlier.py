@@ -58,7 +58,7 @@ def _in_own_frame(folder: Path, row: dict[str, Any]) -> Gaussians:
     pose = things[0]
     scale, moved = float(pose["scale"]), torch.tensor(pose["translation"], dtype=torch.float64)
     if not (scale > 0.0 and math.isfinite(scale)) or moved.shape != (3,):
-        raise ValueError(f"pose {pose}")
+        raise InputFileError(f"{folder / SCENE_FILE} is damaged: no pose is {pose}.")
 
     # The inverse of p -> scale * turn(p) + translation.
     back = euler_rotation((0.0, 0.0, -float(pose["turn_deg"])))
