@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 # Processes of the test suite; each needs about 1.5 GB.
 JOBS ?= 2
 
-.PHONY: help docs release floors setup demo test lint type format golden bench fuzz soak cuda wheel gpu-check clean
+.PHONY: help large-check docs release floors setup demo test lint type format golden bench fuzz soak cuda wheel gpu-check clean
 
 setup: $(STAMP)
 
@@ -72,6 +72,10 @@ wheel: setup cuda
 # Needs a CUDA device; exit code 2 says that there is none. See benchmarks/gpu_check.py.
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py --out "$(OUT)"
+
+# On your GPU, with the published weights (downloaded): one file to send in an issue. See benchmarks/large_check.py.
+large-check: setup
+	$(BIN)/python benchmarks/large_check.py --out large-check
 
 # The site, in build/site, strictly: a dead link ends it. Installs the extra `docs` if mkdocs is not there.
 docs: setup
