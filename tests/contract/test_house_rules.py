@@ -29,6 +29,7 @@ MAY_RAISE = {
     "typer.Exit": {
         "cli/__init__.py",
         "cli/batch.py",
+        "cli/serve.py",
         "cli/doctor.py",
         "cli/evaluate.py",
         "cli/generate.py",

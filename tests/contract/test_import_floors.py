@@ -42,6 +42,7 @@ ROOMS = [
     # many of them
     "batch",
     "studio",
+    "serve",
     "cli",
     "__main__",
 ]
@@ -65,6 +66,7 @@ NO_TORCH = (
         "batch.start",
         "batch.worker",
     ),
+    "serve",
     *("setup.gpu", "setup.plan", "setup.build", "setup.toolkit", "setup.wheels", "setup.cards"),
     *("setup.bar", "setup.installer", "setup.torch_build", "setup.environment"),
     *("setup.gsplat_state",),
@@ -101,6 +103,10 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("critic.qwen.tokenizer",),
     "filelock": ("runs.folder", "setup.gpu", "batch.manifest"),
     "pyarrow": ("batch.parquet",),
+    "fastapi": ("serve.web", "serve.server"),
+    "pydantic": ("serve.web",),
+    "uvicorn": ("serve.server",),
+    "prometheus_client": ("serve.metrics",),
     "huggingface_hub": ("models.hub",),
     "httpx2": ("critic.chat",),
     "peft": ("prior.lora",),
@@ -227,6 +233,9 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("batch.prompts", "vlm3d_gs.batch.parquet"),
     ("batch.parquet", "pyarrow"),
     ("batch.parquet", "pyarrow.parquet"),
+    # an extra: only a service needs it
+    ("serve.run", "vlm3d_gs.serve.server"),
+    ("serve.run", "vlm3d_gs.serve.web"),
     # weights in a folder or in the package need no hub
     ("models", "vlm3d_gs.models.hub"),
     ("assembly.forecast", "vlm3d_gs.models.hub"),
@@ -367,13 +376,16 @@ def test_every_library_is_known() -> None:
 def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("gpu", "usd", "export", "parquet") for line in extras[name]]
+    optional = [
+        line for name in ("gpu", "usd", "export", "parquet", "serve") for line in extras[name]
+    ]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
     names = {
         "PIL": "pillow",
         "skimage": "scikit-image",
         "fast_simplification": "fast-simplification",
         "pxr": "usd-core",
+        "prometheus_client": "prometheus-client",
     }
     assert {names.get(library, library) for library in HEAVY_OWNERS} <= declared
 

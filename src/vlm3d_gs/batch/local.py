@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 from vlm3d_gs.batch.driver import Event, Guard, Job, Tell
@@ -62,30 +63,57 @@ class LocalDriver:
         self, items: Sequence[Item], job: Job, tell: Tell, stop_requested: Callable[[], bool]
     ) -> None:
         """As `driver.Driver.run`."""
-        waiting = deque(items)
-        needed = min(len(self._places), len(waiting))
-        workers = [_Worker(f"w{n}", place, job) for n, place in enumerate(self._places[:needed])]
-        session = _Session(workers, waiting, job, tell)
+        places = self._places[: len(items)]
+        self._run(places, _Session(job, tell, deque(items)), stop_requested)
+
+    def serve(
+        self,
+        feed: SimpleQueue[Item],
+        job: Job,
+        tell: Tell,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        """Make whatever arrives, in the order of its arrival, until a stop is requested.
+
+        Args:
+            feed: filled by other threads.
+            job: what the workers are told.
+            tell: as in `run`, called in this thread.
+            stop_requested: items in progress are saved; what waits in the feed stays there.
+
+        Raises:
+            Vlm3dGsError: as in `run`.
+        """
+        self._run(self._places, _Session(job, tell, deque(), feed), stop_requested)
+
+    @staticmethod
+    def _run(
+        places: Sequence[Place], session: _Session, stop_requested: Callable[[], bool]
+    ) -> None:
         try:
-            session.work(stop_requested)
+            session.work(places, stop_requested)
         finally:
-            for worker in workers:
-                worker.kill()
+            session.kill()
 
 
 class _Session:
-    """One call of `LocalDriver.run`."""
+    """One call of `LocalDriver.run`, or of `serve` with a feed."""
 
-    def __init__(self, workers: list[_Worker], waiting: deque[Item], job: Job, tell: Tell) -> None:
-        self._workers, self._waiting, self._job, self._tell = workers, waiting, job, tell
+    def __init__(
+        self, job: Job, tell: Tell, waiting: deque[Item], feed: SimpleQueue[Item] | None = None
+    ) -> None:
+        self._job, self._tell, self._waiting, self._feed = job, tell, waiting, feed
+        self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._tries: dict[str, int] = {}
         self._deaths = 0
         self._guard = Guard()
-        self._memory_mib = _machine_mib() * MOST_MEMORY / max(len(workers), 1)
+        self._memory_mib = float("inf")
 
-    def work(self, stop_requested: Callable[[], bool]) -> None:
+    def work(self, places: Sequence[Place], stop_requested: Callable[[], bool]) -> None:
         """Go on until nothing is left, or a stop was requested and everything is saved."""
+        self._memory_mib = _machine_mib() * MOST_MEMORY / max(len(places), 1)
+        self._workers = [_Worker(f"w{n}", place, self._job) for n, place in enumerate(places)]
         for worker in self._workers:
             self._start(worker)
 
@@ -94,8 +122,10 @@ class _Session:
             if ends is None and stop_requested():
                 ends = time.monotonic() + GRACE_S
                 self._waiting.clear()
+                self._feed = None
                 for worker in self._workers:
                     worker.ask_to_stop()
+            self._take_from_feed()
             if ends is not None and time.monotonic() > ends:
                 return
 
@@ -104,6 +134,20 @@ class _Session:
             for worker in self._workers:
                 if worker.process is not None and worker.silent_s() > self._job.timeout_s:
                     self._died(worker, "hang", stopping=ends is not None)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for worker in self._workers:
+            worker.kill()
+
+    def _take_from_feed(self) -> None:
+        """Give idle workers what has arrived; the rest stays in the feed, where its length is known."""
+        if self._feed is None:
+            return
+        for worker in self._workers:
+            if worker.is_idle and not self._feed.empty():
+                self._waiting.append(self._feed.get())
+                self._give(worker)
 
     def _start(self, worker: _Worker) -> None:
         self._selector.register(worker.start(), selectors.EVENT_READ, worker)
@@ -137,6 +181,8 @@ class _Session:
             self._give(worker)
 
     def _give(self, worker: _Worker) -> None:
+        if not self._waiting and self._feed is not None:
+            return
         if not self._waiting:
             # It closes its output when it is done, which is the last that is heard of it.
             worker.let_go()
@@ -173,7 +219,8 @@ class _Session:
                     f"{MOST_STARTS} workers in a row ended before they were ready. The last words of "
                     f"{worker.log}:\n{worker.last_words()}"
                 )
-        if self._waiting and not stopping and not (let_go and item is None):
+        wanted = bool(self._waiting) or self._feed is not None
+        if wanted and not stopping and not (let_go and item is None):
             self._start(worker)
 
     def _lost(self, worker: _Worker, item: Item, kind: str, reason: str, *, stopping: bool) -> None:
@@ -296,6 +343,12 @@ class _Worker:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for an item."""
+        alive = self.process is not None and self.ready and not self.is_let_go
+        return alive and self.item is None
 
     def silent_s(self) -> float:
         """Return how long nothing was heard of it; 0 while it has nothing to do."""

@@ -1,0 +1,1 @@
+"""A service: prompts by HTTP, progress as events, assets by URL."""
