@@ -26,6 +26,10 @@ MAY_RAISE = {
     "BadReplyError": {"critic/chat.py", "critic/server.py", "evaluate/judges/server.py"},
     "LookFailedError": {"critic/chat.py"},
     "_FailedAttempt": {"critic/chat.py"},
+    # answers of a service: FastAPI's way to say them
+    "HTTPException": {"serve/web.py"},
+    "_later": {"serve/web.py"},
+    "trouble": {"serve/run.py"},  # one of ours, from another thread
     "typer.Exit": {
         "cli/__init__.py",
         "cli/batch.py",
