@@ -37,6 +37,7 @@ MAY_RAISE = {
         "cli/doctor.py",
         "cli/evaluate.py",
         "cli/generate.py",
+        "cli/verify.py",
     },
 }
 """Other exceptions, and the files that may raise them."""

@@ -122,6 +122,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "mesh.writers",
         "evaluate.gpteval.grids",
         "evaluate.judges",
+        "evaluate.judging",
+        "evaluate.report",
     ),
     "safetensors": (
         "models.integrity",
@@ -222,6 +224,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.layout", "vlm3d_gs.layout.schema"),
     ("cli.evaluate", "vlm3d_gs.evaluate.inputs"),
     ("cli.gpteval", "vlm3d_gs.app.tournament"),
+    ("cli.compare", "vlm3d_gs.app.comparison"),
+    ("cli.verify", "vlm3d_gs.app.proving"),
+    ("cli.info", "vlm3d_gs.app.carried"),
+    ("cli.info", "vlm3d_gs.runs.proof"),
     # judges: a library for those who name one of its kind
     ("assembly.judges", "vlm3d_gs.evaluate.judges.transformers_vlm"),
     ("assembly.judges", "vlm3d_gs.evaluate.judges.embedded"),

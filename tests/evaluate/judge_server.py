@@ -57,7 +57,10 @@ class JudgeServer:
                 if outer.trouble is not None and outer.trouble(number, self):
                     return
                 text = body["messages"][0]["content"][-1]["text"]
-                count = int(text.partition("CRITERIA ")[2].split()[0])
+                if body["max_tokens"] == 1:
+                    reply(self, 200, numbers("Yes" if picture(body).mean() < 128 else "No", 50))
+                    return
+                count = int(text.partition("CRITERIA ")[2].split()[0]) if "CRITERIA " in text else 1
                 answer = f"Both were looked at.\n{' '.join([outer.say(body)] * count)}\n"
                 reply(self, 200, numbers(answer, 100))
 

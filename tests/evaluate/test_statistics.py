@@ -53,9 +53,9 @@ def test_runs_of_one_prompt_count_once() -> None:
 
 
 def test_any_statistic_of_weights_has_an_interval() -> None:
-    values = np.array([1.0, 2.0, 3.0, 10.0])
-    mean = statistic_interval(lambda weights: float(weights @ values / weights.sum()), 4)
-    plain = mean_interval(values.tolist(), list(range(4)))
+    values = np.array([1.0, 2.0, 3.0, 5.0, 10.0])
+    mean = statistic_interval(lambda weights: float(weights @ values / weights.sum()), 5)
+    plain = mean_interval(values.tolist(), list(range(5)))
     assert (mean.low, mean.high) == pytest.approx((plain.low, plain.high))
 
 

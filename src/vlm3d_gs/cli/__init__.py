@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from vlm3d_gs import __version__
 from vlm3d_gs.cli.batch import batch as batch_command
 from vlm3d_gs.cli.bench import bench as bench_command
+from vlm3d_gs.cli.compare import compare as compare_command
 from vlm3d_gs.cli.convert import convert as convert_command
 from vlm3d_gs.cli.doctor import doctor as doctor_command
 from vlm3d_gs.cli.evaluate import app as evaluate_app
@@ -32,6 +33,7 @@ from vlm3d_gs.cli.settings import settings as settings_command
 from vlm3d_gs.cli.setup import app as setup_app
 from vlm3d_gs.cli.studio import studio as studio_command
 from vlm3d_gs.cli.terminal import speak_any_name
+from vlm3d_gs.cli.verify import verify as verify_command
 from vlm3d_gs.cli.view import view as view_command
 from vlm3d_gs.cli.waiting import shorten_waits
 from vlm3d_gs.core.errors import OUT_OF_MEMORY, RunLostError, Vlm3dGsError, is_out_of_memory
@@ -132,6 +134,8 @@ app.command("view")(view_command)
 app.command("mesh")(mesh_command)
 app.command("convert")(convert_command)
 app.command("info")(info_command)
+app.command("compare")(compare_command)
+app.command("verify")(verify_command)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.add_typer(setup_app, name="setup")

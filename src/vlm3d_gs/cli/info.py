@@ -17,14 +17,18 @@ def info(
     as_points: AsPoints = False,
 ) -> None:
     """Report what a splat holds: number, degree, axes, bounds, histograms, and what looks wrong."""
+    from vlm3d_gs.app.carried import with_proof
     from vlm3d_gs.app.mesh_info import mesh_info
     from vlm3d_gs.formats.info import info_text, inspect_splat
-    from vlm3d_gs.runs.record import find_splat
+    from vlm3d_gs.runs.proof import proof_text
 
     mesh = None if as_points else mesh_info(file)
     if mesh is not None:
         typer.echo(json.dumps(mesh.as_dict(), indent=2) if as_json else str(mesh))
         return
-    path, _ = find_splat(file)
+    path, proof = with_proof(file)
     found = inspect_splat(path, frame=frame, as_points=as_points)
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else info_text(found))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict() | ({"proof": proof} if proof else {}), indent=2))
+    else:
+        typer.echo("\n".join([info_text(found), *([proof_text(proof)] if proof else [])]))

@@ -19,6 +19,8 @@ F64 = NDArray[np.float64]
 
 RESAMPLES = 2000
 """Resamples of an interval; its ends are then known to a tenth of its width."""
+FEWEST_PROMPTS = 5
+"""Of fewer prompts no interval is given: there are too few ways to draw them again."""
 LEVEL = 0.95
 """Coverage of every interval."""
 
@@ -30,7 +32,7 @@ class Interval:
     value: float
     """Of the sample itself."""
     low: float | None
-    """None with a single prompt, of which nothing follows about others."""
+    """None with fewer than `FEWEST_PROMPTS`, of which little follows about others."""
     high: float | None
     """As `low`."""
     prompts: int
@@ -49,7 +51,7 @@ def prompt_weights(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> F
 def percentile_interval(value: float, samples: F64, prompts: int) -> Interval:
     """Return the percentile interval of an estimate from its resamples [R]; NaN among them are left out."""
     finite = samples[np.isfinite(samples)]
-    if prompts < 2 or len(finite) < 2:
+    if prompts < FEWEST_PROMPTS or len(finite) < 2:
         return Interval(value, None, None, prompts)
     edge = (1.0 - LEVEL) / 2.0
     low, high = np.quantile(finite, [edge, 1.0 - edge]).tolist()

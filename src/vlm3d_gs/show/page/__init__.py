@@ -64,7 +64,7 @@ def write_page(
         "prompt": html.escape(prompt),
         "style": style,
         "script": script,
-        "story": _embedded_json(story),
+        "story": embedded_json(story),
         "splats": base64.b64encode(blob).decode("ascii"),
     }
     # In one pass, so that a prompt that looks like a placeholder is not replaced.
@@ -194,7 +194,7 @@ def _short(commit: object) -> str | None:
     return name[:12] + edited or None
 
 
-def _embedded_json(data: dict[str, Any]) -> str:
+def embedded_json(data: dict[str, Any]) -> str:
     """Return JSON that cannot close the script element it is embedded in, whatever it holds."""
     text = json.dumps(data, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
