@@ -50,14 +50,14 @@ def test_faults_of_generated_objects_are_named_and_sound_ones_are_not_accused(
     generated: Any,
 ) -> None:
     right = 0
-    cases = [generated.case(number) for number in range(8)]
+    cases = [generated.case(number) for number in range(6)]
     for fault, _, gaussians in cases:
         faults = measure_geometry(gaussians).faults
         if fault == "none":
             assert faults == ()
         right += faults == (() if fault == "none" else (fault,))
     assert {fault for fault, _, _ in cases} == set(generated.FAULTS)
-    assert right >= 7
+    assert right >= 5
 
 
 def test_an_empty_scene_has_no_body() -> None:

@@ -21,8 +21,9 @@ from vlm3d_gs.render import Backend
 
 VIEWS, SIZE_PX = 24, 64
 """Level views around the object."""
-FACES = (2, 3, 4)
-"""Numbers of faces that are told from one."""
+OFTEN = (2, 3, 4, 6)
+"""Times a turn at which two to four faces return; what is seen as a half cosine has no third harmonic, so three come
+six times."""
 LEAST_SHARE, MOST_SHARE, LEAST_SWING = 0.01, 0.5, 0.06
 """A colour counts as a face that covers this much of the object on average, and whose area changes by this share of its
 mean at least. What covers more than half is the body, whose area follows its shape: a cube's comes four times."""
@@ -35,7 +36,7 @@ class Geometry:
     """Three measures of one object."""
 
     faces: float
-    """Multi-face score, 0 to 1: of what changes over a turn, the share that returns 2, 3 or 4 times a turn against what
+    """Multi-face score, 0 to 1: of what changes over a turn, the share that returns 2 to 6 times a turn against what
     returns once. 0 where nothing changes."""
     floaters: float
     """Share of the covered pixels that hang apart from the object."""
@@ -95,7 +96,7 @@ def face_score(areas: Tensor) -> float:
     counts = (share >= LEAST_SHARE) & (share <= MOST_SHARE) & (swing >= LEAST_SWING)
 
     power = torch.fft.rfft(areas, dim=0).abs().square()
-    once, often = power[1], torch.stack([power[faces] for faces in FACES]).amax(dim=0)
+    once, often = power[1], torch.stack([power[faces] for faces in OFTEN]).amax(dim=0)
     scores = torch.where(counts, often / (once + often).clamp_min(1e-12), 0.0)
     return float(scores.max())
 
