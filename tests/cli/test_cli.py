@@ -71,7 +71,7 @@ def test_every_option_reaches_the_config(pipeline: FakePipeline) -> None:
         0.9,
         0.1,
     )
-    assert pipeline.flags == {"overwrite": True, "resume": False, "quiet": False}
+    assert pipeline.flags == {"overwrite": True, "resume": False, "quiet": False, "observe": None}
 
     assert RUNNER.invoke(app, ["generate", "a red cube", "--no-critic"]).exit_code == 0
     assert pipeline.config is not None
