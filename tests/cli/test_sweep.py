@@ -161,6 +161,10 @@ BASE: dict[str, list[str]] = {
     ],
     "convert": ["a.ply", "b.splat", "--overwrite"],
     "info": ["a.ply"],
+    # These three end at what is missing; their own tests make tournaments, groups and proofs.
+    "evaluate gpteval": ["run", "--tournament", "run"],
+    "compare": ["run", "a.ply", "--out", "a.html"],
+    "verify": ["run"],
     "evaluate composition": ["a.ply", "--prompt", PROMPT],
     "models list": [],
     "models pull": ["mini", "--offline"],
