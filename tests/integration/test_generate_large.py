@@ -31,7 +31,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str, dict[str, object]]] = {
     "sd21": (pipelines.tiny_sd21, "sd", {}),
     "sd21 vsd": (pipelines.tiny_sd21, "sd", {"prior.loss": "vsd", "prior.perp_neg": False}),
     "sdxl": (pipelines.tiny_sdxl, "sdxl", {"prior.debias_prompt": True}),
-    "sd3": (pipelines.tiny_sd3, "sd", {"prior.family": "sd3"}),
+    "sd3": (pipelines.tiny_sd3, "sd3", {}),
 }
 
 

@@ -41,6 +41,9 @@ PresetName = Literal[
     "sdxl",
     "sdxl-draft",
     "sdxl-quality",
+    "sd3",
+    "sd3-draft",
+    "sd3-quality",
 ]
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
@@ -74,10 +77,10 @@ def preset(name: str, prompt: str) -> Config:
         raise ConfigError(f"Unknown preset {name!r}. Available: {', '.join(PRESETS)}.")
     family, _, variant = name.partition("-")
 
-    families = {"mini": mini, "mvdream": mvdream, "sd": single_image, "sdxl": single_image}
-    config = replace(families[family](prompt), preset=name)
-    if family == "sdxl":
-        config = replace(config, prior=replace(config.prior, family="sdxl"))
+    families = {"mini": mini, "mvdream": mvdream, "sd": single_image}
+    config = replace(families.get(family, single_image)(prompt), preset=name)
+    if family in ("sdxl", "sd3"):
+        config = replace(config, prior=replace(config.prior, family=family))
 
     variants = {"draft": draft, "quality": quality, "single": single_views}
     return variants[variant](config) if variant else config
@@ -228,8 +231,8 @@ def single_image(prompt: str) -> Config:
     80 timesteps, weight sqrt((1 - a) / a), 0.1 of the sum over all views, one timestep for all of them, offset noise,
     latents drawn from the encoder's distribution, inversion under the empty prompt (docs/PARITY.md). Cameras,
     densification and the growing resolution are not; the last is DreamGaussian's. View prompts and Perp-Neg work
-    against several faces. SDXL takes the same 512 px, half of what it was trained on, since four pictures of 1024 px
-    would fill most cards. ISM has no noises to choose among, so the critic gives a gradient only. Run on a GPU with
+    against several faces. SDXL and SD3 take the same 512 px, half of what they were trained on, since four pictures of
+    1024 px would fill most cards. ISM has no noises to choose among, so the critic gives a gradient only. Run on a GPU with
     random weights only (docs/log/large-models.md).
     """
     large = large_models(prompt)

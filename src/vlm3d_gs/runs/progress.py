@@ -102,7 +102,9 @@ class ProgressDisplay:
         """Print one line, above the bar."""
         if not (self._quiet or self._lost):
             with self._surviving():
-                self._console.print(text, markup=False, soft_wrap=True)
+                # Whole words on a terminal; elsewhere whole lines, whatever their length.
+                soft = not self._console.is_terminal
+                self._console.print(text, markup=False, soft_wrap=soft)
 
     def close(self) -> None:
         """Leave the last state on the screen and release the terminal."""
