@@ -232,8 +232,8 @@ def single_image(prompt: str) -> Config:
     latents drawn from the encoder's distribution, inversion under the empty prompt (docs/PARITY.md). Cameras,
     densification and the growing resolution are not; the last is DreamGaussian's. View prompts and Perp-Neg work
     against several faces. SDXL and SD3 take the same 512 px, half of what they were trained on, since four pictures of
-    1024 px would fill most cards. ISM has no noises to choose among, so the critic gives a gradient only. Run on a GPU with
-    random weights only (docs/log/large-models.md).
+    1024 px would fill most cards. ISM has no noises to choose among, so the critic gives a gradient only. Run on a GPU
+    with random weights only (docs/log/large-models.md).
     """
     large = large_models(prompt)
     return replace(
