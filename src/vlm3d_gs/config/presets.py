@@ -16,6 +16,7 @@ from vlm3d_gs.config import (
     CriticConfig,
     DensifyConfig,
     ExportConfig,
+    Family,
     OptimConfig,
     PriorConfig,
     ReconstructConfig,
@@ -51,6 +52,8 @@ NEGATIVE_PROMPT = "blurred, noisy, garish colors, flat lighting, misshapen"
 
 STEPS = {"mini": TrainConfig().steps, "mvdream": 540}
 """Of the presets that reconstruct."""
+OTHER_NETWORKS: dict[str, Family] = {"sdxl": "sdxl", "sd3": "sd3"}
+"""Presets that are `sd` with another network."""
 CONSTANT_RATES = OptimConfig(
     log_scales_lr=constant(5e-3),
     quats_lr=constant(5e-3),
@@ -79,8 +82,8 @@ def preset(name: str, prompt: str) -> Config:
 
     families = {"mini": mini, "mvdream": mvdream, "sd": single_image}
     config = replace(families.get(family, single_image)(prompt), preset=name)
-    if family in ("sdxl", "sd3"):
-        config = replace(config, prior=replace(config.prior, family=family))
+    if family in OTHER_NETWORKS:
+        config = replace(config, prior=replace(config.prior, family=OTHER_NETWORKS[family]))
 
     variants = {"draft": draft, "quality": quality, "single": single_views}
     return variants[variant](config) if variant else config
