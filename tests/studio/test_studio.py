@@ -25,6 +25,8 @@ from vlm3d_gs.studio import workshop as workshop_module
 from vlm3d_gs.studio.page import NOTHING_YET, Studio, in_words
 from vlm3d_gs.studio.workshop import EXPORTS, NO_CRITIC, Shown, Workshop
 
+PATIENCE_S = 600.0
+"""Only a studio that hangs takes as long, on any machine."""
 QUICK = {
     "train.steps": 3,
     "train.preview_every": 0.0,
@@ -93,7 +95,7 @@ def test_errors_are_shown_on_the_page(finished: Path) -> None:
     with Studio(finished) as studio:
         studio._wish.value = "a corgi"
         studio.generate()
-        studio.workshop.wait(60)
+        studio.workshop.wait(PATIENCE_S)
         assert studio._status.value.startswith("Not made: The embedded mini models cannot draw")
         assert studio._runs.value == "a-red-cube"
         studio.show(Shown("x", random_splat(5, 0), answers=(Answer("a", "A?", -1.0),)))
@@ -138,14 +140,14 @@ def test_from_a_sentence_to_a_downloaded_file_in_a_browser(
         page.open(studio.address)
         page.wait_for("document.body.innerText.includes('Generate')")
         write(page, "a blue ball")
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while studio._wish.value != "a blue ball":
             assert time.monotonic() < end
             time.sleep(0.1)
 
         press(page, "Generate")
         while not studio._status.value.startswith("Done:"):
-            assert time.monotonic() < end + 120, studio._status.value
+            assert time.monotonic() < end, studio._status.value
             time.sleep(0.1)
         assert studio.workshop.gallery() == ["a-blue-ball"]
         assert "blue" in studio._answers.value
@@ -159,7 +161,7 @@ def test_from_a_sentence_to_a_downloaded_file_in_a_browser(
             choose(page, "Take away")
         press(page, "Download")
         while not (saved := list(downloads.glob("*.spz"))):
-            assert time.monotonic() < end + 180, studio._status.value
+            assert time.monotonic() < end, studio._status.value
             time.sleep(0.1)
         assert not [error for error in page.errors if "WebGL" not in error]
 
