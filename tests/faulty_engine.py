@@ -30,8 +30,11 @@ class FaultyEngine(DryEngine):
         if word == "segfault" or (word == "segfault-once" and not once.exists()):
             once.touch()
             os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)  # Ray's own handler writes down the stack first
         if word == "memory":
             os.kill(os.getpid(), signal.SIGKILL)
+        if word == "nap":
+            time.sleep(2.0)
         if word == "hang":
             time.sleep(3600)
         if word == "unknown":

@@ -52,6 +52,7 @@ NO_TORCH = (
     *("", "config", "cli", "__main__", "core.errors", "core.files", "layout", "app.gpu_setup"),
     *("formats.registry", "formats.options", "runtime.manifest"),
     *(
+        "batch.cluster",
         "batch.display",
         "batch.driver",
         "batch.engine",
@@ -103,6 +104,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("critic.qwen.tokenizer",),
     "filelock": ("runs.folder", "setup.gpu", "batch.manifest"),
     "pyarrow": ("batch.parquet",),
+    "ray": ("batch.cluster",),
     "fastapi": ("serve.web", "serve.server"),
     "pydantic": ("serve.web",),
     "uvicorn": ("serve.server",),
@@ -239,6 +241,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("batch.prompts", "vlm3d_gs.batch.parquet"),
     ("batch.parquet", "pyarrow"),
     ("batch.parquet", "pyarrow.parquet"),
+    # an extra: only those with a cluster need it
+    ("batch.start", "vlm3d_gs.batch.cluster"),
     # an extra: only a service needs it
     ("serve.run", "vlm3d_gs.serve.server"),
     ("serve.run", "vlm3d_gs.serve.web"),
@@ -383,7 +387,9 @@ def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     optional = [
-        line for name in ("gpu", "usd", "export", "parquet", "serve") for line in extras[name]
+        line
+        for name in ("gpu", "usd", "export", "parquet", "ray", "serve")
+        for line in extras[name]
     ]
     declared = {re.split("[>=<]", line)[0] for line in project["dependencies"] + optional}
     names = {

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vlm3d_gs.batch.local import LocalDriver, Place
 from vlm3d_gs.batch.prompts import PromptList
 from vlm3d_gs.batch.run import BatchResult, run_batch
 from vlm3d_gs.config.bounds import check_device
-from vlm3d_gs.core.errors import ConfigError
+from vlm3d_gs.core.errors import ConfigError, MissingDependencyError
 
 UNITS_S = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 MOST_SEEDS = 64
@@ -37,6 +38,10 @@ class Where:
     """Of each; None is 1 on the CPU, or all cores for a single worker that was asked for."""
     offline: bool = False
     """Never contact the model hub."""
+    ray: str | None = None
+    """Address of a Ray cluster, `auto` or `local`; None is this machine without Ray."""
+    gpus: float = 1.0
+    """Of each worker on a cluster, where the device is CUDA; a fraction shares a card."""
 
 
 def shared_settings(
@@ -127,8 +132,33 @@ def run_list(
         ConfigError: a device or number of workers that is not allowed, or as in `run_batch`.
     """
     job = Job(shared, where.out, engine, where.offline, timeout_s, tries)
-    driver: Driver = LocalDriver(places(where, dry=engine == "dry"))
+    driver = _driver(where, engine)
     return run_batch(prompts, job, driver, retry_failed=retry_failed, as_json=as_json, quiet=quiet)
+
+
+def _driver(where: Where, engine: str) -> Driver:
+    """Return what has items made where the user wants.
+
+    Raises:
+        ConfigError: no such device.
+        MissingDependencyError: Ray is not installed.
+    """
+    if where.ray is None:
+        return LocalDriver(places(where, dry=engine == "dry"))
+    if find_spec("ray") is None:
+        raise MissingDependencyError("--ray needs Ray: pip install 'vlm3d-gs[ray]'.")
+    from vlm3d_gs.batch.cluster import RayDriver
+
+    check_device(where.device)
+    # Whether a node has a card is for the cluster to know; Ray shows each worker its own as the first.
+    cuda = where.device.startswith("cuda")
+    return RayDriver(
+        where.ray,
+        where.workers,
+        where.threads or 1,
+        where.gpus if cuda else 0.0,
+        "cuda" if cuda else "cpu",
+    )
 
 
 def places(where: Where, *, dry: bool = False) -> list[Place]:

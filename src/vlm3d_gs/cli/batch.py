@@ -36,6 +36,17 @@ Budget = Annotated[
         help="Seconds an asset may take, e.g. 30s or 2min: as many seeds as they allow begin, the critic halves them."
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Workers on a Ray cluster: auto (that of this machine), local, or an address. Needs the extra `ray`; "
+        "all nodes must see --out.",
+    ),
+]
+Gpus = Annotated[
+    float, typer.Option(min=0.01, max=16.0, help="GPUs of each worker with --ray; 0.5 shares one.")
+]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed earlier.")]
 Tries = Annotated[
     int, typer.Option(min=1, max=10, help="How often a prompt may bring its worker down.")
@@ -68,6 +79,8 @@ def batch(
     threads: Threads = None,
     device: options.Device = None,
     offline: options.Offline = False,
+    ray: Ray = None,
+    gpus: Gpus = 1.0,
     retry_failed: Retry = False,
     tries: Tries = 2,
     timeout: Timeout = 600.0,
@@ -94,7 +107,7 @@ def batch(
     result = run_list(
         read_prompts(prompts, shared),
         shared,
-        Where(out, device or "auto", workers, threads, offline),
+        Where(out, device or "auto", workers, threads, offline, ray, gpus),
         engine="dry" if dry_run else "models",
         tries=tries,
         timeout_s=timeout,
