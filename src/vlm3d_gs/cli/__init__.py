@@ -27,6 +27,7 @@ from vlm3d_gs.cli.mesh import mesh as mesh_command
 from vlm3d_gs.cli.models import app as models_app
 from vlm3d_gs.cli.plan import plan as plan_command
 from vlm3d_gs.cli.questions import questions as questions_command
+from vlm3d_gs.cli.refine import refine as refine_command
 from vlm3d_gs.cli.render import render as render_command
 from vlm3d_gs.cli.serve import serve as serve_command
 from vlm3d_gs.cli.settings import settings as settings_command
@@ -124,6 +125,7 @@ app.command("studio")(studio_command)
 app.command("plan")(plan_command)
 app.command("batch")(batch_command)
 app.command("serve")(serve_command)
+app.command("refine")(refine_command)
 app.command("layout")(layout_command)
 app.command("questions")(questions_command)
 app.command("settings")(settings_command)

@@ -1,0 +1,68 @@
+"""`vlm3d-gs refine`: a splat and a sentence in, a better splat out, or the same one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm3d_gs.cli import options
+from vlm3d_gs.config import apply_settings
+from vlm3d_gs.config.presets import preset
+from vlm3d_gs.formats.options import ReadOptions
+
+
+def refine(
+    splat: Annotated[Path, typer.Argument(help="A splat file of any format.")],
+    prompt: options.Prompt,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="What to write. Default: SPLAT-refined.ply beside it."),
+    ] = None,
+    keep: Annotated[
+        float,
+        typer.Option(
+            help="How much of its looks is held, 0 to 1: the original's share in every picture that is fitted."
+        ),
+    ] = 0.0,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            help="Noise of the first pictures, 0 to 1: more changes more. Default: by whether the critic sees the "
+            "prompt in the splat."
+        ),
+    ] = None,
+    preset_name: options.Preset = "mini",
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    critic: options.Critic = None,
+    device: options.Device = None,
+    settings: options.Settings = None,
+    frame: options.FrameOfSplat = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a splat better, and keep the result only if a judge prefers it."""
+    from vlm3d_gs.app.refine import refine_splat
+
+    values = {
+        "train.seed": seed,
+        "critic.enabled": True if critic else None,
+        "critic.family": critic,
+        "device": device,
+    }
+    config = apply_settings(preset(preset_name, prompt), values, settings or ())
+    result = refine_splat(
+        splat,
+        config,
+        out or splat.with_name(f"{splat.stem}-refined.ply"),
+        keep=keep,
+        noise_level=noise,
+        steps=steps,
+        overwrite=overwrite,
+        quiet=quiet,
+        reading=ReadOptions(frame),
+    )
+    if not quiet:
+        typer.echo(result.message)
