@@ -171,6 +171,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
 IN_FUNCTION: set[tuple[str, str]] = {
     # doors, so that --help and the other commands stay quick
     ("cli.doctor", "vlm3d_gs.app.doctor"),
+    ("cli.refine", "vlm3d_gs.app.refine"),
     ("cli.generate", "vlm3d_gs.pipeline"),
     ("cli.generate", "vlm3d_gs.app.scene"),
     ("cli.generate", "vlm3d_gs.app.report"),
