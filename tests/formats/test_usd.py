@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from splat_files import random_splat
-from vlm3d_gs.core.errors import InputFileError, MissingDependencyError
+from vlm3d_gs.core.errors import InputFileError, MissingDependencyError, WriteError
 from vlm3d_gs.formats import usd, usd_child
 from vlm3d_gs.formats.convert import read_splat, write_splat
 
@@ -108,3 +109,21 @@ def test_a_module_in_the_current_folder_is_not_imported(
     (tmp_path / "numpy.py").write_text("raise SystemExit(5)\n")
     monkeypatch.chdir(tmp_path)
     assert len(read_splat(path.name)) == 40
+
+
+@pytest.mark.parametrize("suffix", [".usda", ".usdc", ".usdz"])
+def test_a_full_disk_is_one_line(tmp_path: Path, suffix: str) -> None:
+    """The library's own exception is pages of its source; a limit on the size of files stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(WriteError) as refused:
+            write_splat(random_splat(3000, 3), tmp_path / f"a{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    message = str(refused.value)
+    assert message.startswith(f"Cannot write {tmp_path / 'a'}{suffix}: file too large.")
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []

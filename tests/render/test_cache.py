@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from oracles import draw_scene, ring
 from vlm3d_gs.assembly import device
+from vlm3d_gs.core.notices import noticing
+from vlm3d_gs.render import render
 from vlm3d_gs.render.cpu import cache
 
 
@@ -33,3 +36,23 @@ def test_without_a_folder_nothing_is_cached_and_a_note_says_so(
     finally:
         cache.can_cache.cache_clear()
     assert any("NUMBA_CACHE_DIR" in note for note in notes)
+
+
+@pytest.mark.parametrize("by_a_run", [False, True])
+def test_the_first_picture_says_once_why_it_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_a_run: bool
+) -> None:
+    monkeypatch.setattr(cache, "cache_folders", lambda: [tmp_path])
+    monkeypatch.setattr(cache, "_told", set())
+    if by_a_run:
+        device.device_notes("cpu", torch.device("cpu"))
+    said: list[str] = []
+    for forget in (cache.can_cache, cache.tell_of_start):
+        forget.cache_clear()
+    try:
+        with noticing(said.append):
+            for _ in range(2):
+                render(draw_scene(3, 0), ring(1), backend="cpu")
+    finally:
+        cache.can_cache.cache_clear()
+    assert said == ([] if by_a_run else [cache.COMPILES])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlm3d_gs.assembly.device import COMPILES, device_notes
-from vlm3d_gs.render.cpu.cache import KERNELS, is_compiled
+from vlm3d_gs.assembly.device import device_notes
+from vlm3d_gs.render.cpu.cache import COMPILES, KERNELS, is_compiled
 
 PROGRAM = """
 import hashlib, torch

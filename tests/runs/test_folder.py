@@ -145,6 +145,25 @@ def test_links_are_replaced_and_never_followed(tmp_path: Path) -> None:
     assert names(out) == {"config.json", "checkpoint.safetensors", "previews", "notes.txt"}
 
 
+def test_a_run_that_goes_on_writes_through_no_link(tmp_path: Path) -> None:
+    out, outside = old_run(tmp_path / "run"), tmp_path / "outside"
+    shutil.move(out / "previews", outside)
+    (out / "previews").symlink_to(outside)
+    (outside / "metrics.jsonl").write_text("rows")
+    (out / "metrics.jsonl").symlink_to(outside / "metrics.jsonl")
+    (out / "summary.json").symlink_to(tmp_path / "gone")
+
+    with run_folder(out, resume=True):
+        with (out / "metrics.jsonl").open("a") as stream:
+            stream.write(" and more")
+        (out / "previews" / "step_2.png").write_text("new")
+        assert not (out / "summary.json").is_symlink()
+    assert (outside / "metrics.jsonl").read_text() == "rows"
+    assert (out / "metrics.jsonl").read_text() == "rows and more"
+    assert not (outside / "step_2.png").exists()
+    assert (out / "previews" / "step_1.png").read_text() == (outside / "step_1.png").read_text()
+
+
 @pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True}])
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, flags: dict[str, bool]) -> None:
     (tmp_path / "scene.ply").write_text("mine")

@@ -8,7 +8,7 @@ from vlm3d_gs.assembly.weights import has_large_critic, large_priors
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.bounds import check_device
 from vlm3d_gs.core.errors import DeviceError
-from vlm3d_gs.render.cpu.cache import can_cache, is_compiled
+from vlm3d_gs.render.cpu.cache import mark_told, start_note
 from vlm3d_gs.setup.gsplat_state import gsplat_obstacle
 
 NO_GSPLAT = (
@@ -20,12 +20,6 @@ SMALL_MODELS = (
     "21 s on two cores): this run is on the CPU. Set device=cuda to use the GPU."
 )
 """Measured before networks were recorded as CUDA graphs; docs/log/large-models.md."""
-COMPILES = "The first run on a machine compiles the renderer, once, which takes up to a minute."
-
-COMPILES_ALWAYS = (
-    "The compiled renderer cannot be kept, since neither the package nor the user's cache can be written to: it is "
-    "compiled at each start, which takes up to a minute. Set NUMBA_CACHE_DIR to a folder that can be written to."
-)
 
 
 def choose_device(name: str) -> torch.device:
@@ -76,8 +70,8 @@ def device_notes(name: str, device: torch.device, *, small: bool = False) -> lis
     if name == "auto" and device.type == "cpu" and torch.cuda.is_available():
         no_gsplat = NO_GSPLAT.format(obstacle=gsplat_obstacle())
         notes.append(SMALL_MODELS if small else no_gsplat)
-    if device.type == "cpu" and not can_cache():
-        notes.append(COMPILES_ALWAYS)
-    elif device.type == "cpu" and not is_compiled():
-        notes.append(COMPILES)
+    slow = start_note() if device.type == "cpu" else None
+    if slow:
+        notes.append(slow)
+        mark_told(slow)
     return notes

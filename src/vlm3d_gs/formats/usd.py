@@ -9,11 +9,13 @@ a process of their own (`usd_child`), since damaged ones may crash the library.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import ExportError, InputFileError, MissingDependencyError
+from vlm3d_gs.core.files import CURES
 from vlm3d_gs.core.harmonics import MAX_DEGREE
 from vlm3d_gs.formats import usd_child
 from vlm3d_gs.formats.arrays import SplatArrays, joined
@@ -68,7 +71,8 @@ def save_usd_prims(parts: Sequence[tuple[str, SplatArrays]], path: Path) -> None
         _save_package(parts, path)
         return
 
-    stage = usd.Stage.CreateNew(str(path))
+    with _refusals(path):
+        stage = usd.Stage.CreateNew(str(path))
     geometry.SetStageUpAxis(stage, geometry.Tokens.y)
     geometry.SetStageMetersPerUnit(stage, 1.0)
     above = ""
@@ -89,7 +93,9 @@ def save_usd_prims(parts: Sequence[tuple[str, SplatArrays]], path: Path) -> None
     if notes:
         stage.GetRootLayer().customLayerData = notes
 
-    if not stage.GetRootLayer().Save():
+    with _refusals(path):
+        saved = stage.GetRootLayer().Save()
+    if not saved:
         raise ExportError(f"OpenUSD could not write {path}.")
 
 
@@ -128,8 +134,29 @@ def _save_package(parts: Sequence[tuple[str, SplatArrays]], path: Path) -> None:
     with TemporaryDirectory(prefix="vlm3d-gs-") as folder:
         inner = Path(folder) / "scene.usdc"
         save_usd_prims(parts, inner)
-        if not UsdUtils.CreateNewUsdzPackage(str(inner), str(path)):
+        with _refusals(path):
+            packed = UsdUtils.CreateNewUsdzPackage(str(inner), str(path))
+        if not packed:
             raise ExportError(f"OpenUSD could not write {path}.")
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn the library's exception, pages with lines of its own source, into what the file system said.
+
+    Raises:
+        OSError: the message has the words of one; whoever makes the file knows the cure.
+        ExportError: it has not.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # the base of pxr.Tf.ErrorException
+        text = str(error)
+        for code in CURES:
+            if os.strerror(code) in text:
+                raise OSError(code, os.strerror(code)) from error
+        reasons = re.findall(r"'([^']*)'", text) or [type(error).__name__]
+        raise ExportError(f"OpenUSD could not write {path}: {reasons[-1]}") from error
 
 
 def load_usd(source: Path) -> SplatArrays:

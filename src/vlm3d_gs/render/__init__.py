@@ -76,6 +76,9 @@ def render(
         return render_reference(gaussians, cameras, backdrop, degree)
 
     if chosen == "cpu":
+        from vlm3d_gs.render.cpu.cache import tell_of_start
+
+        tell_of_start()
         from vlm3d_gs.render.cpu.rasterize import render_cpu
 
         return render_cpu(gaussians, cameras, backdrop, degree)

@@ -164,6 +164,8 @@ def run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> I
 
             with writing(out):
                 _settle(out)
+                if resume:
+                    _own_links(out)
                 for place in (out, out / PREVIEWS):
                     remove_unfinished(place)
 
@@ -220,6 +222,24 @@ def _settle(out: Path) -> None:
             rest.unlink()
         elif rest.is_dir():
             shutil.rmtree(rest)
+
+
+def _own_links(out: Path) -> None:
+    """Put copies in the place of links among a run's own entries: a run that goes on writes nothing elsewhere."""
+    for name in _own_entries(out):
+        link = out / name
+        if not link.is_symlink():
+            continue
+        copy = out / f"{TEMPORARY}{link.name}"
+        if link.is_dir():
+            shutil.copytree(link, copy, symlinks=True)
+            link.unlink()
+        elif link.is_file():
+            shutil.copyfile(link, copy)
+        if copy.exists():
+            os.replace(copy, link)
+        else:
+            link.unlink()
 
 
 def _own_entries(folder: Path) -> list[str]:
