@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     BitsAndBytesConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -14,7 +16,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from vlm3d_gs.core.errors import ConfigError, DeviceError
+from vlm3d_gs.core.errors import ConfigError, DeviceError, InputFileError
 from vlm3d_gs.critic.qwen.network import Quantization
 from vlm3d_gs.prior.loading.pipeline import quiet_loading
 
@@ -24,6 +26,11 @@ MODEL_TYPES = {
     "qwen3_vl": Qwen3VLForConditionalGeneration,
 }
 """`model_type` in a folder's config.json -> the class of transformers that reads it."""
+BROKEN = (
+    *(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What broken files make the library raise."""
 
 
 def load_network(
@@ -46,8 +53,9 @@ def load_network(
     Raises:
         ConfigError: the folder holds no Qwen-VL.
         DeviceError: quantised weights without a GPU.
+        InputFileError: a file is absent or damaged, or the weights do not fit config.json.
     """
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    kind = _model_type(folder)
     if kind not in MODEL_TYPES:
         raise ConfigError(
             f"{folder} holds a {kind!r}. A critic with gradients must be one of {', '.join(MODEL_TYPES)}."
@@ -68,13 +76,32 @@ def load_network(
         )
         kwargs["device_map"] = {"": device}
 
-    with quiet_loading():
-        network = MODEL_TYPES[kind].from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, **kwargs
-        )
+    try:
+        with quiet_loading():
+            network = MODEL_TYPES[kind].from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, **kwargs
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except BROKEN as error:
+        raise InputFileError(_unreadable(folder, error)) from error
     network.requires_grad_(False).eval()
 
     return network.to(device) if resident and quantize == "none" else network
+
+
+def _model_type(folder: Path) -> object:
+    """Return what config.json calls the network."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(_unreadable(folder, error)) from error
+    return settings.get("model_type") if isinstance(settings, dict) else None
+
+
+def _unreadable(folder: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return f"The critic in {folder} cannot be read: {reason}"
 
 
 def checkpoint_activations(network: Any) -> None:

@@ -91,7 +91,7 @@ def read_small_config(folder: Path) -> SmallConfig:
         settings = json.loads(path.read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS, "pt") as stored:
             names = set(stored.keys())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputFileError(f"The critic in {folder} cannot be read: {error}") from error
 
     if PATCHES not in names:
