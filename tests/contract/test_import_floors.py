@@ -259,6 +259,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("app.doctor", "vlm3d_gs.config.presets"),
     ("app.doctor", "vlm3d_gs.pipeline"),
     # factories: a backend's library is loaded when that backend is chosen
+    ("render", "vlm3d_gs.render.cpu.cache"),
     ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
