@@ -154,7 +154,8 @@ def _refusals(path: Path) -> Iterator[None]:
         text = str(error)
         for code in CURES:
             if os.strerror(code) in text:
-                raise OSError(code, os.strerror(code)) from error
+                refused = OSError(code, os.strerror(code))
+                raise refused from error
         reasons = re.findall(r"'([^']*)'", text) or [type(error).__name__]
         raise ExportError(f"OpenUSD could not write {path}: {reasons[-1]}") from error
 
