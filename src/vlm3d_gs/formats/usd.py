@@ -154,8 +154,7 @@ def _refusals(path: Path) -> Iterator[None]:
         text = str(error)
         for code in CURES:
             if os.strerror(code) in text:
-                refused = OSError(code, os.strerror(code))
-                raise refused from error
+                raise OSError(code, os.strerror(code)) from error
         reasons = re.findall(r"'([^']*)'", text) or [type(error).__name__]
         raise ExportError(f"OpenUSD could not write {path}: {reasons[-1]}") from error
 
