@@ -143,11 +143,7 @@ def generate(
             stop_requests() as stop_requested,
             _run_log(folder, config, state, quiet=quiet, resume=resume) as log,
         ):
-            log.message(expectation(config, device))
-            for line in [note, *notes] if note else notes:
-                log.message(line)
-            for item in objective.questions:
-                log.detail(f"The critic asks {item.name}: {item.text}")
+            _say_what_comes(log, [expectation(config, device), note, *notes], objective)
             troubles, finished = list[Vlm3dGsError](), False
             try:
                 finished = train(
@@ -172,6 +168,13 @@ def generate(
         if troubles := [*troubles, *written.failures]:
             raise _as_one(troubles, written, folder)
     return result
+
+
+def _say_what_comes(log: RunLog, lines: Sequence[str], objective: Objective) -> None:
+    for line in filter(None, lines):
+        log.message(line)
+    for item in objective.questions:
+        log.detail(f"The critic asks {item.name}: {item.text}")
 
 
 def _judged_by(

@@ -8,6 +8,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+from contract.late_imports import IN_FUNCTION
 from contract.source_tree import PACKAGE, Import, imports, modules
 
 ROOMS = [
@@ -168,139 +169,6 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "websockets": ("app.viewer_server",),
 }
 """Library -> the only files or folders of the package that may import it."""
-
-IN_FUNCTION: set[tuple[str, str]] = {
-    # doors, so that --help and the other commands stay quick
-    ("cli.doctor", "vlm3d_gs.app.doctor"),
-    ("cli.refine", "vlm3d_gs.app.refine"),
-    ("cli.generate", "vlm3d_gs.pipeline"),
-    ("cli.generate", "vlm3d_gs.app.scene"),
-    ("cli.generate", "vlm3d_gs.app.report"),
-    # the checker loads SciPy, and only runs with embedded models can be checked
-    ("app.report", "vlm3d_gs.evaluate.inputs"),
-    ("app.report", "vlm3d_gs.evaluate.runs"),
-    ("cli.generate", "vlm3d_gs.app.selection"),
-    ("cli.generate", "vlm3d_gs.assembly.layout"),
-    ("cli.generate", "vlm3d_gs.assembly.start"),
-    ("cli.generate", "vlm3d_gs.assembly.resume"),
-    ("cli.studio", "vlm3d_gs.studio.page"),
-    # a second to load, for two of many choices
-    ("studio.workshop", "vlm3d_gs.mesh"),
-    ("studio.workshop", "vlm3d_gs.show.turntable"),
-    ("cli.plan", "vlm3d_gs.assembly.forecast"),
-    ("cli.questions", "vlm3d_gs.assembly.critic"),
-    ("cli.mesh", "vlm3d_gs.mesh.extract"),
-    ("cli.mesh", "vlm3d_gs.mesh.product"),
-    ("cli.mesh", "vlm3d_gs.assembly.device"),
-    ("cli.mesh", "vlm3d_gs.render"),
-    ("assembly.products", "vlm3d_gs.mesh"),
-    ("app.result", "vlm3d_gs.mesh"),
-    ("app.result", "vlm3d_gs.mesh.writers"),
-    ("cli.models", "vlm3d_gs.models.listing"),
-    ("cli.generate", "vlm3d_gs.app.viewer"),
-    ("cli.view", "vlm3d_gs.app.viewer"),
-    ("cli.render", "vlm3d_gs.show.pictures"),
-    ("cli.settings", "vlm3d_gs.app.settings"),
-    ("cli.setup", "vlm3d_gs.app.gpu_setup"),
-    ("cli.film", "vlm3d_gs.show.film"),
-    ("cli.html", "vlm3d_gs.show.page"),
-    ("cli.html", "vlm3d_gs.formats.convert"),
-    ("cli.html", "vlm3d_gs.runs.record"),
-    ("cli.film", "vlm3d_gs.runs.record"),
-    ("cli.mesh", "vlm3d_gs.runs.record"),
-    ("cli.render", "vlm3d_gs.runs.record"),
-    ("cli.convert", "vlm3d_gs.runs.record"),
-    ("cli.info", "vlm3d_gs.runs.record"),
-    ("cli.info", "vlm3d_gs.app.mesh_info"),
-    ("cli.generate", "vlm3d_gs.runs.folder"),
-    ("cli.convert", "vlm3d_gs.edit.convert"),
-    ("cli.convert", "vlm3d_gs.edit.settings"),
-    ("cli.bench", "vlm3d_gs.app.bench"),
-    ("cli.bench", "vlm3d_gs.config"),
-    ("cli.bench", "vlm3d_gs.config.presets"),
-    ("cli.bench", "vlm3d_gs.runs.log"),
-    ("cli.info", "vlm3d_gs.formats.info"),
-    ("cli.render", "vlm3d_gs.show.turntable"),
-    ("cli.evaluate", "vlm3d_gs.evaluate.runs"),
-    ("cli.layout", "vlm3d_gs.assembly.layout"),
-    ("cli.layout", "vlm3d_gs.layout.draw"),
-    ("cli.layout", "vlm3d_gs.layout.files"),
-    ("cli.layout", "vlm3d_gs.layout.schema"),
-    ("cli.evaluate", "vlm3d_gs.evaluate.inputs"),
-    ("cli.gpteval", "vlm3d_gs.app.tournament"),
-    ("cli.compare", "vlm3d_gs.app.comparison"),
-    ("cli.verify", "vlm3d_gs.app.proving"),
-    ("cli.info", "vlm3d_gs.app.carried"),
-    ("cli.info", "vlm3d_gs.runs.proof"),
-    # judges: a library for those who name one of its kind
-    ("assembly.judges", "vlm3d_gs.evaluate.judges.transformers_vlm"),
-    ("assembly.judges", "vlm3d_gs.evaluate.judges.embedded"),
-    # the driver of a batch loads no torch, only its workers do
-    ("batch.start", "vlm3d_gs.assembly.device"),
-    ("batch.start", "torch"),
-    ("batch.worker", "vlm3d_gs.batch.threads"),
-    # an extra: only those with lists in parquet need it
-    ("batch.prompts", "vlm3d_gs.batch.parquet"),
-    ("batch.parquet", "pyarrow"),
-    ("batch.parquet", "pyarrow.parquet"),
-    # an extra: only those with a cluster need it
-    ("batch.start", "vlm3d_gs.batch.cluster"),
-    # an extra: only a service needs it
-    ("serve.run", "vlm3d_gs.serve.server"),
-    ("serve.run", "vlm3d_gs.serve.web"),
-    # weights in a folder or in the package need no hub
-    ("models", "vlm3d_gs.models.hub"),
-    ("assembly.forecast", "vlm3d_gs.models.hub"),
-    ("assembly.forecast", "vlm3d_gs.models.listing"),
-    # doctor reports what cannot be imported instead of failing on it
-    ("app.doctor", "torch"),
-    ("app.doctor", "av"),
-    ("app.doctor", "vlm3d_gs.config"),
-    ("app.doctor", "vlm3d_gs.config.presets"),
-    ("app.doctor", "vlm3d_gs.pipeline"),
-    # factories: a backend's library is loaded when that backend is chosen
-    ("render", "vlm3d_gs.render.cpu.cache"),
-    ("render", "vlm3d_gs.render.cpu.rasterize"),
-    ("render", "vlm3d_gs.render.reference"),
-    ("render", "vlm3d_gs.render.gsplat_backend"),
-    # Numba takes as long to load as a small splat to convert, and the axes are often the same
-    ("formats.arrays", "vlm3d_gs.formats.turn"),
-    ("formats.sog.palettes", "vlm3d_gs.formats.sog.nearest"),
-    # SciPy's tree of neighbours, for point clouds alone
-    ("formats.ply.splat", "vlm3d_gs.formats.ply.points"),
-    # an extra: only those who ask for USD need it
-    ("formats.usd", "pxr"),
-    ("formats.usd_child", "pxr"),
-    # after CUDA was found, so that the adapter itself is tested where gsplat is not installed
-    ("render.gsplat_backend", "gsplat"),
-    ("assembly.critic", "vlm3d_gs.critic.qwen.yes_no"),
-    ("assembly.layout", "vlm3d_gs.assembly.critic"),
-    ("assembly.layout", "vlm3d_gs.critic.writer"),
-    ("critic.qwen.runtime", "vlm3d_gs.critic.qwen.transformers_qwen"),
-    ("assembly.priors", "vlm3d_gs.prior.conditioning"),
-    ("assembly.priors", "vlm3d_gs.prior.torch_denoiser"),
-    ("assembly.priors", "vlm3d_gs.prior.lora"),
-    ("assembly.objects", "vlm3d_gs.critic.targets"),
-    ("assembly.objective", "vlm3d_gs.critic.guidance"),
-    ("assembly.priors", "vlm3d_gs.prior.loading.pipeline"),
-    ("assembly.priors", "vlm3d_gs.prior.guidance"),
-    ("assembly.objective", "vlm3d_gs.critic.judge"),
-    ("assembly.objective", "vlm3d_gs.critic.best_of_n"),
-    ("assembly.objective", "vlm3d_gs.critic.targets"),
-    ("assembly.objective", "vlm3d_gs.optimize.reconstruct"),
-    ("assembly.objective", "vlm3d_gs.prior.targets"),
-    ("assembly.objective", "vlm3d_gs.critic.server"),
-    ("assembly.objective", "vlm3d_gs.prior.view_prompts"),
-    ("assembly.priors", "vlm3d_gs.prior.loading.text"),
-    # diffusers and transformers are loaded by runs that need them only
-    ("assembly.priors", "vlm3d_gs.prior.graph_denoiser"),
-    ("cli.models", "vlm3d_gs.prior.export"),
-    # an extra: only those who export need it
-    ("runtime.export", "onnx"),
-    ("runtime.export", "onnx.numpy_helper"),
-    ("runtime.export", "onnxscript"),
-}
-"""(module without the package's name, what it imports inside a function)."""
 
 NEVER: set[tuple[str, str]] = {
     ("formats", "optimize.trainer"),

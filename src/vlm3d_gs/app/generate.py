@@ -85,11 +85,7 @@ def generate(
     if is_scene(config, resume=resume):
         if isinstance(prompt, str) and not resume:
             config = apply_settings(for_objects(config), {**values, "out": config.out})
-        if guidances or until is not None or observe is not None:
-            raise ConfigError(
-                f"The objects of {config.prompt!r} are made one by one, so guidances, until and observe have no one "
-                "run to belong to. Leave them out, or ask for one or two objects."
-            )
+        _expect_no_single_run(config, guidances, until, observe)
         layout = scene_layout(config, None, resume=resume)
         made = generate_scene(config, layout, overwrite=overwrite, resume=resume, quiet=quiet)
     else:
@@ -103,6 +99,16 @@ def generate(
             observe=observe,
         )
     return Result.of(made, config)
+
+
+def _expect_no_single_run(
+    config: Config, guidances: Sequence[Guidance], until: int | None, observe: Observer | None
+) -> None:
+    if guidances or until is not None or observe is not None:
+        raise ConfigError(
+            f"The objects of {config.prompt!r} are made one by one, so guidances, until and observe have no one "
+            "run to belong to. Leave them out, or ask for one or two objects."
+        )
 
 
 def _config(prompt: str | Config, preset: str | None, values: Mapping[str, Any]) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,22 +124,7 @@ def refine_splat(
         state = TrainState(SceneOptimizer(framed, config.optim), state.streams)
         objective = _anchored(objective, framed, keep, backend)
 
-        settings = replace(config, out=Path(folder))
-        with (
-            stop_requests() as stop_requested,
-            RunLog(Path(folder), settings, quiet=quiet) as log,
-            noticing(log.message),
-        ):
-            for line in notes:
-                log.message(line)
-            train(
-                state,
-                settings,
-                objective.guidances,
-                log,
-                reconstruction=objective.reconstruction,
-                stop_requested=stop_requested,
-            )
+        _draw_anew(state, replace(config, out=Path(folder)), objective, notes, quiet=quiet)
 
     refined = state.optimizer.gaussians.detach()
     after = _looks(refined, judge, config, HELD_OUT_VIEWS, HELD_OUT_SCALE)
@@ -149,6 +134,27 @@ def refine_splat(
     else:
         _write_original(source, original, out)
     return Refined(out, better, tuple(before), tuple(after), noise_level)
+
+
+def _draw_anew(
+    state: TrainState, config: Config, objective: Objective, notes: Sequence[str], *, quiet: bool
+) -> None:
+    """Run the steps that refine a scene, in place; a signal ends them early."""
+    with (
+        stop_requests() as stop_requested,
+        RunLog(config.out, config, quiet=quiet) as log,
+        noticing(log.message),
+    ):
+        for line in notes:
+            log.message(line)
+        train(
+            state,
+            config,
+            objective.guidances,
+            log,
+            reconstruction=objective.reconstruction,
+            stop_requested=stop_requested,
+        )
 
 
 def _check(

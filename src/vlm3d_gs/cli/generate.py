@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -13,7 +14,7 @@ from vlm3d_gs.cli import options
 from vlm3d_gs.cli.options import PICK_AT
 from vlm3d_gs.cli.terminal import expect_room
 from vlm3d_gs.config import Config, apply_settings
-from vlm3d_gs.config.presets import preset
+from vlm3d_gs.config.presets import PresetName, preset
 from vlm3d_gs.config.recipes import apply_recipe
 from vlm3d_gs.config.scenes import for_objects
 from vlm3d_gs.core.errors import ConfigError
@@ -116,21 +117,9 @@ def generate(
         "offline": offline or None,
         "export.formats": export,
     }
-    if resume:
-        from vlm3d_gs.assembly.resume import config_to_resume
-
-        start = config_to_resume(prompt, out, preset_name)
-    else:
-        start = preset(preset_name or "mini", prompt)
-    config = apply_settings(apply_recipe(start, recipe), values, settings or ())
-    scene = _is_scene(config, layout_file, resume, earlier)
-    if scene and not resume:
-        start = for_objects(apply_recipe(start, recipe))
-        config = apply_settings(start, values, settings or ())
-    if not (overwrite or resume) and config.out == start.out:
-        from vlm3d_gs.runs.folder import free_folder
-
-        config = replace(config, out=free_folder(config.out))
+    config, scene = _config(
+        prompt, preset_name, recipe, values, settings or (), layout_file, earlier, resume, overwrite
+    )
     if resume and _is_done(config, quiet):
         return
 
@@ -141,6 +130,37 @@ def generate(
         else:
             result = _run(config, (host, port) if view else None, seeds, (pick, pick_at), flags)
     _tell(result, config, quiet=quiet, as_json=as_json)
+
+
+def _config(
+    prompt: str,
+    preset_name: PresetName | None,
+    recipe: str | None,
+    values: Mapping[str, Any],
+    settings: Sequence[str],
+    layout_file: Path | None,
+    earlier: Path | None,
+    resume: bool,
+    overwrite: bool,
+) -> tuple[Config, bool]:
+    """Return the settings of the run, and whether it makes the objects of a scene one by one."""
+    if resume:
+        from vlm3d_gs.assembly.resume import config_to_resume
+
+        start = config_to_resume(prompt, values["out"], preset_name)
+    else:
+        start = preset(preset_name or "mini", prompt)
+    config = apply_settings(apply_recipe(start, recipe), values, settings)
+
+    scene = _is_scene(config, layout_file, resume, earlier)
+    if scene and not resume:
+        start = for_objects(apply_recipe(start, recipe))
+        config = apply_settings(start, values, settings)
+    if not (overwrite or resume) and config.out == start.out:
+        from vlm3d_gs.runs.folder import free_folder
+
+        config = replace(config, out=free_folder(config.out))
+    return config, scene
 
 
 def _run(
