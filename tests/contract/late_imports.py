@@ -10,7 +10,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.app.scene"),
     ("cli.generate", "vlm3d_gs.app.report"),
     # the checker loads SciPy, and only runs with embedded models can be checked
-    ("app.report", "vlm3d_gs.evaluate.inputs"),
+    ("app.report", "vlm3d_gs.evaluate.composition"),
     ("app.report", "vlm3d_gs.evaluate.runs"),
     ("cli.generate", "vlm3d_gs.app.selection"),
     ("cli.generate", "vlm3d_gs.assembly.layout"),

@@ -109,7 +109,6 @@ except SystemExit as done: assert done.code in (0, None), done.code
 """
     needed = {"torch", "numpy", "numba", "PIL", "av"}
     by_numba = {"scipy"}  # for its linear algebra, if it is installed
-    by_checker = {"scipy.spatial", "scipy.optimize"}  # after the products, where a critic judges
-    assert set(loaded_after(code)) <= needed | by_numba | by_checker
+    assert set(loaded_after(code)) <= needed | by_numba
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert ["prior/loss" in row for row in rows] == [False, True, False]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +15,15 @@ from vlm3d_gs.assembly.device import has_small_models_only
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.products import PRODUCTS
 from vlm3d_gs.core.errors import Vlm3dGsError
+from vlm3d_gs.core.prompts import parse_prompt
 from vlm3d_gs.pipeline import GenerateResult
 from vlm3d_gs.runs.answers import Answer, to_plain
-from vlm3d_gs.runs.folder import CANDIDATES
+from vlm3d_gs.runs.folder import CANDIDATES, LAYOUT_FILE
 from vlm3d_gs.runs.record import read_record
+
+if TYPE_CHECKING:
+    from vlm3d_gs.evaluate.composition import CompositionReport
+    from vlm3d_gs.evaluate.scene import SceneReport
 
 OPENS_IN = {
     ".ply": "splat viewers, e.g. superspl.at/editor",
@@ -101,8 +106,8 @@ def _answers(answers: Sequence[Answer]) -> Table:
     return table
 
 
-def _check(result: GenerateResult, config: Config) -> Any:
-    """Return the checker's row for a scene of the embedded world.
+def _check(result: GenerateResult, config: Config) -> CompositionReport | SceneReport | None:
+    """Return the checker's verdict on a scene of the embedded world.
 
     None for others, where there is no scene.ply, and without a critic: whoever wants no judge wants the file soon.
     """
@@ -110,19 +115,25 @@ def _check(result: GenerateResult, config: Config) -> Any:
     if not there or not config.critic.enabled or not has_small_models_only(config):
         return None
 
-    from vlm3d_gs.evaluate.runs import evaluate_run
-
     try:
-        return evaluate_run(result.out)
+        known = parse_prompt(config.prompt).composition
+        if known is not None and not (result.out / LAYOUT_FILE).is_file():
+            # The scene is in memory; reading it again would take longer than judging it.
+            from vlm3d_gs.evaluate.composition import evaluate
+
+            return evaluate(result.gaussians, known)
+        from vlm3d_gs.evaluate.runs import evaluate_run
+
+        return evaluate_run(result.out).report
     except Vlm3dGsError:
         return None  # a layout of other words: nothing to check against
 
 
-def _checker(row: Any) -> str:
-    from vlm3d_gs.evaluate.inputs import verdict
+def _checker(report: CompositionReport | SceneReport) -> str:
+    from vlm3d_gs.evaluate.composition import verdict
 
-    reasons = "".join(f"\n  {reason}" for reason in row.report.reasons)
-    return f"The checker, which is no network, says: {verdict(row.report)}{reasons}"
+    reasons = "".join(f"\n  {reason}" for reason in report.reasons)
+    return f"The checker, which is no network, says: {verdict(report.content_right, report.clean)}{reasons}"
 
 
 def _choice(result: GenerateResult) -> str:
@@ -142,7 +153,9 @@ def _choice(result: GenerateResult) -> str:
     )
 
 
-def _plain(result: GenerateResult, config: Config, checked: Any) -> dict[str, Any]:
+def _plain(
+    result: GenerateResult, config: Config, checked: CompositionReport | SceneReport | None
+) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     try:
         summary = read_record(result.out).summary
@@ -162,5 +175,5 @@ def _plain(result: GenerateResult, config: Config, checked: Any) -> dict[str, An
             {**row, "yes": item.yes, "confidence": round(item.confidence, 4)}
             for row, item in zip(to_plain(result.answers), result.answers, strict=True)
         ],
-        "checker": None if checked is None else checked.report.to_dict(),
+        "checker": None if checked is None else checked.to_dict(),
     }

@@ -69,6 +69,11 @@ class CompositionReport:
         return {**asdict(self), "ok": self.ok}
 
 
+def verdict(content_right: bool, clean: bool) -> str:
+    """Return the two words used everywhere: *right* is about content, *clean* about surfaces."""
+    return f"{'right' if content_right else 'WRONG'}, {'clean' if clean else 'not clean'}"
+
+
 def evaluate(
     gaussians: Gaussians, prompt: str | Composition, *, backend: Backend = "auto"
 ) -> CompositionReport:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.evaluate.composition import CompositionReport
+from vlm3d_gs.evaluate.composition import verdict
 from vlm3d_gs.evaluate.runs import RunRow, evaluate_run, find_runs, judge_splat
-from vlm3d_gs.evaluate.scene import SceneReport
 
 
 def judge(
@@ -42,13 +41,7 @@ def judge(
 def describe(row: RunRow) -> str:
     """Return the verdict as a line for people, followed by the reasons if something is wrong."""
     reasons = "".join(f"\n{'':<17} {reason}" for reason in row.report.reasons)
-    return f"{verdict(row.report):<17} {row.run}: {row.prompt}{reasons}"
-
-
-def verdict(report: CompositionReport | SceneReport) -> str:
-    """Return a report in the two words used everywhere: *right* is about content, *clean* about surfaces."""
-    content = "right" if report.content_right else "WRONG"
-    return f"{content}, {'clean' if report.clean else 'not clean'}"
+    return f"{verdict(row.report.content_right, row.report.clean):<17} {row.run}: {row.prompt}{reasons}"
 
 
 def write_rows(path: Path, rows: Sequence[RunRow]) -> None:
