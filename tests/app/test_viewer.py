@@ -255,11 +255,11 @@ def test_the_command_line_hands_view_options_on(
         return SimpleNamespace(message="", signal=None)
 
     monkeypatch.setattr(viewer, "generate_in_view", generate_in_view)
-    arguments = ["generate", "a red cube", "--view", "--port", "8123", "--overwrite"]
+    arguments = ["generate", "a red cube", "--view", "--port", "8123", "--overwrite", "--quiet"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     del seen["announce"]
-    flags = {"overwrite": True, "resume": False, "quiet": False}
+    flags = {"overwrite": True, "resume": False, "quiet": True}
     assert seen == {"host": None, "port": 8123, **flags}
     alone = CliRunner().invoke(app, ["generate", "a red cube", "--port", "8123"])
     assert (alone.exit_code, "belong to --view" in alone.stderr) == (2, True)
