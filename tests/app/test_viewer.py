@@ -285,7 +285,7 @@ def test_view_serves_a_splat_until_ctrl_c(tmp_path: Path) -> None:
 def test_a_browser_sees_the_run_and_its_buttons_work(tmp_path: Path) -> None:
     def state_of(page) -> str:
         return page.run(
-            "[...document.querySelectorAll('input')].map(one => one.value)"
+            "[...document.querySelectorAll('textarea')].map(one => one.value)"
             ".find(value => / step /.test(value)) || ''"
         )
 
@@ -306,7 +306,7 @@ def test_a_browser_sees_the_run_and_its_buttons_work(tmp_path: Path) -> None:
             assert prompt == "<b>a</b> {red} cube"
             click(page, "Pause")
             page.wait_for(
-                "[...document.querySelectorAll('input')].some(one => one.value.startsWith('paused'))"
+                "[...document.querySelectorAll('textarea')].some(one => one.value.startsWith('paused'))"
             )
             held = running.state.step
             assert state_of(page) == f"paused, step {held} of {LONG}"

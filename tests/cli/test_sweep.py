@@ -131,6 +131,10 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bench, "measure_and_show", lambda *_, **__: times)
     monkeypatch.setattr(viewer, "show", nothing)
     monkeypatch.setattr("vlm3d_gs.studio.page.serve", nothing)
+    Path("prompts.txt").write_text(f"{PROMPT}\n")
+    made = SimpleNamespace(message="", signal=None, failed=0)
+    monkeypatch.setattr("vlm3d_gs.batch.start.run_batch", lambda *_, **__: made)
+    monkeypatch.setattr("vlm3d_gs.cli.serve.serve_until_stopped", lambda *_: None)
     monkeypatch.setattr(viewer, "generate_in_view", start_in_view)
     monkeypatch.setattr("vlm3d_gs.prior.export.export_prior", lambda *_, **__: exported)
     return tmp_path
@@ -171,6 +175,10 @@ BASE: dict[str, list[str]] = {
     "models export": ["mini"],
     "models check": ["mini"],
     "bench": [PROMPT, "--steps", "1"],
+    "batch": ["prompts.txt", "--out", "assets", "--dry-run", "--workers", "1"],
+    "serve": ["--out", "served", "--dry-run", "--workers", "1"],
+    # It ends at the scene that is there; its own tests refine.
+    "refine": ["a.ply", PROMPT, "--out", "a.ply"],
     "doctor": [],
     "setup gpu": ["--dry-run"],
 }

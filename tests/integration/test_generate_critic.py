@@ -218,7 +218,7 @@ def test_a_choice_among_seeds_that_broke_off_can_be_begun_anew(
         (["--seeds", "2", "--pick-at", "0"], "--pick-at"),
         (["--seeds", "2", "--no-critic"], "critic"),
         (["--recipe", "magic"], "vlm3d-paper"),
-        (["--ask", "Is it? @ x"], "--ask"),
+        (["--ask", "Is there a red cube? @ x"], "--ask"),
         (["--drop-question", "color"], "color"),
         (["--critic", "server"], "best-of-n"),
         (["--critic", "gpt"], "'gpt' is not one of 'mini'"),

@@ -93,7 +93,7 @@ def test_one_object_can_be_shown_alone(scene: Path, tmp_path: Path) -> None:
         sheets.append(out.read_bytes())
     assert len(set(sheets)) == 3
 
-    result = CliRunner().invoke(app, [*arguments, "--only", "green_cone"])
+    result = CliRunner().invoke(app, [*arguments, "--only", "green_cone", "--overwrite"])
     assert result.exit_code == 2
     assert "objects: red_cube, red_cube_2, blue_sphere" in result.output.replace("\n", " ")
 
@@ -190,7 +190,7 @@ def test_refusals_come_before_anything_is_written(tmp_path: Path) -> None:
     )
     for arguments, says in (
         (["two red cubes", "--seeds", "2"], "--seeds and --view"),
-        (["two red cubes", "--ask", "Are they red?"], "asked about each of them alone"),
+        (["two red cubes", "--ask", "Is there a red cube?"], "asked about each of them alone"),
         (["a cat", "--layout", str(layout)], "is 'a dog', not 'a cat'"),
         (["--layout", str(layout)], "unknown words ['dog']"),
         (["--layout", str(tmp_path / "none.json")], "Cannot read the layout"),

@@ -97,7 +97,8 @@ def test_signals_save_export_and_are_told_by_the_exit_code(
     monkeypatch.setattr(
         "vlm3d_gs.app.selection.generate",
         lambda chosen, **flags: generate(
-            config(out), observe=after_step(1, lambda state: signal.raise_signal(number)), **flags
+            config(out),
+            **{**flags, "observe": after_step(1, lambda state: signal.raise_signal(number))},
         ),
     )
     result = CliRunner().invoke(app, ["generate", PROMPT, "--out", str(out)])
@@ -275,8 +276,8 @@ def test_an_interrupted_choice_among_seeds_exports_the_best_so_far_and_goes_on(
     def interrupted(candidate: Config, **options: object) -> GenerateResult:
         begun.append(candidate.train.seed)
         cut = after_step(1, lambda state: signal.raise_signal(signal.SIGTERM))
-        observe = cut if len(begun) == 2 else None
-        return generate(candidate, observe=observe, **options)  # type: ignore[arg-type]
+        options["observe"] = cut if len(begun) == 2 else None
+        return generate(candidate, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched, ended_by_signals():
         patched.setattr("vlm3d_gs.app.selection.generate", interrupted)

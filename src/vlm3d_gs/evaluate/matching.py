@@ -67,9 +67,10 @@ def match_shape(views: ObservedViews, mask: Tensor, limits: Tensor, undecided: T
                 fits = sharper
 
     rays = _rays(views, mask, limits, near)
-    outer = settle(outer, rays, views.distances[near].double().numpy())
+    # The surface that dents are measured against follows what is seen; place and size are the silhouettes'.
+    settled = settle(outer, rays, views.distances[near].double().numpy())
     expected = torch.full_like(limits, FAR)
-    expected[near] = torch.from_numpy(distances(outer, rays)).float()
+    expected[near] = torch.from_numpy(distances(settled, rays)).float()
     return Match(fits, outer, torch.where(expected < limits, expected, FAR))
 
 
