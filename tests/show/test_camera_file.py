@@ -151,7 +151,7 @@ def test_depth_is_shown_beside_a_turntable_and_not_beside_stills(
 ) -> None:
     write_splat(scene, tmp_path / "scene.ply")
     start = ["render", str(tmp_path / "scene.ply"), "--out", str(tmp_path / "turn.png")]
-    start += ["--size-px", "32"]
+    start += ["--size-px", "32", "--overwrite"]
     result = CliRunner().invoke(app, [*start, "--beside", "depth", "--background", "black"])
     assert result.exit_code == 0, result.output
     first = load_png(tmp_path / "turn.png")[:32, :64]

@@ -163,7 +163,9 @@ def test_from_a_sentence_to_a_downloaded_file_in_a_browser(
         while not (saved := list(downloads.glob("*.spz"))):
             assert time.monotonic() < end, studio._status.value
             time.sleep(0.1)
-        assert not [error for error in page.errors if "WebGL" not in error]
+        # Chromium's notes on software rendering, and viser's own client on its splat geometry's bounds.
+        known = ("WebGL", "computeBoundingSphere")
+        assert not [error for error in page.errors if not any(word in error for word in known)]
 
     made = read_splat(runs / "a-blue-ball" / "scene.ply")
     assert len(read_splat(saved[0])) == len(made) == 300
