@@ -6,10 +6,10 @@ A killed driver loses nothing: the journal holds what it had heard of, and the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +21,8 @@ from vlm3d_gs.core.files import atomic_path, make_folder, writing
 
 JOURNAL, PARQUET = "manifest.jsonl", "manifest.parquet"
 LOCK = ".lock"
+
+T = TypeVar("T")
 
 
 class Manifest:
@@ -132,18 +134,24 @@ def open_manifest(out: Path) -> Iterator[Manifest]:
 
 
 def read_journal(path: Path) -> Iterator[Outcome]:
-    """Yield the rows of a journal in order; a line torn by a crash, or damaged, is left out.
+    """Yield the rows of a journal in order, as `read_lines` does."""
+    yield from read_lines(path, Outcome.from_plain)
+
+
+def read_lines(path: Path, from_plain: Callable[[Any], T]) -> Iterator[T]:
+    """Yield what the JSON lines of a file hold, in order; a line torn by a crash, or damaged, is left out.
 
     Args:
         path: the file; absent is empty.
+        from_plain: makes one of a line's data.
     """
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                yield Outcome.from_plain(json.loads(line))
-            except (ValueError, TypeError, AttributeError, RecursionError):
+                yield from_plain(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm3d_gs.batch.driver import Event
 from vlm3d_gs.batch.items import Item
-from vlm3d_gs.batch.manifest import Manifest, open_manifest
+from vlm3d_gs.batch.manifest import Manifest, open_manifest, read_lines
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.files import writing
 
@@ -48,7 +48,8 @@ class Jobs:
         self._listeners: dict[str, list[Listener]] = {}
         self._lock = threading.Lock()
 
-        accepted = list(_read(self.out / ACCEPTED))
+        # A line torn by a crash was never answered for.
+        accepted = list(read_lines(self.out / ACCEPTED, Item.from_plain))
         with writing(self.out / ACCEPTED):
             self._accepted = (self.out / ACCEPTED).open("ab")
         for item in manifest.left(accepted, retry_failed=False):
@@ -152,15 +153,3 @@ def open_jobs(out: Path, most_waiting: int) -> Iterator[Jobs]:
             yield jobs
         finally:
             jobs.close()
-
-
-def _read(path: Path) -> Iterator[Item]:
-    """Yield accepted items; a line torn by a crash was never answered for, and is left out."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                yield Item.from_plain(json.loads(line))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue
