@@ -14,7 +14,10 @@ FOLDERS = (
     "docs/log",
     "docs/site",
     "benchmarks",
+    "deploy/space",
     "examples",
+    "integrations/blender",
+    "integrations/comfyui",
     "src/vlm3d_gs/mini/weights",
 )
 MADE = {("..", "settings.md"), ("..", "large-models.md")}

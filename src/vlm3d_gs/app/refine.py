@@ -31,7 +31,7 @@ from vlm3d_gs.optimize.guidance import Progress, Views
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.optimize.targets import Chain, TargetSource, border_colors
-from vlm3d_gs.optimize.trainer import train
+from vlm3d_gs.optimize.trainer import Observer, train
 from vlm3d_gs.render import Backend, render
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
@@ -54,15 +54,22 @@ class Refined:
     """Of the first round."""
 
     @property
-    def message(self) -> str:
-        """What a person should know, as a line."""
+    def verdict(self) -> str:
+        """What the judge said, as a line that names no file."""
         scores = ", ".join(
             f"{before:.1f} to {after:.1f}"
             for before, after in zip(self.before, self.after, strict=True)
         )
+        word = "refined" if self.accepted else "not better, so it stays as it was"
+        return f"{word}: the held-out judge goes from {scores}"
+
+    @property
+    def message(self) -> str:
+        """What a person should know, as a line."""
+        word, _, scores = self.verdict.partition(": ")
         if self.accepted:
-            return f"refined, written to {self.path}: the held-out judge goes from {scores}"
-        return f"not better, so {self.path} is the original: the held-out judge goes from {scores}"
+            return f"{word}, written to {self.path}: {scores}"
+        return f"not better, so {self.path} is the original: {scores}"
 
 
 def refine_splat(
@@ -76,6 +83,7 @@ def refine_splat(
     overwrite: bool = False,
     quiet: bool = False,
     reading: ReadOptions | None = None,
+    observe: Observer | None = None,
 ) -> Refined:
     """Refine a splat file towards a prompt.
 
@@ -94,6 +102,7 @@ def refine_splat(
         overwrite: replace `out`.
         quiet: print nothing.
         reading: how to read the splat; None for the defaults.
+        observe: called after each step; may pause or end the run.
 
     Raises:
         PromptError: the embedded models do not know the prompt.
@@ -124,7 +133,8 @@ def refine_splat(
         state = TrainState(SceneOptimizer(framed, config.optim), state.streams)
         objective = _anchored(objective, framed, keep, backend)
 
-        _draw_anew(state, replace(config, out=Path(folder)), objective, notes, quiet=quiet)
+        config = replace(config, out=Path(folder))
+        _draw_anew(state, config, objective, notes, quiet=quiet, observe=observe)
 
     refined = state.optimizer.gaussians.detach()
     after = _looks(refined, judge, config, HELD_OUT_VIEWS, HELD_OUT_SCALE)
@@ -137,7 +147,13 @@ def refine_splat(
 
 
 def _draw_anew(
-    state: TrainState, config: Config, objective: Objective, notes: Sequence[str], *, quiet: bool
+    state: TrainState,
+    config: Config,
+    objective: Objective,
+    notes: Sequence[str],
+    *,
+    quiet: bool,
+    observe: Observer | None,
 ) -> None:
     """Run the steps that refine a scene, in place; a signal ends them early."""
     with (
@@ -154,6 +170,7 @@ def _draw_anew(
             log,
             reconstruction=objective.reconstruction,
             stop_requested=stop_requested,
+            observe=observe,
         )
 
 

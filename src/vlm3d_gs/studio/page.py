@@ -105,7 +105,7 @@ class Studio(LiveView):
             if not self.workshop.busy:
                 self.begin(config.prompt, config.train.steps)
                 self._answers.visible = False
-            self.workshop.start(config, self._made)
+            self.workshop.start(lambda: self.workshop.make(config), self._made)
 
     def show(self, shown: Shown) -> None:
         """Show a finished scene, and offer it for download."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm3d_gs.app.generate import generate
+from vlm3d_gs.app.refine import Refined, refine_splat
 from vlm3d_gs.app.result import Result
 from vlm3d_gs.assembly.start import is_scene
 from vlm3d_gs.config import Config, apply_settings
@@ -89,13 +90,27 @@ class Workshop:
         """Whether a run is being made."""
         return self._thread is not None and self._thread.is_alive()
 
-    def configure(self, prompt: str, name: str, seed: int, critic: str = PRESETS_OWN) -> Config:
+    def configure(
+        self,
+        prompt: str,
+        name: str,
+        seed: int,
+        critic: str = PRESETS_OWN,
+        steps: int | None = None,
+    ) -> Config:
         """Return the config of a new run, in a folder of its own.
+
+        Args:
+            prompt: what to make.
+            name: of the preset.
+            seed: of the run.
+            critic: a family, `NO_CRITIC` or `PRESETS_OWN`.
+            steps: of the run; None for the preset's.
 
         Raises:
             ConfigError: an empty prompt, or a seed out of range.
         """
-        values: dict[str, object] = {"train.seed": seed}
+        values: dict[str, object] = {"train.seed": seed, "train.steps": steps}
         if critic == NO_CRITIC:
             values["critic.enabled"] = False
         elif critic != PRESETS_OWN:
@@ -103,25 +118,69 @@ class Workshop:
         config = apply_settings(preset(name, prompt.strip()), values)
         return apply_settings(config, {"out": free_folder(self.folder / config.out.name)})
 
-    def start(self, config: Config, done: Callable[[Shown | None], None]) -> None:
-        """Make a run in a thread.
+    def make(self, config: Config) -> Shown:
+        """Make a run, and return it when it is done.
 
         Args:
             config: as from `configure`.
+
+        Raises:
+            Vlm3dGsError: as `vlm3d_gs.generate`.
+        """
+        # Objects that are made one by one have no one run to watch.
+        observe = None if is_scene(config) else self._observe
+        return self.shown(generate(config, quiet=True, observe=observe))
+
+    def refine(
+        self, shown: Shown, config: Config, *, keep: float = 0.0, steps: int | None = None
+    ) -> tuple[Shown, Refined]:
+        """Make a splat better towards a prompt; it stays as it is unless a judge prefers the new one.
+
+        Args:
+            shown: what to start from; its file and folder stay as they are.
+            config: as from `configure`.
+            keep: 0 to 1, how much of its looks is held.
+            steps: None for half of the config's.
+
+        Returns:
+            The better splat, or the same one; and what the judge said.
+
+        Raises:
+            Vlm3dGsError: as `refine_splat`.
+        """
+        with tempfile.TemporaryDirectory(prefix="vlm3d-gs-") as room:
+            before, after = Path(room) / "before.ply", Path(room) / "after.ply"
+            write_splat(shown.scene, before)
+            refined = refine_splat(
+                before,
+                config,
+                after,
+                keep=keep,
+                steps=steps,
+                quiet=True,
+                observe=self._observe,
+            )
+            if not refined.accepted:
+                return shown, refined
+            return Shown(f"{Path(shown.title).stem}, refined", read_splat(after)), refined
+
+    def start(self, work: Callable[[], Shown], done: Callable[[Shown | None], None]) -> None:
+        """Do something long in a thread.
+
+        Args:
+            work: `make` or `refine`, with what they need.
             done: called in that thread with what was made, or None where an error was told.
 
         Raises:
-            ConfigError: another run is being made.
+            ConfigError: something is being made.
         """
         if self.busy:
             raise ConfigError("A run is being made. Wait for it, or stop it.")
 
-        def work() -> None:
+        def watched() -> None:
             made: Shown | None = None
             try:
-                # Objects that are made one by one have no one run to watch.
-                observe = None if is_scene(config) else self._observe
-                made = self.shown(generate(config, quiet=True, observe=observe))
+                made = work()
             except Vlm3dGsError as error:
                 self._tell(f"Not made: {error}")
             except Exception as error:
@@ -130,7 +189,7 @@ class Workshop:
                 raise
             done(made)
 
-        self._thread = threading.Thread(target=work, name="studio run", daemon=True)
+        self._thread = threading.Thread(target=watched, name="studio run", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
