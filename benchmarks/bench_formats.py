@@ -26,8 +26,8 @@ import torch
 from harness import ROOT, arguments, record
 from scipy.spatial import cKDTree
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.convert import load_arrays, write_splat
 
 SUFFIXES = (".ply", ".spz", ".sog")

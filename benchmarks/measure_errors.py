@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from harness import arguments, record
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.core.prompts import COLORS, SHAPES, parse_composition
 from vlm3d_gs.evaluate.geometry import Geometry, measure_geometry
 from vlm3d_gs.mini.world.scenes import PALETTE, build_scene

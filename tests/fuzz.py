@@ -38,9 +38,9 @@ from splat_files import golden_ksplat, random_splat
 from vlm3d_gs.core.errors import InputFileError, Vlm3dGsError
 from vlm3d_gs.core.images import load_png, save_png
 from vlm3d_gs.formats import usd_child
-from vlm3d_gs.formats.arrays import to_gaussians
 from vlm3d_gs.formats.convert import load_arrays, write_splat
 from vlm3d_gs.formats.options import SplatOptions
+from vlm3d_gs.formats.world import to_gaussians
 from vlm3d_gs.runs.record import charts, read_record
 from vlm3d_gs.show.camera_file import read_cameras
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.gaussians import Gaussians, concatenate
-from vlm3d_gs.core.harmonics import SH_C0, rgb_to_sh0
+from vlm3d_gs.core.harmonics import rgb_to_sh0
 from vlm3d_gs.core.rotations import quat_to_rotmat
-from vlm3d_gs.formats.frames import rotate_gaussians, world_to
 from vlm3d_gs.formats.options import Frame, SplatOptions, SpzVersion
 from vlm3d_gs.formats.registry import format_of_suffix
+from vlm3d_gs.formats.world import rotate_gaussians, world_to
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,9 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
+    # torch takes longer to load than most files to convert
+    ("formats.convert", "vlm3d_gs.formats.world"),
+    ("edit.convert", "vlm3d_gs.edit.apply"),
     # Numba takes as long to load as a small splat to convert, and the axes are often the same
     ("formats.arrays", "vlm3d_gs.formats.turn"),
     ("formats.sog.palettes", "vlm3d_gs.formats.sog.nearest"),

@@ -43,7 +43,12 @@ MAY_RAISE = {
 }
 """Other exceptions, and the files that may raise them."""
 
-MAY_READ_ENVIRONMENT = {"render/cpu/cache.py", "cli/waiting.py", "setup/environment.py"}
+MAY_READ_ENVIRONMENT = {
+    "render/cpu/cache.py",
+    "cli/waiting.py",
+    "core/threads.py",
+    "setup/environment.py",
+}
 """The first knows where Numba's cache lies, the second sets how long threads wait, the third where caches and toolkits
 lie, and what a compiler is told; none may change a result."""
 

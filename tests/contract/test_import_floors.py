@@ -51,7 +51,13 @@ ROOMS = [
 
 NO_TORCH = (
     *("", "config", "cli", "__main__", "core.errors", "core.files", "layout", "app.gpu_setup"),
-    *("formats.registry", "formats.options", "runtime.manifest"),
+    *("core.bands", "core.quaternions", "core.notices", "core.threads"),
+    *(f"formats.{name}" for name in ("arrays", "codec", "convert", "frames", "gltf", "ply", "sog")),
+    *(
+        f"formats.{name}"
+        for name in ("options", "quats", "registry", "spz", "stream", "turn", "usd")
+    ),
+    *("edit.convert", "edit.settings", "runs.record", "runtime.manifest"),
     *(
         "batch.cluster",
         "batch.display",
@@ -80,7 +86,6 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "numba": (
         "formats.turn",
         "formats.sog.nearest",
-        "formats.spz.harmonics",
         "render",
         "mini.world.raycast",
         "evaluate",

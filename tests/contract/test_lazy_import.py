@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from contract.source_tree import SOURCE
+from splat_files import random_splat
+from vlm3d_gs.formats.convert import read_splat, write_splat
 
 HEAVY = (
     *(
@@ -58,6 +60,18 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "except SystemExit as done: assert done.code == 0"
     )
     assert loaded_after(code) == []
+
+
+@pytest.mark.parametrize("suffix", [".spz", ".compressed.ply", ".glb", ".splat"])
+def test_converting_a_splat_loads_no_torch_and_no_compiler(tmp_path: Path, suffix: str) -> None:
+    write_splat(random_splat(20, 3), tmp_path / "scene.ply")
+    code = f"""
+from vlm3d_gs.cli import app
+try: app(["convert", {str(tmp_path / "scene.ply")!r}, {str(tmp_path / f"out{suffix}")!r}])
+except SystemExit as done: assert done.code in (0, None), done.code
+"""
+    assert loaded_after(code) == ["numpy"]
+    assert len(read_splat(tmp_path / f"out{suffix}")) == 20
 
 
 def test_the_probe_sees_what_is_loaded() -> None:

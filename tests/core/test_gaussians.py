@@ -19,7 +19,7 @@ from vlm3d_gs.core.gaussians import (
     with_sh_degree,
 )
 from vlm3d_gs.core.rotations import compose_covariances
-from vlm3d_gs.formats.frames import rotate_gaussians
+from vlm3d_gs.formats.world import rotate_gaussians
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 
 

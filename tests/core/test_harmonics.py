@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vlm3d_gs.core.bands import coefficient_count, degree_of
 from vlm3d_gs.core.errors import ConfigError, ShapeError
-from vlm3d_gs.core.harmonics import (
-    coefficient_count,
-    degree_of,
-    eval_sh,
-    rgb_to_sh0,
-    sh0_to_rgb,
-    sh_basis,
-)
+from vlm3d_gs.core.harmonics import eval_sh, rgb_to_sh0, sh0_to_rgb, sh_basis
 
 
 def sphere_quadrature():

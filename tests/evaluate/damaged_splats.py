@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.gaussians import Gaussians, concatenate
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.core.prompts import parse_composition
 from vlm3d_gs.evaluate.palette import PALETTE
 from vlm3d_gs.mini.world.scenes import ObjectSpec, SceneSpec

@@ -16,10 +16,9 @@ import torch
 from splat_files import random_splat
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.rotations import quat_to_rotmat
-from vlm3d_gs.formats.arrays import to_arrays
 from vlm3d_gs.formats.convert import read_splat, write_splat
-from vlm3d_gs.formats.frames import rotate_gaussians, world_to
 from vlm3d_gs.formats.gltf.reader import load_glb
+from vlm3d_gs.formats.world import rotate_gaussians, to_arrays, world_to
 
 PREFIX = "KHR_gaussian_splatting"
 

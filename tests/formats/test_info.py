@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from splat_files import random_splat
 from vlm3d_gs.cli import app
 from vlm3d_gs.core.errors import MissingDependencyError
-from vlm3d_gs.formats.arrays import SplatArrays, to_arrays
+from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.formats.info import info_text, inspect_splat
 from vlm3d_gs.formats.ply.splat import save_ply
 from vlm3d_gs.formats.stream import SplatStream
+from vlm3d_gs.formats.world import to_arrays
 
 RUNNER = CliRunner()
 

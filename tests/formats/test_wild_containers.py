@@ -18,16 +18,18 @@ from typer.testing import CliRunner
 
 from splat_files import random_splat
 from vlm3d_gs.cli import app
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import SH_C0, eval_sh
+from vlm3d_gs.core.harmonics import eval_sh
 from vlm3d_gs.core.notices import noticing
 from vlm3d_gs.core.rotations import quat_to_rotmat
-from vlm3d_gs.formats.arrays import SplatArrays, to_arrays
+from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.convert import convert, load_arrays, read_splat, write_splat
 from vlm3d_gs.formats.options import SplatOptions
 from vlm3d_gs.formats.ply.splat import save_ply
 from vlm3d_gs.formats.stream import SplatStream
 from vlm3d_gs.formats.transforms import transformed
+from vlm3d_gs.formats.world import to_arrays
 
 RUNNER = CliRunner()
 Said = list[str]

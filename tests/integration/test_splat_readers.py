@@ -17,14 +17,15 @@ import trimesh
 import node_programs
 from node_programs import NodeTools
 from splat_files import CASES, PLAIN, Case, assert_same_splat, golden_ksplat, random_splat
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.core.rotations import quat_to_rotmat
-from vlm3d_gs.formats.arrays import SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.convert import read_splat, write_splat
 from vlm3d_gs.formats.gltf.reader import load_glb
 from vlm3d_gs.formats.options import Frame, SplatOptions
 from vlm3d_gs.formats.quantize import alpha_bytes, sigmoid
+from vlm3d_gs.formats.world import to_arrays, to_gaussians
 
 SCENE = random_splat(400, 3)
 OURS = [

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.bands import degree_of
 from vlm3d_gs.core.checks import expect_finite, expect_same_device, expect_shape
 from vlm3d_gs.core.errors import ConfigError, ShapeError
-from vlm3d_gs.core.harmonics import degree_of, sh0_to_rgb
+from vlm3d_gs.core.harmonics import sh0_to_rgb
 from vlm3d_gs.core.rotations import compose_covariances, quat_to_rotmat
 
 PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")

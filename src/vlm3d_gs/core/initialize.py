@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.bands import coefficient_count
 from vlm3d_gs.core.checks import expect_shape
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import coefficient_count, rgb_to_sh0
+from vlm3d_gs.core.harmonics import rgb_to_sh0
 
 NEIGHBOURS = 3
 """A Gaussian's initial size is the mean distance to this many nearest neighbours."""

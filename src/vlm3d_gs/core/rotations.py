@@ -10,9 +10,12 @@ from torch import Tensor
 
 from vlm3d_gs.core.checks import expect_shape
 from vlm3d_gs.core.errors import ShapeError
-
-ZERO_NORM_SQ = 1e-24
-"""Below this squared norm a quaternion counts as zero and stands for the identity."""
+from vlm3d_gs.core.quaternions import (
+    ZERO_NORM_SQ,
+    component_products,
+    matrix_entries,
+    product,
+)
 
 
 def nonzero_quats(quats: Tensor) -> Tensor:
@@ -69,11 +72,7 @@ def quat_to_rotmat(quats: Tensor) -> Tensor:
         tensor([1., 1., 1.])
     """
     w, x, y, z = normalize_quats(quats).unbind(-1)
-    rows = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
+    rows = matrix_entries(w, x, y, z)
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
@@ -99,29 +98,8 @@ def rotmat_to_quat(rotmats: Tensor) -> Tensor:
     if rotmats.shape[-2:] != (3, 3):
         raise ShapeError(f"rotmats must have shape [..., 3, 3], got {list(rotmats.shape)}.")
 
-    m = rotmats
-    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-    # Row i: four times the i-th component times each of (w, x, y, z).
-    wx, wy, wz = (
-        m[..., 2, 1] - m[..., 1, 2],
-        m[..., 0, 2] - m[..., 2, 0],
-        m[..., 1, 0] - m[..., 0, 1],
-    )
-    xy, xz, yz = (
-        m[..., 1, 0] + m[..., 0, 1],
-        m[..., 0, 2] + m[..., 2, 0],
-        m[..., 2, 1] + m[..., 1, 2],
-    )
-    products = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, wx, wy, wz], -1),
-            torch.stack([wx, 1 + xx - yy - zz, xy, xz], -1),
-            torch.stack([wy, xy, 1 - xx + yy - zz, yz], -1),
-            torch.stack([wz, xz, yz, 1 - xx - yy + zz], -1),
-        ],
-        -2,
-    )
-
+    rows = [torch.stack(row, -1) for row in component_products(rotmats)]
+    products = torch.stack(rows, -2)
     largest = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
     index = largest[..., None, None].expand(*largest.shape, 1, 4)
     quats = normalize_quats(products.gather(-2, index).squeeze(-2))
@@ -142,15 +120,7 @@ def quat_multiply(first: Tensor, second: Tensor) -> Tensor:
     """
     a, b, c, d = first.unbind(-1)
     w, x, y, z = second.unbind(-1)
-    return torch.stack(
-        [
-            a * w - b * x - c * y - d * z,
-            a * x + b * w + c * z - d * y,
-            a * y - b * z + c * w + d * x,
-            a * z + b * y - c * x + d * w,
-        ],
-        -1,
-    )
+    return torch.stack(product((a, b, c, d), (w, x, y, z)), -1)
 
 
 def compose_covariances(quats: Tensor, scales: Tensor) -> Tensor:

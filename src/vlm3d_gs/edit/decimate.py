@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.cameras import orbit
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.render import render
 from vlm3d_gs.show.framing import DISTANCE, FOV_DEG, framed
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.formats.frames import rotate_gaussians
+from vlm3d_gs.formats.world import rotate_gaussians
 
 
 def euler_rotation(degrees: tuple[float, float, float]) -> Tensor:

@@ -1,29 +1,27 @@
 """SplatArrays: a splat as plain arrays in the axes of a file, which all formats share.
 
-Each format turns its bytes into this dataclass and back; only this file converts it to and from
-Gaussians of our world. Values are raw as in `core.gaussians.Gaussians`: logarithms of scales,
-logits of opacities, quaternions wxyz, harmonics [N, K, 3]. Readers may return NaN and infinity, so
-that a broken file can still be described.
+Each format turns its bytes into this dataclass and back; only `formats.world` converts it to and
+from Gaussians, so that files are converted into each other without torch. Values are raw as in
+`core.gaussians.Gaussians`: logarithms of scales, logits of opacities, quaternions wxyz, harmonics
+[N, K, 3]. Readers may return NaN and infinity, so that a broken file can still be described.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from vlm3d_gs.core.bands import coefficient_count, degree_of
 from vlm3d_gs.core.errors import ExportError, InputFileError
-from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import coefficient_count, degree_of
-from vlm3d_gs.core.rotations import normalize_quats
-from vlm3d_gs.formats.frames import world_to
+from vlm3d_gs.formats.frames import SplatTurn, half_turn, rotation_to
 from vlm3d_gs.formats.options import Frame
+from vlm3d_gs.formats.quats import unit_quats
 
 FloatArray = NDArray[np.float32]
 
@@ -156,47 +154,6 @@ def joined(parts: Sequence[SplatArrays]) -> SplatArrays:
     )
 
 
-def to_arrays(gaussians: Gaussians, frame: Frame) -> SplatArrays:
-    """Return a scene in the axes of a file, ready to be written.
-
-    Args:
-        gaussians: N >= 1 finite Gaussians in our world, on any device.
-        frame: axes of the file.
-
-    Returns:
-        Float32 arrays rounded once, from double precision; quaternions of unit length.
-
-    Raises:
-        ExportError: no Gaussians, a NaN or an infinity, or a scale above e^20 world units.
-    """
-    expect_writable(gaussians)
-    return turned(world_arrays(gaussians), frame)
-
-
-def expect_writable(gaussians: Gaussians) -> None:
-    """Require a scene that a file can hold.
-
-    Raises:
-        ExportError: as `to_arrays`.
-    """
-    if len(gaussians) == 0:
-        raise ExportError("There are no Gaussians to write: the scene is empty.")
-    arrays = world_arrays(gaussians)
-    doubtful = {} if surely_finite(arrays) else gaussians.parameters()
-    for name, tensor in doubtful.items():
-        bad = int((~tensor.isfinite() & ~_is_limit(name, tensor)).sum())
-        if bad:
-            raise ExportError(f"Cannot write the scene: {bad} values of {name} are not finite.")
-    expect_sane_scales(arrays)
-
-
-def world_arrays(gaussians: Gaussians) -> SplatArrays:
-    """Return a scene as arrays in our own axes, in its precision, sharing memory on the CPU."""
-    tensors = gaussians.detach().to("cpu").parameters()
-    arrays = SplatArrays.of({name: value.numpy() for name, value in tensors.items()}, "world")
-    return replace(arrays, antialiased=gaussians.antialiased)
-
-
 def turned(arrays: SplatArrays, frame: Frame) -> SplatArrays:
     """Return a sound splat in other axes, as float32, with quaternions of unit length and no limits."""
     arrays = arrays.bounded()
@@ -212,33 +169,6 @@ def turned(arrays: SplatArrays, frame: Frame) -> SplatArrays:
         sh=sh,
         frame=frame,
     )
-
-
-def to_gaussians(arrays: SplatArrays, source: Path) -> Gaussians:
-    """Return what a file holds as Gaussians of our world.
-
-    Args:
-        arrays: as read.
-        source: the file, named in the error.
-
-    Returns:
-        Float32 Gaussians on the CPU; quaternions of unit length, zero ones the identity.
-
-    Raises:
-        InputFileError: no Gaussians, or a value that is not finite.
-    """
-    bad = 0 if surely_finite(arrays) else int((~arrays.sound()).sum())
-    expect_finite_splat(bad, len(arrays), source)
-    return as_gaussians(turned(arrays, "world"))
-
-
-def as_gaussians(arrays: SplatArrays) -> Gaussians:
-    """Return arrays as Gaussians in the same axes, sharing memory."""
-    tensors = {
-        name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
-        for name, value in arrays.columns().items()
-    }
-    return Gaussians(**tensors, antialiased=arrays.antialiased)
 
 
 def expect_finite_splat(bad: int, count: int, source: Path) -> None:
@@ -267,17 +197,8 @@ def surely_finite(arrays: SplatArrays) -> bool:
         return all(bool(np.isfinite(value.sum())) for value in arrays.columns().values())
 
 
-def _is_limit(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return where values are infinite and mean something, as `SplatArrays.sound` does."""
-    if name == "opacity_logits":
-        return tensor.isinf()
-    return tensor.isneginf() if name == "log_scales" else torch.zeros_like(tensor, dtype=torch.bool)
-
-
 @lru_cache(maxsize=32)
-def _turn_between(
-    start: Frame, end: Frame, coefficients: int
-) -> Callable[[FloatArray, FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]]:
+def _turn_between(start: Frame, end: Frame, coefficients: int) -> SplatTurn:
     """Return what turns positions, quaternions and harmonics from some axes into others."""
     if start == end:
         return lambda means, quats, sh: (
@@ -286,18 +207,15 @@ def _turn_between(
             sh.astype(np.float32, copy=False),
         )
 
+    rotation = rotation_to(end) @ rotation_to(start).T
+    degree = degree_of(coefficients)
+    if np.array_equal(rotation, np.diag(np.diag(rotation))):
+        return half_turn(rotation, degree)
+
     # Compiled by Numba, which takes as long to load as a small splat to convert: where it is needed.
     from vlm3d_gs.formats.turn import Turn
 
-    rotation = world_to(end).double() @ world_to(start).double().T
-    return Turn(rotation, degree_of(coefficients))
-
-
-def unit_quats(quats: FloatArray) -> FloatArray:
-    """Return unit quaternions, [N, 4], rounded once; zero ones become the identity."""
-    wide = torch.from_numpy(np.ascontiguousarray(quats, np.float64))
-    unit: FloatArray = normalize_quats(wide).numpy().astype(np.float32)
-    return unit
+    return Turn(rotation, degree)
 
 
 def expect_sane_scales(arrays: SplatArrays) -> SplatArrays:

@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.core.files import atomic_path
-from vlm3d_gs.core.gaussians import Gaussians
 from vlm3d_gs.core.notices import notice
 from vlm3d_gs.formats.arrays import (
     SplatArrays,
-    as_gaussians,
     expect_finite_splat,
     expect_sane_scales,
-    expect_writable,
     surely_finite,
     turned,
-    world_arrays,
 )
 from vlm3d_gs.formats.claims import expect_file, gaussian_bytes
 from vlm3d_gs.formats.codec import codec_of
@@ -39,6 +36,9 @@ from vlm3d_gs.formats.registry import (
     format_of_suffix,
 )
 from vlm3d_gs.formats.stream import SplatStream
+
+if TYPE_CHECKING:
+    from vlm3d_gs.core.gaussians import Gaussians
 
 HELD_BYTES = 2**29
 """Size of a splat that is kept in memory while it is written, float32."""
@@ -145,6 +145,9 @@ def read_splat(
         InputFileError: as `load_arrays`, or a value is not finite.
         MissingDependencyError: a USD file without usd-core.
     """
+    # Torch takes longer to load than most files to convert: Gaussians need it, files alone do not.
+    from vlm3d_gs.formats.world import as_gaussians
+
     stream = open_splat(path, frame=frame, as_points=as_points)
     arrays = _in_frame(stream, "world", Path(path)).gather()
     _say(f"{path}", of_reading(SplatStream.of_arrays(arrays)))
@@ -173,6 +176,8 @@ def write_splat(
         ConfigError: an option that does not exist.
         MissingDependencyError: a USD file without usd-core.
     """
+    from vlm3d_gs.formats.world import expect_writable, world_arrays
+
     chosen = options or SplatOptions()
     row = format_of_suffix(path)
     expect_writable(gaussians)
@@ -197,6 +202,8 @@ def write_objects(objects: Mapping[str, Gaussians], path: str | Path) -> None:
         ExportError: a suffix whose format has no parts, or as `write_splat`.
         MissingDependencyError: as `write_splat`.
     """
+    from vlm3d_gs.formats.world import expect_writable, world_arrays
+
     row = format_of_suffix(path)
     save = codec_of(row).save_parts
     if save is None:

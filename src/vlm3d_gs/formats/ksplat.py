@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.claims import expect_file, expect_present, table_rows
 from vlm3d_gs.formats.codec import Codec

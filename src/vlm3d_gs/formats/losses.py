@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm3d_gs.core.harmonics import SH_C0
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.registry import SplatFormat
 from vlm3d_gs.formats.stream import SplatStream

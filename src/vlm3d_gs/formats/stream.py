@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from vlm3d_gs.core.harmonics import coefficient_count
+from vlm3d_gs.core.bands import coefficient_count
+from vlm3d_gs.core.threads import thread_count
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.options import Frame
 
@@ -196,8 +196,8 @@ def joined(streams: Sequence[SplatStream]) -> SplatStream:
 
 
 def in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
-    """Yield function(0), function(1) ... in order, computed ahead by as many threads as torch uses."""
-    workers = min(torch.get_num_threads(), count)
+    """Yield function(0), function(1) ... in order, computed ahead by as many threads as there are for us."""
+    workers = min(thread_count(), count)
     if workers < 2:
         yield from map(function, range(count))
         return

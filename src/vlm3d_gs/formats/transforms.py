@@ -6,19 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from vlm3d_gs.core.bands import degree_of
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import degree_of
-from vlm3d_gs.core.rotations import (
-    normalize_quats,
-    quat_multiply,
-    quat_to_rotmat,
-    rotmat_to_quat,
-)
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.frames import sh_rotation
+from vlm3d_gs.formats.quats import multiplied, normalized, quats_of, rotmats
 
 TOLERANCE = 1e-4
 """How far a matrix may be from a rotation times a scale to count as one: rounding in the file."""
@@ -58,7 +52,7 @@ def transformed(arrays: SplatArrays, matrix: Matrix, source: Path) -> SplatArray
         _evenly(arrays, orthogonal, float(stretch.mean())) if even else _unevenly(arrays, linear)
     )
 
-    mixing = sh_rotation(torch.from_numpy(orthogonal), degree_of(arrays.sh.shape[1])).numpy()
+    mixing = sh_rotation(orthogonal, degree_of(arrays.sh.shape[1]))
     means = arrays.means.astype(np.float64) @ linear.T + offset
     remarks = (
         ()
@@ -77,18 +71,17 @@ def _evenly(arrays: SplatArrays, orthogonal: Matrix, scale: float) -> SplatArray
     """Return the shapes turned, perhaps mirrored, and grown."""
     # A Gaussian is its own image through its centre, so what mirrors may turn instead.
     turn = -orthogonal if np.linalg.det(orthogonal) < 0 else orthogonal
-    quats = normalize_quats(torch.from_numpy(arrays.quats.astype(np.float64)))
-    turned = quat_multiply(rotmat_to_quat(torch.from_numpy(turn)).expand_as(quats), quats)
+    turned = multiplied(quats_of(turn), normalized(arrays.quats))
     return replace(
         arrays,
         log_scales=(arrays.log_scales + np.log(scale)).astype(np.float32),
-        quats=turned.float().numpy(),
+        quats=turned.astype(np.float32),
     )
 
 
 def _unevenly(arrays: SplatArrays, linear: Matrix) -> SplatArrays:
     """Return the shapes under a map that is no multiple of a rotation: the axes of A C A^T."""
-    turns = quat_to_rotmat(torch.from_numpy(arrays.quats.astype(np.float64))).numpy()
+    turns = rotmats(arrays.quats)
     # In units of each Gaussian's largest axis, so that no size is too small or too large to be squared.
     logs = arrays.bounded().log_scales.astype(np.float64)
     unit = logs.max(1, keepdims=True)
@@ -103,5 +96,5 @@ def _unevenly(arrays: SplatArrays, linear: Matrix) -> SplatArrays:
     return replace(
         arrays,
         log_scales=new_logs.astype(np.float32),
-        quats=rotmat_to_quat(torch.from_numpy(directions)).float().numpy(),
+        quats=quats_of(directions).astype(np.float32),
     )

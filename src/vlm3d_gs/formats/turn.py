@@ -10,13 +10,12 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
-from torch import Tensor
 
-from vlm3d_gs.core.rotations import ZERO_NORM_SQ, rotmat_to_quat
+from vlm3d_gs.core.quaternions import ZERO_NORM_SQ
 from vlm3d_gs.formats.frames import sh_rotation
+from vlm3d_gs.formats.quats import quats_of
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
@@ -38,13 +37,12 @@ class Turn:
         degree: of the harmonics of the splats.
     """
 
-    def __init__(self, rotation: Tensor, degree: int) -> None:
-        exact = rotation.to("cpu", torch.float64)
-        self._rotation: DoubleArray = exact.numpy()
-        self._quat: DoubleArray = rotmat_to_quat(exact).numpy()
+    def __init__(self, rotation: DoubleArray, degree: int) -> None:
+        self._rotation = np.ascontiguousarray(rotation, np.float64)
+        self._quat = quats_of(self._rotation)
 
         # The non-zero entries of the matrix: e stands in row j if starts[j] <= e < starts[j + 1].
-        mixing = sh_rotation(exact, degree).numpy()
+        mixing = sh_rotation(self._rotation, degree)
         rows, self._columns = np.nonzero(mixing)
         self._starts = np.searchsorted(rows, np.arange(len(mixing) + 1))
         self._weights: DoubleArray = mixing[rows, self._columns]

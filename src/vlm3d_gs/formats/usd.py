@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm3d_gs.core.bands import MAX_DEGREE
 from vlm3d_gs.core.errors import ExportError, InputFileError, MissingDependencyError
 from vlm3d_gs.core.files import CURES
-from vlm3d_gs.core.harmonics import MAX_DEGREE
 from vlm3d_gs.formats import usd_child
 from vlm3d_gs.formats.arrays import SplatArrays, joined
 from vlm3d_gs.formats.claims import FREE_BYTES, Budget, expect_file, expect_plausible

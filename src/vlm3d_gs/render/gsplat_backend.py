@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.bands import coefficient_count
 from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.errors import DeviceError, MissingDependencyError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import coefficient_count
 from vlm3d_gs.core.rotations import normalize_quats
 from vlm3d_gs.render.conventions import DILATION_PX2, NEAR
 from vlm3d_gs.render.result import Rendering

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.bands import coefficient_count
 from vlm3d_gs.core.cameras import Cameras
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.harmonics import coefficient_count, eval_sh
+from vlm3d_gs.core.harmonics import eval_sh
 from vlm3d_gs.render.conventions import (
     ALPHA_CAP,
     ALPHA_FLOOR,

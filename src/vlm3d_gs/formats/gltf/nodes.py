@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.rotations import quat_to_rotmat
+from vlm3d_gs.formats.quats import rotmats
 from vlm3d_gs.formats.transforms import Matrix
 
 MAX_DEPTH = 64
@@ -27,7 +26,7 @@ def node_matrix(source: Path, node: dict[str, Any]) -> Matrix:
             matrix = np.array(node["matrix"], np.float64).reshape(4, 4).T  # column-major
         else:
             x, y, z, w = (float(value) for value in node.get("rotation", (0, 0, 0, 1)))
-            rotation = quat_to_rotmat(torch.tensor([w, x, y, z], dtype=torch.float64)).numpy()
+            rotation = rotmats(np.array([w, x, y, z]))
             scale = np.array(node.get("scale", (1, 1, 1)), np.float64).reshape(3)
             translation = np.array(node.get("translation", (0, 0, 0)), np.float64).reshape(3)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from vlm3d_gs.core.bands import MAX_DEGREE, SH_C0
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import MAX_DEGREE, SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays, joined
 from vlm3d_gs.formats.claims import gaussian_bytes
-from vlm3d_gs.formats.frames import world_to
+from vlm3d_gs.formats.frames import rotation_to
 from vlm3d_gs.formats.gltf.document import Document, parse
 from vlm3d_gs.formats.gltf.nodes import MAX_DEPTH, node_matrix
 from vlm3d_gs.formats.gltf.writer import EXTENSION, sh_name
@@ -178,7 +178,7 @@ def _unpacked(document: Document, primitive: dict[str, Any], packed: dict[str, A
     )
 
     matrix = np.eye(4)
-    matrix[:3, :3] = (world_to("luf") @ world_to(arrays.frame).T).double().numpy()
+    matrix[:3, :3] = rotation_to("luf") @ rotation_to(arrays.frame).T
     drafted = replace(transformed(arrays, matrix, document.source), frame="rub")
     plain = replace(arrays, frame="rub")
     wrong, right = (_misfit(document, primitive, splat) for splat in (drafted, plain))

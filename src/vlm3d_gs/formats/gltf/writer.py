@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm3d_gs import __version__
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import ExportError
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.quantize import sigmoid
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import KDTree
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.ply.header import read_header
 from vlm3d_gs.formats.ply.rows import PlyRows, read_rows

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.formats.arrays import SplatArrays
 from vlm3d_gs.formats.codec import Codec
 from vlm3d_gs.formats.options import Frame, ReadOptions

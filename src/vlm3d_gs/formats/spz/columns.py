@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vlm3d_gs.core.bands import coefficient_count
 from vlm3d_gs.core.errors import ExportError
-from vlm3d_gs.core.harmonics import coefficient_count
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
 from vlm3d_gs.formats.options import Frame
 from vlm3d_gs.formats.quantize import (

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.gaussians import Gaussians, concatenate
-from vlm3d_gs.core.harmonics import SH_C0
 from vlm3d_gs.mini.world import raycast as rc
 from vlm3d_gs.mini.world.scenes import PALETTE, SceneSpec
 from vlm3d_gs.mini.world.surfaces import sample_surface, surface_area

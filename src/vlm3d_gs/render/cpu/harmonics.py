@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from vlm3d_gs.core.harmonics import SH_C0, SH_C1, SH_C2, SH_C3
+from vlm3d_gs.core.bands import SH_C0, SH_C1, SH_C2, SH_C3
 from vlm3d_gs.render.cpu.math import HALF, LARGEST_SQUARE, TWO, ZERO, exact_options, kernel_options
 
 _C0, _C1 = np.float32(SH_C0), np.float32(SH_C1)
