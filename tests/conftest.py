@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numba
 import pytest
-import torch
-from safetensors.torch import load_file
-from typer.main import get_command
 
-from vlm3d_gs.core.cameras import Cameras
-from vlm3d_gs.core.gaussians import Gaussians
+if TYPE_CHECKING:
+    import torch
+
+    from vlm3d_gs.core.cameras import Cameras
+    from vlm3d_gs.core.gaussians import Gaussians
+
+# Torch takes seconds to load, and rules about the source need none: it is imported where it is used.
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +27,9 @@ def pytest_configure() -> None:
     """Share the cores among the processes of a test run."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
+        import numba
+        import torch
+
         threads = max(1, (os.cpu_count() or 1) // workers)
         torch.set_num_threads(threads)
         numba.set_num_threads(min(threads, numba.get_num_threads()))
@@ -56,6 +62,12 @@ def stored_case(
     request: pytest.FixtureRequest, shared_fixtures: Path
 ) -> tuple[Gaussians, Cameras, torch.Tensor]:
     """A scene, its camera, and the RGBA picture that gsplat's CUDA kernels made of them."""
+    import torch
+    from safetensors.torch import load_file
+
+    from vlm3d_gs.core.cameras import Cameras
+    from vlm3d_gs.core.gaussians import Gaussians
+
     path = shared_fixtures / "gsplat_render" / f"{request.param}_case.safetensors"
     if not path.is_file():
         pytest.skip(f"{path.name} is absent here")
@@ -79,18 +91,26 @@ def stored_case(
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device that tests run on; the CUDA half is marked gpu."""
+    import torch
+
     return torch.device(request.param)
 
 
 @pytest.fixture
 def generator() -> torch.Generator:
     """A seeded CPU generator, so that a test draws the same numbers every time."""
+    import torch
+
     return torch.Generator().manual_seed(20261122)
 
 
 @pytest.fixture(autouse=True)
 def _global_random_state() -> Iterator[None]:
     """Seed torch's global generator, so that no test depends on the order of the others."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     state = torch.get_rng_state()
     torch.manual_seed(0)
     yield
@@ -109,6 +129,11 @@ def _offline() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _one_tree_of_commands() -> Iterator[None]:
     """Build typer's commands once: its runner does so at each call, which takes longer than most calls."""
+    if "typer.testing" not in sys.modules:
+        yield
+        return
+    from typer.main import get_command
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.testing._get_command", cache(get_command), raising=False)
         yield
@@ -125,7 +150,11 @@ def skip_reason(markers: set[str], *, cuda_available: bool, node_available: bool
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip gpu and node tests, with the reason, where the machine has none."""
-    cuda_available, node_available = torch.cuda.is_available(), shutil.which("node") is not None
+    cuda_available, node_available = False, shutil.which("node") is not None
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        cuda_available = torch.cuda.is_available()
     for item in items:
         names = {marker.name for marker in item.iter_markers()}
         reason = skip_reason(names, cuda_available=cuda_available, node_available=node_available)

@@ -38,13 +38,17 @@ def modules() -> dict[str, Path]:
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports() -> list[Import]:
     """All imports of the package, without those only made for type checkers."""
     known = modules()
     found: list[Import] = []
     for module, path in known.items():
-        tree = ast.parse(path.read_text())
-        _walk(tree, module, False, known, found)
+        _walk(tree(path), module, False, known, found)
     return found
 
 
@@ -52,7 +56,9 @@ def _walk(
     node: ast.AST, module: str, inside: bool, known: dict[str, Path], found: list[Import]
 ) -> None:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.expr):
+            continue  # holds no statement
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             for other in child.orelse:
                 _walk(other, module, inside, known, found)
         elif isinstance(child, ast.Import):
@@ -66,5 +72,5 @@ def _walk(
                 target = full if full in known else base
                 found.append(Import(module, target, inside, child.lineno))
         else:
-            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             _walk(child, module, inside or function, known, found)
