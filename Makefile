@@ -34,6 +34,8 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if test -x $(BIN)/hadolint; then echo hadolint deploy/Dockerfile; $(BIN)/hadolint deploy/Dockerfile; \
+	  else echo "no hadolint for this system: deploy/Dockerfile is not checked"; fi
 
 type: setup
 	$(BIN)/mypy
