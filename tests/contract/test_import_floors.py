@@ -267,7 +267,7 @@ def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
         for name in ("gpu", "usd", "export", "parquet", "ray", "serve")
         for line in extras[name]
     ]
-    declared = {re.split(r"[[>=<]", line)[0] for line in project["dependencies"] + optional}
+    declared = {re.split(r"[>=<\[]", line)[0] for line in project["dependencies"] + optional}
     names = {
         "PIL": "pillow",
         "skimage": "scikit-image",
