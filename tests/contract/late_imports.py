@@ -78,6 +78,10 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("batch.parquet", "pyarrow.parquet"),
     # an extra: only those with a cluster need it
     ("batch.start", "vlm3d_gs.batch.cluster"),
+    # only batches behind a URL need fsspec
+    ("batch.run", "vlm3d_gs.batch.store"),
+    ("batch.worker", "vlm3d_gs.batch.staging"),
+    ("batch.worker", "vlm3d_gs.batch.store"),
     # an extra: only a service needs it
     ("serve.run", "vlm3d_gs.serve.server"),
     ("serve.run", "vlm3d_gs.serve.web"),

@@ -71,7 +71,9 @@ NO_TORCH = (
         "batch.parquet",
         "batch.prompts",
         "batch.run",
+        "batch.staging",
         "batch.start",
+        "batch.store",
         "batch.worker",
     ),
     "serve",
@@ -108,7 +110,8 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     ),
     "tokenizers": ("critic.qwen.tokenizer", "prior.graph_denoiser", "mini"),
     "jinja2": ("critic.qwen.tokenizer",),
-    "filelock": ("runs.folder", "setup.gpu", "batch.manifest"),
+    "filelock": ("runs.folder", "setup.gpu", "batch.manifest", "batch.staging"),
+    "fsspec": ("batch.store",),
     "pyarrow": ("batch.parquet",),
     "ray": ("batch.cluster",),
     "fastapi": ("serve.web", "serve.server"),
@@ -264,7 +267,7 @@ def test_every_library_is_a_declared_dependency(repo_root: Path) -> None:
     extras = project["optional-dependencies"]
     optional = [
         line
-        for name in ("gpu", "usd", "export", "parquet", "ray", "serve")
+        for name in ("gpu", "usd", "export", "parquet", "ray", "serve", "s3", "gcs")
         for line in extras[name]
     ]
     declared = {re.split(r"[>=<\[]", line)[0] for line in project["dependencies"] + optional}

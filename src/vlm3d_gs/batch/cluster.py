@@ -4,7 +4,10 @@ Actors and not Ray Data: what a preempted node was doing is known by name and go
 batch's folder, while Ray Data would compute a whole block again; and a prompt that always crashes costs itself, not
 the pipeline. The driver starts a new actor in place of a dead one, and Ray places it where there is room.
 
-All nodes must see the folder of the batch under the same path, and have this package installed.
+All nodes must have this package, and see the folder of the batch under the same path or by its URL.
+
+A node that cannot make what others can, for a full disk, say, gets no more items; its actors stay where they are, so
+that Ray starts no others there.
 """
 
 from __future__ import annotations
@@ -14,22 +17,25 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from vlm3d_gs.batch.driver import Event, Guard, Job, Tell
-from vlm3d_gs.batch.items import Item, Shared
+from vlm3d_gs.batch.driver import EVERYWHERE, Event, Guard, Job, Tell
+from vlm3d_gs.batch.items import Item
 from vlm3d_gs.batch.outcome import Outcome, failure
-from vlm3d_gs.batch.worker import make_asset, prepare
-from vlm3d_gs.core.errors import ConfigError, SetupError
+from vlm3d_gs.batch.worker import make_where, prepare
+from vlm3d_gs.core.errors import ConfigError, SetupError, Vlm3dGsError
 
 POLL_S = 0.2
 ASK_S = 1.0
 """Between two questions to an actor how far it is."""
+ASKED_PER_S = 100.0
+"""So many questions a second to all actors together, which costs the driver a tenth of a core or so."""
 GRACE_S = 120.0
+STRIKES = 2
+"""So many items in a row that a node could not make, for a reason of its own, and it gets no more."""
 MOST_STARTS = 3
 """So many actors in a row that cannot begin, on nodes that live, end the batch."""
 
@@ -50,8 +56,7 @@ class _Maker:
     def make(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Make an item; return its outcome as plain data."""
         self._far = (0, 0)
-        shared, out = Shared.from_plain(self._settings["shared"]), Path(self._settings["out"])
-        return make_asset(self._engine, Item.from_plain(item), shared, out, self._beat).plain()
+        return make_where(self._settings, self._engine, Item.from_plain(item), self._beat).plain()
 
     def far(self) -> tuple[int, int]:
         """Return steps done and planned."""
@@ -103,6 +108,7 @@ class RayDriver:
             "shared": job.shared.plain(),
             # Where an actor runs, this process's folder is none.
             "out": str(job.out.absolute()),
+            "store": job.store,
         }
         kind = ray.remote(_Maker).options(
             num_cpus=self._threads, num_gpus=self._gpus, max_concurrency=2, max_restarts=0
@@ -148,6 +154,10 @@ class _Session:
         self._guard = Guard()
         self._failed_starts = 0
         self._stopping = False
+        self._parked: list[_Actor] = []
+        self._strikes: dict[str, int] = {}
+        self._spoiled: dict[str, set[str]] = {}
+        self._trouble = ""
 
     def work(self, count: int, stop_requested: Callable[[], bool]) -> None:
         """Go on until nothing is left, or a stop was requested and everything is saved."""
@@ -168,13 +178,17 @@ class _Session:
                 self._hear(reference)
             for reference, actor in list(self._actors.items()):
                 self._ask(reference, actor)
+        if self._waiting:
+            text = f"No node of the cluster can make assets: {self._trouble}"
+            raise Vlm3dGsError(f"{text} Once that is mended, the same command goes on.")
 
     def kill(self) -> None:
         """End all actors at once."""
-        for actor in self._actors.values():
+        for actor in (*self._actors.values(), *self._parked):
             with suppress(RayError):
                 ray.kill(actor.handle)
         self._actors.clear()
+        self._parked.clear()
 
     def _busy(self) -> bool:
         return any(actor.item is not None for actor in self._actors.values())
@@ -198,25 +212,57 @@ class _Session:
         else:
             self._ended(actor, Outcome.from_plain(answer))
         self._give(actor)
+        # What came back may be for those that found nothing before.
+        parked, self._parked = self._parked, []
+        for each in parked:
+            self._give(each) if self._waiting else self._parked.append(each)
 
     def _give(self, actor: _Actor) -> None:
         if not self._waiting:
             with suppress(RayError):
                 ray.kill(actor.handle)
             return
-        item = actor.item = self._waiting.popleft()
+        item = self._next_for(actor)
+        if item is None:
+            self._parked.append(actor)
+            if not any(each.node is None for each in self._actors.values()):
+                self._need_another()
+            return
+        actor.item = item
         self._tries[item.id] = self._tries.get(item.id, 0) + 1
         actor.given = actor.heard = time.monotonic()
         actor.far, actor.question = (0, 0), None
         self._tell(Event("begin", item, actor.name))
         self._actors[actor.handle.make.remote(item.plain())] = actor
 
+    def _next_for(self, actor: _Actor) -> Item | None:
+        """Take the first item that waits and that its node may make; None if there is none."""
+        assert actor.node is not None
+        if self._strikes.get(actor.node, 0) >= STRIKES:
+            return None
+        for item in self._waiting:
+            if actor.node not in self._spoiled.get(item.id, ()):
+                self._waiting.remove(item)
+                return item
+        return None
+
+    def _need_another(self) -> None:
+        """Begin an actor if nobody who is at work can take what waits, and a node is left that might."""
+        able = {node for node in _living() if self._strikes.get(node, 0) < STRIKES}
+        at_work = {actor.node for actor in self._actors.values()}
+        for item in self._waiting:
+            fit = able - self._spoiled.get(item.id, set())
+            if fit and not fit & at_work:
+                self._begin(f"r{len(self._actors) + len(self._parked)}")
+                return
+
     def _ask(self, reference: Any, actor: _Actor) -> None:
         """Ask an actor how far it is; one whose answer does not change for too long hangs."""
         now = time.monotonic()
         if actor.item is None:
             return
-        if actor.question is None and now - actor.asked > ASK_S:
+        pause_s = max(ASK_S, len(self._actors) / ASKED_PER_S)
+        if actor.question is None and now - actor.asked > pause_s:
             actor.question, actor.asked = actor.handle.far.remote(), now
         elif actor.question is not None and ray.wait([actor.question], timeout=0)[0]:
             with suppress(RayError):
@@ -235,9 +281,32 @@ class _Session:
     def _ended(self, actor: _Actor, outcome: Outcome) -> None:
         item, actor.item = actor.item, None
         assert item is not None
+        if self._goes_elsewhere(actor, item, outcome):
+            return
         outcome = replace(outcome, tries=max(1, self._tries[item.id]))
         self._tell(Event("end", item, actor.name, outcome=outcome))
         self._guard(outcome)
+
+    def _goes_elsewhere(self, actor: _Actor, item: Item, outcome: Outcome) -> bool:
+        """Put an item back that failed for a reason of its node, if another node may do better."""
+        if actor.node is None or self._stopping:
+            return False
+        if outcome.status != "failed" or outcome.kind not in EVERYWHERE:
+            self._strikes[actor.node] = 0
+            return False
+
+        self._strikes[actor.node] = self._strikes.get(actor.node, 0) + 1
+        self._trouble = outcome.reason
+        spoiled = self._spoiled.setdefault(item.id, set())
+        spoiled.add(actor.node)
+        able = {node for node in _living() if self._strikes.get(node, 0) < STRIKES}
+        if len(spoiled) >= max(2, self._job.tries) or not able - spoiled:
+            return False
+
+        text = f"{item.id}: {outcome.reason} Another node tries it"
+        self._tell(Event("note", text=text))
+        self._waiting.appendleft(item)
+        return True
 
     def _died(self, actor: _Actor, kind: str, reason: str) -> None:
         """Account for an actor that is gone, and start another if there is work for it."""
@@ -284,6 +353,13 @@ def _join(address: str, cpus: int) -> None:
 def _lives(node: str) -> bool:
     """Return whether a node is still part of the cluster."""
     return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+
+
+def _living() -> set[str]:
+    """Return the nodes that actors may run on."""
+    return {
+        each["NodeID"] for each in ray.nodes() if each["Alive"] and each["Resources"].get("CPU")
+    }
 
 
 def _short(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class Job:
     shared: Shared
     """Settings of the batch."""
     out: Path
-    """Its folder."""
+    """Its folder; with a store, one of the driver's machine for manifest and logs."""
     engine: str = "models"
     """Of `engine.ENGINES`, or `module:class`."""
     offline: bool = False
@@ -36,6 +36,8 @@ class Job:
     """A worker that says nothing for so long hangs."""
     tries: int = 2
     """How often an item may bring its worker down before it has failed."""
+    store: str = ""
+    """URL that takes the folder's place; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

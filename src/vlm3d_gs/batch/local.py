@@ -268,6 +268,7 @@ class _Worker:
             "threads": self._place.threads,
             "shared": self._job.shared.plain(),
             "out": str(self._job.out),
+            "store": self._job.store,
         }
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the driver, which asks its workers.

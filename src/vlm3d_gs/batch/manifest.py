@@ -23,6 +23,8 @@ JOURNAL, PARQUET = "manifest.jsonl", "manifest.parquet"
 LOCK = ".lock"
 
 T = TypeVar("T")
+Find = Callable[[Item, Outcome | None], Outcome | None]
+"""Looks for a whole asset, given its row."""
 
 
 class Manifest:
@@ -51,16 +53,20 @@ class Manifest:
             self._journal.write(line.encode())
             self._journal.flush()
 
-    def left(self, items: Iterable[Item], *, retry_failed: bool) -> list[Item]:
+    def left(
+        self, items: Iterable[Item], *, retry_failed: bool, find: Find | None = None
+    ) -> list[Item]:
         """Return what is still to be made, in order; assets that are whole without a row get theirs.
 
         Args:
             items: the list.
             retry_failed: whether to make those that failed once more.
+            find: looks for an asset; None looks into the folder.
 
         Raises:
             ConfigError: an id is that of an asset made of something else.
         """
+        find = find or self._find
         pending = []
         for item in items:
             row = self.rows.get(item.id)
@@ -72,12 +78,15 @@ class Manifest:
 
             if row is not None and row.status == "failed" and not retry_failed:
                 continue
-            found = read_sidecar(self.out / item.folder, item.content)
+            found = find(item, row)
             if found is None:
                 pending.append(item)
             elif row is None or row.status != "done":
                 self.record(found)
         return pending
+
+    def _find(self, item: Item, row: Outcome | None) -> Outcome | None:
+        return read_sidecar(self.out / item.folder, item.content)
 
     def release(self) -> None:
         """Close the journal; may be called again."""

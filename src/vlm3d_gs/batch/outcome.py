@@ -139,9 +139,22 @@ def read_sidecar(folder: Path, content: str) -> Outcome | None:
         content: hash of what is asked for.
     """
     try:
-        data = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        outcome = Outcome.from_plain(data)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        outcome = parse_sidecar((folder / SIDECAR).read_bytes(), content)
+    except OSError:
         return None
-    whole = outcome.status == "done" and outcome.content == content
-    return outcome if whole and all((folder / name).is_file() for name in outcome.files) else None
+    whole = outcome is not None and all((folder / name).is_file() for name in outcome.files)
+    return outcome if whole else None
+
+
+def parse_sidecar(data: bytes, content: str) -> Outcome | None:
+    """Return what a sidecar says; None if it is damaged, or of something else.
+
+    Args:
+        data: its bytes.
+        content: hash of what is asked for.
+    """
+    try:
+        outcome = Outcome.from_plain(json.loads(data))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return outcome if outcome.status == "done" and outcome.content == content else None

@@ -9,17 +9,26 @@ write manifest and page                                 page.py
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm3d_gs.batch.display import Counts, displayed
 from vlm3d_gs.batch.driver import Driver, Event, Job
 from vlm3d_gs.batch.items import Item
-from vlm3d_gs.batch.manifest import Manifest, open_manifest
+from vlm3d_gs.batch.local import LOGS
+from vlm3d_gs.batch.manifest import JOURNAL, Manifest, open_manifest
 from vlm3d_gs.batch.page import write_index
 from vlm3d_gs.batch.prompts import PromptList
 from vlm3d_gs.runs.interrupt import stop_requests
+
+if TYPE_CHECKING:
+    from vlm3d_gs.batch.store import Store
+
+SEND_EVERY_S = 30.0
+"""Between two times that the journal goes to a store, which cannot be added to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,8 @@ class BatchResult:
     """Manifest and page."""
     signal: int | None = None
     """Number of the signal that interrupted it; None if none did."""
+    store: str = ""
+    """URL of the batch's folder; empty if it is one of this machine."""
 
     @property
     def message(self) -> str:
@@ -45,7 +56,8 @@ class BatchResult:
             parts.append(f"{self.failed} failed (--retry-failed tries them again)")
         if self.left:
             parts.append(f"{self.left} are left (the same command goes on)")
-        return f"{', '.join(parts)}; see {self.files[-1]}"
+        page = self.files[-1]
+        return f"{', '.join(parts)}; see {f'{self.store}/{page.name}' if self.store else page}"
 
 
 def run_batch(
@@ -75,28 +87,62 @@ def run_batch(
         Vlm3dGsError: no worker can be started, or what failed would fail for every prompt.
     """
     items = prompts.items
+    remote = _Remote(job) if job.store else None
     with open_manifest(job.out) as manifest, stop_requests() as stop_requested:
-        pending = manifest.left(items, retry_failed=retry_failed)
+        find = None if remote is None else remote.find
+        pending = manifest.left(items, retry_failed=retry_failed, find=find)
         counts = Counts(len(items), len(items) - len(pending))
         try:
             with displayed(counts, as_json=as_json, quiet=quiet) as display:
                 if prompts.repeated:
                     text = f"{prompts.repeated} rows ask for what an earlier row asks for, and are left out"
                     display.show(Event("note", text=text))
-                tell = _recording(manifest, display.show)
+                tell = _recording(manifest, display.show, remote)
                 if pending:
                     driver.run(pending, job, tell, stop_requested)
         finally:
             files = _written(manifest, items)
-        return _result(manifest, items, files, stop_requested.number)
+            if remote is not None:
+                remote.send(files)
+        return _result(manifest, items, files, stop_requested.number, job.store)
 
 
-def _recording(manifest: Manifest, show: Callable[[Event], None]) -> Callable[[Event], None]:
+class _Remote:
+    """The part of a batch behind a URL that its driver writes: the manifest, kept here and sent now and then."""
+
+    def __init__(self, job: Job) -> None:
+        from vlm3d_gs.batch.store import Store, StoredAssets
+
+        self._out = job.out
+        self.store: Store = Store(job.store)
+        journal = self.store.read(JOURNAL)
+        if journal is not None:
+            (job.out / JOURNAL).write_bytes(journal)
+        self.find = StoredAssets(self.store)
+        self._sent = time.monotonic()
+
+    def keep_up(self) -> None:
+        """Send the journal if the last time is long ago."""
+        if time.monotonic() - self._sent > SEND_EVERY_S:
+            self.store.send(self._out / JOURNAL, JOURNAL)
+            self._sent = time.monotonic()
+
+    def send(self, files: Sequence[Path]) -> None:
+        """Send manifest, page and logs."""
+        for path in (*files, *sorted((self._out / LOGS).glob("*"))):
+            self.store.send(path, path.relative_to(self._out).as_posix())
+
+
+def _recording(
+    manifest: Manifest, show: Callable[[Event], None], remote: _Remote | None
+) -> Callable[[Event], None]:
     """Return what records outcomes before it shows them."""
 
     def tell(event: Event) -> None:
         if event.outcome is not None:
             manifest.record(event.outcome)
+            if remote is not None:
+                remote.keep_up()
         show(event)
 
     return tell
@@ -109,8 +155,12 @@ def _written(manifest: Manifest, items: Sequence[Item]) -> list[Path]:
 
 
 def _result(
-    manifest: Manifest, items: Sequence[Item], files: Sequence[Path], signal: int | None
+    manifest: Manifest,
+    items: Sequence[Item],
+    files: Sequence[Path],
+    signal: int | None,
+    store: str,
 ) -> BatchResult:
     found = [manifest.rows[item.id].status for item in items if item.id in manifest.rows]
     done, failed = found.count("done"), found.count("failed")
-    return BatchResult(done, failed, len(items) - done - failed, tuple(files), signal)
+    return BatchResult(done, failed, len(items) - done - failed, tuple(files), signal, store)

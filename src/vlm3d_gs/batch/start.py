@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from vlm3d_gs.batch.driver import Driver, Job
 from vlm3d_gs.batch.items import BATCH_DECIDES, Item, Shared, item_config
@@ -28,8 +30,8 @@ WORKER_MIB = 1500
 class Where:
     """Where a batch goes, and where it runs."""
 
-    out: Path
-    """Its folder."""
+    out: str | Path
+    """Its folder, or the URL of one."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` (all cards) or `cuda:N`."""
     workers: int | None = None
@@ -131,9 +133,41 @@ def run_list(
     Raises:
         ConfigError: a device or number of workers that is not allowed, or as in `run_batch`.
     """
-    job = Job(shared, where.out, engine, where.offline, timeout_s, tries)
     driver = _driver(where, engine)
-    return run_batch(prompts, job, driver, retry_failed=retry_failed, as_json=as_json, quiet=quiet)
+    out, store = _folder(where.out)
+    with tempfile.TemporaryDirectory(prefix="vlm3d-gs-batch-") as here:
+        job = Job(
+            shared,
+            Path(here) if store else out,
+            engine,
+            where.offline,
+            timeout_s,
+            tries,
+            store,
+        )
+        return run_batch(
+            prompts, job, driver, retry_failed=retry_failed, as_json=as_json, quiet=quiet
+        )
+
+
+def _folder(out: str | Path) -> tuple[Path, str]:
+    """Return a batch's folder, and its URL where it is no folder of this machine.
+
+    Raises:
+        ConfigError: a URL of files that names another machine.
+        MissingDependencyError: fsspec is not installed.
+    """
+    text = str(out)
+    if "://" not in text:
+        return Path(out), ""
+    if text.startswith("file://"):
+        path = text.removeprefix("file://")
+        if not path.startswith("/"):
+            raise ConfigError(f"--out {text} must name a folder of this machine: file:///FOLDER.")
+        return Path(unquote(path)), ""
+    if find_spec("fsspec") is None:
+        raise MissingDependencyError(f"--out {text} needs fsspec: pip install 'vlm3d-gs[s3]'.")
+    return Path(), text
 
 
 def _driver(where: Where, engine: str) -> Driver:

@@ -81,7 +81,6 @@ def serve(
     stop_requested: StopRequest,
 ) -> None:
     """Make what comes in until None does, or a signal."""
-    shared, out = Shared.from_plain(settings["shared"]), Path(settings["out"])
     while not stop_requested():
         try:
             line = tasks.get(timeout=POLL_S)
@@ -92,8 +91,30 @@ def serve(
 
         item = Item.from_plain(json.loads(line))
         beat = _Beat(item.id, send, stop_requested)
-        outcome = make_asset(engine, item, shared, out, beat)
+        outcome = make_where(settings, engine, item, beat)
         send({"event": "end", "outcome": outcome.plain(), "rss_mib": resident_mib()})
+
+
+def make_where(
+    settings: Mapping[str, Any], engine: Engine, item: Item, beat: Callable[[int, int], bool]
+) -> Outcome:
+    """Make one asset where a driver wants it: in a folder, or in a store.
+
+    Args:
+        settings: `shared`, `out`, and `store`, which is empty or a URL.
+        engine: makes it.
+        item: the prompt.
+        beat: as `make_asset`.
+    """
+    shared = Shared.from_plain(settings["shared"])
+    if not settings["store"]:
+        return make_asset(engine, item, shared, Path(settings["out"]), beat)
+
+    from vlm3d_gs.batch.staging import make_in_store
+    from vlm3d_gs.batch.store import Store
+
+    store = Store(settings["store"])
+    return make_in_store(make_asset, engine, item, shared, store, beat)
 
 
 def make_asset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +21,12 @@ Prompts = Annotated[
         "its dotted name; - reads standard input."
     ),
 ]
-Out = Annotated[Path, typer.Option(help="Folder of the batch; the same command goes on with it.")]
+Out = Annotated[
+    str,
+    typer.Option(
+        help="Folder of the batch, or a URL of one (s3://BUCKET/FOLDER, gs://...); the same command goes on with it."
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, max=256, help="Processes. Default: one a GPU, else one a core."),
@@ -41,7 +45,7 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         help="Workers on a Ray cluster: auto (that of this machine), local, or an address. Needs the extra `ray`; "
-        "all nodes must see --out.",
+        "all nodes must see --out, so give a URL or a shared folder.",
     ),
 ]
 Gpus = Annotated[
