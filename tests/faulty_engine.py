@@ -8,6 +8,10 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from vlm3d_gs.batch.engine import Beat, DryEngine
 from vlm3d_gs.batch.items import Item, Shared
@@ -19,9 +23,26 @@ NAME = "faulty_engine:FaultyEngine"
 BEGUN = "begun.txt"
 
 
+class SharedFiles(LocalFileSystem):
+    """A store that all processes of this machine see: shared:///FOLDER."""
+
+    protocol = "shared"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "auto_mkdir": True})
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return super()._strip_protocol(str(path).removeprefix("shared://"))
+
+
+fsspec.register_implementation("shared", SharedFiles, clobber=True)
+
+
 class FaultyEngine(DryEngine):
     def make(self, item: Item, shared: Shared, folder: Path, beat: Beat) -> Outcome:
-        out = folder.parents[2]
+        # Behind a URL an asset is made in a room of its own, and what was begun is written down elsewhere.
+        out = Path(os.environ.get("FAULTY_ENGINE_OUT", folder.parents[2]))
         with (out / BEGUN).open("a") as file:
             file.write(f"{item.id}\n")
 
@@ -35,6 +56,12 @@ class FaultyEngine(DryEngine):
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "nap":
             time.sleep(2.0)
+        if word == "large":
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
+                (folder / "large.bin").write_bytes(bytes(400_000))
+            time.sleep(2.0)
+            (folder / "large.bin").unlink()
         if word == "hang":
             time.sleep(3600)
         if word == "unknown":

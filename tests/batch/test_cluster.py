@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +19,7 @@ import pytest
 import faulty_engine
 from contract.source_tree import SOURCE
 from vlm3d_gs.batch.start import Where, run_list
+from vlm3d_gs.batch.store import Store
 from vlm3d_gs.core.errors import MissingDependencyError
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
@@ -51,6 +57,112 @@ print(json.dumps([result.done, result.failed, result.left]))
 ray.shutdown()
 cluster.shutdown()
 """
+
+CLUSTER = """
+import os, sys, time
+from ray.cluster_utils import Cluster
+
+MIB = 80 * 2**20
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MIB})
+for folder in sys.argv[1:]:
+    cluster.add_node(num_cpus=1, object_store_memory=MIB, env_vars={"TMPDIR": folder})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+DRIVER = """
+import sys
+import faulty_engine
+from vlm3d_gs.batch import start
+from vlm3d_gs.batch.cluster import RayDriver
+from vlm3d_gs.batch.items import Shared
+from vlm3d_gs.batch.prompts import collect
+from vlm3d_gs.batch.start import Where, run_list
+
+url, address = sys.argv[1:]
+start._driver = lambda where, engine: RayDriver(address, workers=2)
+rows = enumerate(({"prompt": f"large {n}", "id": f"large-{n}"} for n in range(8)), 1)
+result = run_list(collect(rows, Shared(), "list"), Shared(), Where(url), engine=faulty_engine.NAME, quiet=True)
+print([result.done, result.failed, result.left])
+"""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Provide a file system that an asset does not fit into."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@contextmanager
+def cluster(folders: Sequence[Path], env: Mapping[str, str]) -> Iterator[str]:
+    """Start a cluster with a node for each temporary folder; provide its address."""
+    command = [sys.executable, "-c", CLUSTER, *map(str, folders)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            addresses = (line.strip() for line in process.stdout)
+            yield next(each for each in addresses if re.fullmatch(r"[\d.]+:\d+", each))
+        finally:
+            process.stdin.close()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is Linux's")
+def test_a_killed_driver_and_a_node_with_a_full_disk_lose_and_double_nothing(
+    tmp_path: Path,
+) -> None:
+    path = os.pathsep.join([str(SOURCE.parent), str(Path(__file__).parents[1])])
+    notes, roomy = tmp_path / "notes", tmp_path / "roomy"
+    notes.mkdir()
+    roomy.mkdir()
+    url = os.environ.get("STORE_URL", f"shared://{tmp_path}/store")
+    env = {**os.environ, "PYTHONPATH": path, "FAULTY_ENGINE_OUT": str(notes)}
+    store = Store(url)
+
+    with small_disk(tmp_path / "small") as small, cluster([small, roomy], env) as address:
+        command = [sys.executable, "-c", DRIVER, url, address]
+        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as first:
+            while sum(name.endswith("asset.json") for name in store.names()) < 2:
+                assert first.poll() is None, "it ended before it could be killed"
+                time.sleep(0.2)
+            first.kill()
+        before = sidecars(store)
+        again = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=400, check=False
+        )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.splitlines()[-1] == "[8, 0, 0]"
+
+    journal = store.read("manifest.jsonl")
+    assert journal is not None
+    rows = [json.loads(line) for line in journal.decode().splitlines()]
+    assert [row["id"] for row in rows] == [f"large-{n}" for n in range(8)]
+    after = sidecars(store)
+    assert len(after) == 8
+    assert before.items() <= after.items(), "what was there is not made again"
+    for row in rows:
+        data = store.read(f"{row['folder']}/dry.txt")
+        assert data is not None
+        assert hashlib.sha256(data).hexdigest() == row["files"]["dry.txt"]
+        content = f"{row['prompt']}\n{row['content']}\n"
+        assert data.decode() == f"{content}{hashlib.sha256(content.encode()).hexdigest()}\n"
+    begun = (notes / faulty_engine.BEGUN).read_text().split()
+    for name in before:
+        assert begun.count(name.split("/")[2]) <= 2, "once, and perhaps once where it did not fit"
+
+
+def sidecars(store: Store) -> dict[str, bytes | None]:
+    return {name: store.read(name) for name in store.names() if name.endswith("asset.json")}
 
 
 @needs_ray
