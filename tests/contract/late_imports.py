@@ -27,6 +27,7 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.mesh", "vlm3d_gs.assembly.device"),
     ("cli.mesh", "vlm3d_gs.render"),
     ("assembly.products", "vlm3d_gs.mesh"),
+    ("app.scene", "vlm3d_gs.mesh"),
     ("app.result", "vlm3d_gs.mesh"),
     ("app.result", "vlm3d_gs.mesh.writers"),
     ("cli.models", "vlm3d_gs.models.listing"),
@@ -100,6 +101,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("render", "vlm3d_gs.render.cpu.rasterize"),
     ("render", "vlm3d_gs.render.reference"),
     ("render", "vlm3d_gs.render.gsplat_backend"),
+    # trimesh, for those who start from a mesh
+    ("assembly.first_cloud", "vlm3d_gs.assembly.surfaces"),
     # torch takes longer to load than most files to convert
     ("formats.convert", "vlm3d_gs.formats.world"),
     ("edit.convert", "vlm3d_gs.edit.apply"),

@@ -154,6 +154,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
         "edit.select",
         "layout.linear",
         "layout.contact",
+        "assembly.settling",
         "evaluate.instances",
         "evaluate.statistics.paired",
         "mesh.atlas",
@@ -163,6 +164,7 @@ HEAVY_OWNERS: dict[str, tuple[str, ...]] = {
     "fast_simplification": ("mesh.solid",),
     "manifold3d": ("mesh.solid",),
     "xatlas": ("mesh.atlas",),
+    "trimesh": ("assembly.surfaces",),
     "rich": (
         "runs.progress",
         "batch.display",

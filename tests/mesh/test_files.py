@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scenes import splats_for
 from vlm3d_gs.cli import app
 from vlm3d_gs.core.errors import ConfigError, ExportError, InputFileError
 from vlm3d_gs.formats.convert import write_splat
-from vlm3d_gs.mesh import Mesh, MeshSettings, extract_mesh, write_mesh
+from vlm3d_gs.mesh import Mesh, MeshSettings, extract_mesh, write_mesh, write_meshes
 from vlm3d_gs.mesh.product import describe, make_mesh
 from vlm3d_gs.mesh.writers import SUFFIXES, mesh_format
 
@@ -58,6 +59,29 @@ def test_every_format_reads_back_closed_and_upright(written: Path, suffix: str) 
     up = 2 if suffix == ".stl" else 1  # STL keeps z up, the others have y up
     extent = read.bounds[1] - read.bounds[0]
     assert int(np.argmax(extent)) == up
+
+
+def test_objects_are_nodes_of_one_glb(mesh: Mesh, tmp_path: Path) -> None:
+    higher = replace(
+        mesh, solid=replace(mesh.solid, vertices=mesh.solid.vertices + np.array([0.0, 0.0, 2.0]))
+    )
+    write_meshes({"pair": mesh, "other_pair": higher}, tmp_path / "both.glb")
+    scene = trimesh.load(tmp_path / "both.glb", force="scene")
+    assert {*scene.graph.nodes_geometry} == {"pair", "other_pair"}
+
+    write_mesh(mesh, tmp_path / "one.glb")
+    alone = trimesh.load(tmp_path / "one.glb", force="mesh")
+    low, high = scene.geometry["pair"], scene.geometry["other_pair"]
+    assert np.array_equal(low.vertices, alone.vertices)
+    assert np.array_equal(low.faces, high.faces)
+    assert np.allclose(high.bounds - low.bounds, [0.0, 2.0, 0.0], atol=1e-6)
+    assert np.array_equal(
+        np.asarray(high.visual.material.baseColorTexture),
+        np.asarray(alone.visual.material.baseColorTexture),
+    )
+
+    with pytest.raises(ExportError, match=r"Use \.glb"):
+        write_meshes({"pair": mesh}, tmp_path / "both.stl")
 
 
 def test_a_point_of_our_world_lands_where_the_conventions_say(mesh: Mesh, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ REQUIRED = (
     "fast-simplification",
     "manifold3d",
     "xatlas",
+    "trimesh",
     "rich",
     "typer",
     "viser",

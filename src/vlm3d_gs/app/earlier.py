@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vlm3d_gs.core.errors import InputFileError
-from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.gaussians import Gaussians, concatenate
 from vlm3d_gs.edit.transform import euler_rotation, transformed
 from vlm3d_gs.formats.convert import read_splat
 from vlm3d_gs.runs.folder import SCENE_FILE, SUMMARY
@@ -25,6 +27,45 @@ def earlier_objects(folder: Path) -> dict[str, Gaussians]:
     Raises:
         InputFileError: it holds no finished scene of objects, or a file is damaged.
     """
+    objects: dict[str, Gaussians] = {}
+    for part in scene_parts(folder).values():
+        objects.setdefault(part.prompt, part.own)
+    return objects
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePart:
+    """An object of a finished scene."""
+
+    name: str
+    prompt: str
+    placed: Gaussians
+    """All things of it, where they stand."""
+    own: Gaussians
+    """The first of them as it was before it was put in place."""
+    poses: tuple[tuple[float, Tensor, Tensor], ...]
+    """Scale, turn [3, 3] and translation [3] of each thing."""
+
+    def at_its_places(self, cloud: Gaussians) -> Gaussians:
+        """Return a cloud in the object's own frame at every place where the object stands."""
+        return concatenate(
+            [
+                transformed(cloud, scale=scale, rotation=turn, translation=moved)
+                for scale, turn, moved in self.poses
+            ]
+        )
+
+
+def scene_parts(folder: Path) -> dict[str, ScenePart]:
+    """Return the objects of a finished scene by their names.
+
+    Args:
+        folder: of the run, or its splat.
+
+    Raises:
+        InputFileError: as `earlier_objects`.
+    """
+    folder = folder if folder.is_dir() else folder.parent
     try:
         rows = json.loads((folder / SCENE_FILE).read_text(encoding="utf-8"))["objects"]
         finished = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["finished"]
@@ -41,25 +82,33 @@ def earlier_objects(folder: Path) -> dict[str, Gaussians]:
             "with its prompt."
         )
 
-    objects: dict[str, Gaussians] = {}
+    parts: dict[str, ScenePart] = {}
     for row in rows:
         try:
-            objects.setdefault(str(row["prompt"]), _in_own_frame(folder, row))
+            parts[str(row["name"])] = _part(folder, row)
         except (LookupError, TypeError, ValueError) as error:
             raise InputFileError(f"{folder / SCENE_FILE} is damaged: {error!r}.") from None
-    return objects
+    return parts
 
 
-def _in_own_frame(folder: Path, row: dict[str, Any]) -> Gaussians:
-    """Return the first thing of an object as it was before it was put in place."""
-    things = row["things"]
+def _part(folder: Path, row: dict[str, Any]) -> ScenePart:
+    """Return an object of scene.json."""
     placed = read_splat(folder / row["file"])
-    first = placed.select(torch.arange(len(placed) // len(things)))
-    pose = things[0]
-    scale, moved = float(pose["scale"]), torch.tensor(pose["translation"], dtype=torch.float64)
-    if not (scale > 0.0 and math.isfinite(scale)) or moved.shape != (3,):
-        raise InputFileError(f"{folder / SCENE_FILE} is damaged: no pose is {pose}.")
+    poses = tuple(_pose(folder, thing) for thing in row["things"])
+    first = placed.select(torch.arange(len(placed) // len(poses)))
 
     # The inverse of p -> scale * turn(p) + translation.
-    back = euler_rotation((0.0, 0.0, -float(pose["turn_deg"])))
-    return transformed(first, scale=1.0 / scale, rotation=back, translation=-(back @ moved) / scale)
+    scale, turn, moved = poses[0]
+    own = transformed(
+        first, scale=1.0 / scale, rotation=turn.T, translation=-(turn.T @ moved) / scale
+    )
+    return ScenePart(str(row["name"]), str(row["prompt"]), placed, own, poses)
+
+
+def _pose(folder: Path, thing: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
+    """Return scale, turn and translation of a thing."""
+    scale = float(thing["scale"])
+    moved = torch.tensor(thing["translation"], dtype=torch.float64)
+    if not (scale > 0.0 and math.isfinite(scale)) or moved.shape != (3,):
+        raise InputFileError(f"{folder / SCENE_FILE} is damaged: no pose is {thing}.")
+    return scale, euler_rotation((0.0, 0.0, float(thing["turn_deg"]))), moved

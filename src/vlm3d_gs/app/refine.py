@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +11,22 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from vlm3d_gs.app.earlier import scene_parts
 from vlm3d_gs.assembly.device import run_device
+from vlm3d_gs.assembly.first_cloud import cloud_of_file, kind_of
 from vlm3d_gs.assembly.objective import Objective
 from vlm3d_gs.assembly.start import new_run, read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.refining import SOUND, WRONG, for_refining
 from vlm3d_gs.core.errors import ConfigError, ExportError
-from vlm3d_gs.core.gaussians import Gaussians
+from vlm3d_gs.core.gaussians import Gaussians, concatenate, with_sh_degree
 from vlm3d_gs.core.images import resize
 from vlm3d_gs.core.notices import noticing
 from vlm3d_gs.critic.judge import Judge
 from vlm3d_gs.critic.questions.templates import view_names
 from vlm3d_gs.critic.watch import GREY, HELD_OUT_SCALE, HELD_OUT_VIEWS, OWN_VIEWS, named_views
-from vlm3d_gs.formats.convert import format_of_file, read_as, write_splat
+from vlm3d_gs.edit.transform import shifted
+from vlm3d_gs.formats.convert import format_of_file, write_splat
 from vlm3d_gs.formats.options import ReadOptions
 from vlm3d_gs.formats.registry import format_of_suffix
 from vlm3d_gs.optimize.guidance import Progress, Views
@@ -93,7 +95,7 @@ def refine_splat(
     written, else the original, byte for byte where the format stays.
 
     Args:
-        source: the file.
+        source: the file: a splat, points or a mesh, as `assembly.first_cloud` reads them.
         config: the prompt, and the preset to refine by; its `out` is not used.
         out: what to write.
         keep: 0 to 1, how much of the original's looks is held: its share in every picture that is fitted.
@@ -110,12 +112,106 @@ def refine_splat(
         InputFileError: the splat cannot be read.
         ExportError: `out` is there, or cannot be written.
     """
-    prompt = read_prompt(config.prompt, config.priors, config.critic)
     _check(config, out, keep, noise_level, overwrite)
+    original = cloud_of_file(source, config.scene.n_init, config.train.seed, reading)
+    found = refined_cloud(
+        original,
+        config,
+        keep=keep,
+        noise_level=noise_level,
+        steps=steps,
+        quiet=quiet,
+        observe=observe,
+    )
+    if found.better:
+        write_splat(found.gaussians, out)
+    else:
+        _write_original(source, original, out)
+    return Refined(out, found.better, found.before, found.after, found.noise_level)
+
+
+def refine_object(
+    folder: Path,
+    name: str,
+    config: Config,
+    out: Path,
+    *,
+    keep: float = 0.0,
+    noise_level: float | None = None,
+    steps: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Refined:
+    """Refine one object of a scene in its own frame, and put it back into every place where it stands.
+
+    Args:
+        folder: of a finished scene of several objects, or its splat.
+        name: of the object; all things of it become what it becomes.
+        config: as in `refine_splat`; the prompt is about the object alone.
+        out: the whole scene, as a splat.
+        keep: as in `refine_splat`, like all that follow.
+        noise_level: see there.
+        steps: see there.
+        overwrite: see there.
+        quiet: see there.
+
+    Raises:
+        ConfigError: no object has that name, or as `refine_splat`.
+        InputFileError: there is no finished scene.
+        PromptError: as `refine_splat`.
+        ExportError: as `refine_splat`.
+    """
+    _check(config, out, keep, noise_level, overwrite)
+    parts = scene_parts(folder)
+    if name not in parts:
+        raise ConfigError(
+            f"The scene of {folder} has no object {name!r}. Its objects: {', '.join(parts)}."
+        )
+
+    found = refined_cloud(
+        parts[name].own, config, keep=keep, noise_level=noise_level, steps=steps, quiet=quiet
+    )
+    placed = [
+        part.at_its_places(found.gaussians) if part.name == name and found.better else part.placed
+        for part in parts.values()
+    ]
+    degree = max(cloud.sh_degree for cloud in placed)
+    write_splat(concatenate([with_sh_degree(cloud, degree) for cloud in placed]), out)
+    return Refined(out, found.better, found.before, found.after, found.noise_level)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A refined splat, and what the held-out judge says of it."""
+
+    gaussians: Gaussians
+    """Where and as large as the original was, on the CPU."""
+    before: tuple[float, ...]
+    """As in `Refined`, like all that follow."""
+    after: tuple[float, ...]
+    noise_level: float
+
+    @property
+    def better(self) -> bool:
+        """Whether the judge prefers it in every look."""
+        return all(new > old for old, new in zip(self.before, self.after, strict=True))
+
+
+def refined_cloud(
+    original: Gaussians,
+    config: Config,
+    *,
+    keep: float,
+    noise_level: float | None,
+    steps: int | None,
+    quiet: bool,
+    observe: Observer | None = None,
+) -> Attempt:
+    """Refine Gaussians of any place and size; arguments and errors as in `refine_splat`."""
+    prompt = read_prompt(config.prompt, config.priors, config.critic)
     device = run_device(config)
-    original = read_as(source, reading)
     center, radius = bounds(original, own=True)
-    framed = _moved(original, -center / radius, 1.0 / radius).to(device)
+    framed = shifted(original, -center / radius, 1.0 / radius).to(device)
 
     with TemporaryDirectory(prefix="vlm3d-gs-") as folder:
         state, objective, notes = new_run(config, prompt, device, progress=not quiet)
@@ -138,12 +234,8 @@ def refine_splat(
 
     refined = state.optimizer.gaussians.detach()
     after = _looks(refined, judge, config, HELD_OUT_VIEWS, HELD_OUT_SCALE)
-    better = all(new > old for old, new in zip(before, after, strict=True))
-    if better:
-        write_splat(_moved(refined.to("cpu"), center, radius), out)
-    else:
-        _write_original(source, original, out)
-    return Refined(out, better, tuple(before), tuple(after), noise_level)
+    back = shifted(refined.to("cpu"), center, radius)
+    return Attempt(back, tuple(before), tuple(after), noise_level)
 
 
 def _draw_anew(
@@ -198,18 +290,6 @@ def _check(
             "Refining draws pictures, which needs train.loop=reconstruct and prior.enabled=true. Use a preset such "
             "as mini or mvdream."
         )
-
-
-def _moved(gaussians: Gaussians, translation: Tensor, scale: float) -> Gaussians:
-    """Return a scene scaled about the origin, then moved; nothing is turned."""
-    if scale == 1.0 and not bool(translation.any()):
-        return gaussians
-    return gaussians.changed(
-        {
-            "means": gaussians.means * scale + translation.to(gaussians.means),
-            "log_scales": gaussians.log_scales + math.log(scale),
-        }
-    )
 
 
 def _looks(
@@ -282,7 +362,8 @@ class AnchoredTargets:
 def _write_original(source: Path, original: Gaussians, out: Path) -> None:
     if out.resolve() == source.resolve():
         return
-    if source.is_file() and format_of_file(source) == format_of_suffix(out):
+    same = kind_of(source) == "splat" and source.is_file()
+    if same and format_of_file(source) == format_of_suffix(out):
         shutil.copyfile(source, out)
     else:
         write_splat(original, out)

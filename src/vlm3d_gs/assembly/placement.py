@@ -67,7 +67,7 @@ class Pose:
     translation: Three
     """World units."""
     turn_deg: float = 0.0
-    """About z, counter-clockwise seen from above: a multiple of 90, of 180 where depth and width differ."""
+    """About z, counter-clockwise seen from above: near a multiple of 90, of 180 where depth and width differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +229,13 @@ def place(
         ConfigError: there is no object at all.
     """
     boxes = [box for box in layout.boxes if box.name in objects]
-    poses = _stacked(layout.graph, boxes, extents)
+    return placed_at(layout.graph, objects, _stacked(layout.graph, boxes, extents))
 
+
+def placed_at(
+    graph: SceneGraph, objects: Mapping[str, Gaussians], poses: Sequence[Pose]
+) -> PlacedScene:
+    """Join the things of a scene at given poses; arguments and errors as in `place`."""
     clouds, numbers = [], []
     for pose in poses:
         cloud = transformed(
@@ -240,7 +245,7 @@ def place(
             translation=torch.tensor(pose.translation),
         )
         clouds.append(cloud)
-        numbers.append(torch.full((len(cloud),), layout.graph.index(pose.name)))
+        numbers.append(torch.full((len(cloud),), graph.index(pose.name)))
     lengths = tuple(len(cloud) for cloud in clouds)
     return PlacedScene(concatenate(clouds), torch.cat(numbers), tuple(poses), lengths)
 

@@ -9,14 +9,13 @@ from dataclasses import replace
 import torch
 
 from vlm3d_gs.assembly.device import device_notes, has_small_models_only
+from vlm3d_gs.assembly.first_cloud import first_cloud
 from vlm3d_gs.assembly.forecast import needs
 from vlm3d_gs.assembly.objective import Objective, build_objective, check_mode
 from vlm3d_gs.assembly.plan import plan_memory
 from vlm3d_gs.assembly.weights import embedded, locate_models, text_cache
-from vlm3d_gs.config import Config, CriticConfig, PriorConfig, SceneConfig
-from vlm3d_gs.core.errors import ConfigError, DeviceError, ModelError, PromptError
-from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.core.initialize import ball, shell
+from vlm3d_gs.config import Config, CriticConfig, PriorConfig
+from vlm3d_gs.core.errors import DeviceError, ModelError, PromptError
 from vlm3d_gs.core.prompts import Prompt, nearest, parse_prompt, plain_words, unknown_words
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.layout.grammar import parse_scene
@@ -140,22 +139,3 @@ def new_state(
         antialiased=config.render.rasterize_mode == "antialiased",
     )
     return TrainState(SceneOptimizer(cloud, config.optim), streams)
-
-
-def first_cloud(scene: SceneConfig, random: torch.Generator) -> Gaussians:
-    """Return the Gaussians that a run starts from."""
-    if scene.init == "ball":
-        draw = ball
-    elif scene.init == "shell":
-        draw = shell
-    else:
-        raise ConfigError(f"scene.init must be 'ball' or 'shell', got {scene.init!r}.")
-
-    return draw(
-        scene.n_init,
-        scene.radius,
-        random,
-        opacity=scene.opacity,
-        color_noise=0.05,
-        sh_degree=scene.sh_degree,
-    )

@@ -14,11 +14,30 @@ from vlm3d_gs.formats.options import ReadOptions
 
 
 def refine(
-    splat: Annotated[Path, typer.Argument(help="A splat file of any format.")],
+    splat: Annotated[
+        Path,
+        typer.Argument(
+            help="A splat file of any format, a point cloud (PLY), a mesh (OBJ, STL, OFF, PLY, glTF), or, with "
+            "--object, the folder of a scene."
+        ),
+    ],
     prompt: options.Prompt,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="What to write. Default: SPLAT-refined.ply beside it."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="What to write. Default: SPLAT-refined.ply beside it.",
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--object",
+            metavar="NAME",
+            help="Refine this object of a scene alone, as scene.json names it; PROMPT is about it, and the whole scene "
+            "is written.",
+        ),
     ] = None,
     keep: Annotated[
         float,
@@ -44,7 +63,7 @@ def refine(
     quiet: options.Quiet = False,
 ) -> None:
     """Make a splat better, and keep the result only if a judge prefers it."""
-    from vlm3d_gs.app.refine import refine_splat
+    from vlm3d_gs.app.refine import refine_object, refine_splat
 
     values = {
         "train.seed": seed,
@@ -53,16 +72,34 @@ def refine(
         "device": device,
     }
     config = apply_settings(preset(preset_name, prompt), values, settings or ())
-    result = refine_splat(
-        splat,
-        config,
-        out or splat.with_name(f"{splat.stem}-refined.ply"),
-        keep=keep,
-        noise_level=noise,
-        steps=steps,
-        overwrite=overwrite,
-        quiet=quiet,
-        reading=ReadOptions(frame),
+    if out is None:
+        own = splat / "scene" if splat.is_dir() else splat.with_name(splat.stem)
+        out = own.with_name(f"{own.name}-refined.ply")
+
+    refined = (
+        refine_splat(
+            splat,
+            config,
+            out,
+            keep=keep,
+            noise_level=noise,
+            steps=steps,
+            overwrite=overwrite,
+            quiet=quiet,
+            reading=ReadOptions(frame),
+        )
+        if part is None
+        else refine_object(
+            splat,
+            part,
+            config,
+            out,
+            keep=keep,
+            noise_level=noise,
+            steps=steps,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
     )
     if not quiet:
-        typer.echo(result.message)
+        typer.echo(refined.message)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from vlm3d_gs.config.bounds import Range, check, check_ranges
 from vlm3d_gs.config.schedules import Schedule, constant
+from vlm3d_gs.core.errors import ConfigError
 
 Background = Literal["random", "white", "grey", "black"]
 Backend = Literal["auto", "cpu", "gsplat", "reference"]
@@ -19,8 +20,10 @@ class SceneConfig:
 
     n_init: Annotated[int, Range(1, 10_000_000)] = 4000
     """Gaussians at the start."""
-    init: Literal["ball", "shell"] = "ball"
-    """Where they start: throughout a ball, or on its surface."""
+    init: str = "ball"
+    """Where they start: throughout a `ball`, on its surface (`shell`), or as a file says: a splat of any format, a
+    point cloud as PLY, or a mesh as OBJ, STL, OFF, PLY or glTF, moved into the unit ball. Its looks last if the first
+    pictures are drawn from little noise (`reconstruct.noise_level`), as `vlm3d-gs refine` draws them."""
     radius: Annotated[float, Range(1e-6, 1.0)] = 0.6
     """Radius of that ball, world units; the object fits into the unit ball."""
     opacity: Annotated[float, Range(1e-4, 0.9999)] = 0.1
@@ -32,6 +35,8 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "scene")
+        if not self.init.strip():
+            raise ConfigError("scene.init is empty. Use 'ball', 'shell' or the name of a file.")
         check("scene.max_gaussians", self.max_gaussians, Range(self.n_init))
 
 

@@ -50,3 +50,21 @@ def transformed(
         "log_scales": turned.log_scales + math.log(scale),
     }
     return turned.changed(moved)
+
+
+def shifted(gaussians: Gaussians, translation: Tensor, scale: float) -> Gaussians:
+    """Return a scene scaled about the origin, then moved; nothing is turned, and nothing changes where neither does.
+
+    Args:
+        gaussians: N Gaussians.
+        translation: [3] world units.
+        scale: above 0.
+    """
+    if scale == 1.0 and not bool(translation.any()):
+        return gaussians
+    return gaussians.changed(
+        {
+            "means": gaussians.means * scale + translation.to(gaussians.means),
+            "log_scales": gaussians.log_scales + math.log(scale),
+        }
+    )

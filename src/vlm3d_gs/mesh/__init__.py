@@ -7,6 +7,6 @@ fills cavities, `solid` makes and cleans the triangles, `bake` and `atlas` colou
 from __future__ import annotations
 
 from vlm3d_gs.mesh.extract import METHODS, Mesh, MeshSettings, extract_mesh
-from vlm3d_gs.mesh.writers import write_mesh
+from vlm3d_gs.mesh.writers import write_mesh, write_meshes
 
-__all__ = ["METHODS", "Mesh", "MeshSettings", "extract_mesh", "write_mesh"]
+__all__ = ["METHODS", "Mesh", "MeshSettings", "extract_mesh", "write_mesh", "write_meshes"]

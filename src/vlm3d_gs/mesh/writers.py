@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,34 +106,53 @@ def _write_bytes(data: bytes, path: Path) -> None:
         temporary.write_bytes(data)
 
 
+def write_meshes(meshes: Mapping[str, Mesh], path: str | Path) -> None:
+    """Write several meshes with textures into one .glb, a node for each under its name, whole or not at all.
+
+    Args:
+        meshes: at least one, in place.
+        path: the file; replaced if it exists.
+
+    Raises:
+        ExportError: another suffix, a mesh without texture, or the folder does not exist.
+    """
+    if Path(path).suffix.lower() != ".glb":
+        raise ExportError(
+            f"Objects are kept apart in .glb alone, not in {Path(path).name!r}. Use .glb."
+        )
+    if any(mesh.texture is None for mesh in meshes.values()):
+        raise ExportError(
+            f"{Path(path).name} needs meshes with textures; extract them as 'texture'."
+        )
+    _write_bytes(_glb(meshes), Path(path))
+
+
 def _write_glb(mesh: Mesh, path: Path) -> None:
     """Write a binary glTF 2.0 of one node, one mesh, one material."""
-    assert mesh.texture is not None
-    atlas = mesh.texture.atlas
-    positions = _rub(mesh.solid.vertices[atlas.sources])
-    normals = _rub(mesh.solid.vertex_normals[atlas.sources])
-    uvs = np.stack([atlas.uvs[:, 0], 1.0 - atlas.uvs[:, 1]], axis=-1).astype(np.float32)
+    _write_bytes(_glb({"object": mesh}), path)
 
-    body, views = _buffer(
-        [
-            (positions.tobytes(), VERTEX_BUFFER),
-            (normals.tobytes(), VERTEX_BUFFER),
-            (uvs.tobytes(), VERTEX_BUFFER),
-            (atlas.faces.astype("<u4").tobytes(), INDEX_BUFFER),
-            (_png(mesh.texture.image), None),
-        ]
-    )
-    count = len(atlas.sources)
-    accessors: list[dict[str, Any]] = [
-        {"bufferView": 0, "componentType": FLOAT, "count": count, "type": "VEC3"},
-        {"bufferView": 1, "componentType": FLOAT, "count": count, "type": "VEC3"},
-        {"bufferView": 2, "componentType": FLOAT, "count": count, "type": "VEC2"},
-        {"bufferView": 3, "componentType": UINT, "count": atlas.faces.size, "type": "SCALAR"},
-    ]
-    accessors[0] |= {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
+
+def _glb(meshes: Mapping[str, Mesh]) -> bytes:
+    """Return a binary glTF 2.0 with a node, a mesh and a material for each."""
+    blobs: list[tuple[bytes, int | None]] = []
+    parts: dict[str, list[Any]] = {name: [] for name in _LISTS}
+    for number, (name, mesh) in enumerate(meshes.items()):
+        found, accessors = _glb_part(mesh, len(blobs))
+        first = len(parts["accessors"])
+        image = len(blobs) + len(found) - 1
+        blobs += found
+        parts["accessors"] += accessors
+        parts["nodes"].append({"mesh": number, "name": name})
+        parts["meshes"].append({"primitives": [_primitive(first, number)], "name": name})
+        parts["materials"].append(_material(number))
+        parts["textures"].append({"sampler": 0, "source": number})
+        parts["images"].append({"bufferView": image, "mimeType": "image/png"})
+
+    body, views = _buffer(blobs)
     document = {
         **_DOCUMENT,
-        "accessors": accessors,
+        "scenes": [{"nodes": list(range(len(meshes)))}],
+        **parts,
         "bufferViews": views,
         "buffers": [{"byteLength": len(body)}],
     }
@@ -142,7 +161,40 @@ def _write_glb(mesh: Mesh, path: Path) -> None:
     text += b" " * (-len(text) % 4)  # chunks are aligned to four bytes
     head = struct.pack("<III", GLB_MAGIC, GLB_VERSION, 12 + 8 + len(text) + 8 + len(body))
     chunks = struct.pack("<II", len(text), JSON_CHUNK) + text
-    _write_bytes(head + chunks + struct.pack("<II", len(body), BINARY_CHUNK) + body, path)
+    return head + chunks + struct.pack("<II", len(body), BINARY_CHUNK) + body
+
+
+def _glb_part(
+    mesh: Mesh, first: int
+) -> tuple[list[tuple[bytes, int | None]], list[dict[str, Any]]]:
+    """Return the bytes of a mesh, its picture last, and the accessors of those from view `first` on."""
+    assert mesh.texture is not None
+    atlas = mesh.texture.atlas
+    positions = _rub(mesh.solid.vertices[atlas.sources])
+    normals = _rub(mesh.solid.vertex_normals[atlas.sources])
+    uvs = np.stack([atlas.uvs[:, 0], 1.0 - atlas.uvs[:, 1]], axis=-1).astype(np.float32)
+
+    blobs: list[tuple[bytes, int | None]] = [
+        (positions.tobytes(), VERTEX_BUFFER),
+        (normals.tobytes(), VERTEX_BUFFER),
+        (uvs.tobytes(), VERTEX_BUFFER),
+        (atlas.faces.astype("<u4").tobytes(), INDEX_BUFFER),
+        (_png(mesh.texture.image), None),
+    ]
+    count = len(atlas.sources)
+    accessors: list[dict[str, Any]] = [
+        {"bufferView": first, "componentType": FLOAT, "count": count, "type": "VEC3"},
+        {"bufferView": first + 1, "componentType": FLOAT, "count": count, "type": "VEC3"},
+        {"bufferView": first + 2, "componentType": FLOAT, "count": count, "type": "VEC2"},
+        {
+            "bufferView": first + 3,
+            "componentType": UINT,
+            "count": atlas.faces.size,
+            "type": "SCALAR",
+        },
+    ]
+    accessors[0] |= {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
+    return blobs, accessors
 
 
 def _buffer(blobs: list[tuple[bytes, int | None]]) -> tuple[bytes, list[dict[str, Any]]]:
@@ -159,29 +211,33 @@ def _buffer(blobs: list[tuple[bytes, int | None]]) -> tuple[bytes, list[dict[str
     return bytes(body), views
 
 
-_PRIMITIVE = {
-    "attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2},
-    "indices": 3,
-    "material": 0,
-}
-_MATERIAL = {
-    "name": "baked",
-    "pbrMetallicRoughness": {
-        "baseColorTexture": {"index": 0},
-        "metallicFactor": 0.0,
-        "roughnessFactor": ROUGHNESS,
-    },
-}
+def _primitive(first: int, material: int) -> dict[str, Any]:
+    """Return the triangles of accessors from `first` on."""
+    return {
+        "attributes": {"POSITION": first, "NORMAL": first + 1, "TEXCOORD_0": first + 2},
+        "indices": first + 3,
+        "material": material,
+    }
+
+
+def _material(texture: int) -> dict[str, Any]:
+    name = "baked" if texture == 0 else f"baked {texture + 1}"
+    return {
+        "name": name,
+        "pbrMetallicRoughness": {
+            "baseColorTexture": {"index": texture},
+            "metallicFactor": 0.0,
+            "roughnessFactor": ROUGHNESS,
+        },
+    }
+
+
+_LISTS = ("accessors", "nodes", "meshes", "materials", "textures", "images")
+"""What a document has a list of, with items of each mesh."""
 _DOCUMENT = {
     "asset": {"version": "2.0", "generator": f"vlm3d-gs {__version__}"},
     "scene": 0,
-    "scenes": [{"nodes": [0]}],
-    "nodes": [{"mesh": 0, "name": "object"}],
-    "meshes": [{"primitives": [_PRIMITIVE], "name": "object"}],
-    "materials": [_MATERIAL],
-    "textures": [{"sampler": 0, "source": 0}],
     "samplers": [{"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP, "wrapS": CLAMP, "wrapT": CLAMP}],
-    "images": [{"bufferView": 4, "mimeType": "image/png"}],
 }
 """All of the document that is the same for every mesh."""
 

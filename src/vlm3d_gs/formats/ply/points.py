@@ -6,6 +6,7 @@ starts from a point cloud; stray points far from all others do not become large.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.spatial import KDTree
 from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.formats.arrays import FloatArray, SplatArrays
+from vlm3d_gs.formats.options import Frame
 from vlm3d_gs.formats.ply.header import read_header
 from vlm3d_gs.formats.ply.rows import PlyRows, read_rows
 
@@ -41,10 +43,24 @@ def load_points(source: Path) -> SplatArrays:
     header = read_header(source)
     rows = read_rows(source, header, ("x", "y", "z"))
     means = rows.columns("x", "y", "z")
-    sound = np.isfinite(means).all(1)
-    if not sound.any():
+    if not np.isfinite(means).all(1).any():
         raise InputFileError(f"{source} holds no points.")
+    return replace(
+        as_balls(means, _colors(rows), header.frame),
+        comments=header.free_comments,
+        remarks=("points read as balls, as large as their distances",),
+    )
 
+
+def as_balls(means: FloatArray, colors: FloatArray, frame: Frame) -> SplatArrays:
+    """Return a ball for each point; sizes are NaN where positions are not finite.
+
+    Args:
+        means: [N, 3] positions.
+        colors: [N, 3] of 0..1.
+        frame: axes of the positions.
+    """
+    sound = np.isfinite(means).all(1)
     sizes = np.full(len(means), np.nan, np.float32)
     sizes[sound] = _sizes(means[sound])
     quats = np.zeros((len(means), 4), np.float32)
@@ -54,10 +70,8 @@ def load_points(source: Path) -> SplatArrays:
         log_scales=np.repeat(np.log(sizes)[:, None], 3, axis=1),
         quats=quats,
         opacity_logits=np.full(len(means), OPACITY_LOGIT, np.float32),
-        sh=((_colors(rows) - 0.5) / SH_C0)[:, None].astype(np.float32),
-        frame=header.frame,
-        comments=header.free_comments,
-        remarks=("points read as balls, as large as their distances",),
+        sh=((colors - 0.5) / SH_C0)[:, None].astype(np.float32),
+        frame=frame,
     )
 
 
