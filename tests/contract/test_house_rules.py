@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -58,14 +60,29 @@ def name(path: Path) -> str:
 
 
 @cache
-def nodes() -> list[tuple[str, ast.AST]]:
-    """Every node of every file, since all rules look at them."""
-    return [(name(path), node) for path in files() for node in ast.walk(tree(path))]
+def statements() -> list[tuple[str, ast.AST]]:
+    """Every statement of every file; expressions hold none, and are most of the source."""
+    found: list[tuple[str, ast.AST]] = []
+    for path in files():
+        waiting: list[ast.AST] = [tree(path)]
+        while waiting:
+            inner = ast.iter_child_nodes(waiting.pop())
+            new = [node for node in inner if not isinstance(node, ast.expr)]
+            waiting += new
+            found += [(name(path), node) for node in new]
+    return found
+
+
+def nodes(words: str) -> Iterator[tuple[str, ast.AST]]:
+    """Yield every node of the files whose text matches; no others can hold what is looked for."""
+    for path in files():
+        if re.search(words, path.read_text()):
+            yield from ((name(path), node) for node in ast.walk(tree(path)))
 
 
 def test_only_our_own_errors_are_raised() -> None:
     wrong = []
-    for file, node in nodes():
+    for file, node in statements():
         if not isinstance(node, ast.Raise) or node.exc is None:
             continue
         made = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
@@ -78,7 +95,7 @@ def test_only_our_own_errors_are_raised() -> None:
 def test_no_environment_variable_changes_a_result() -> None:
     wrong = [
         f"{file}:{node.lineno}"
-        for file, node in nodes()
+        for file, node in nodes("environ|getenv")
         if isinstance(node, ast.Attribute)
         and node.attr in ("environ", "getenv")
         and file not in MAY_READ_ENVIRONMENT
@@ -88,7 +105,7 @@ def test_no_environment_variable_changes_a_result() -> None:
 
 @pytest.mark.parametrize("library", ["pickle", "dill", "joblib", "cloudpickle", "shelve"])
 def test_nothing_is_pickled(library: str) -> None:
-    for file, node in nodes():
+    for file, node in statements():
         if isinstance(node, ast.Import | ast.ImportFrom):
             assert library not in ast.unparse(node), f"{file}:{node.lineno}"
 
@@ -98,7 +115,7 @@ UNSAFE = ("torch.load", "torch.save", "eval", "exec", "print")
 
 def test_no_remote_code_and_no_unsafe_load() -> None:
     wrong = []
-    for file, node in nodes():
+    for file, node in nodes(r"torch\s*\.\s*(load|save)|\b(eval|exec|print)\s*\(|trust_remote_code"):
         if not isinstance(node, ast.Call):
             continue
         last = getattr(node.func, "attr", getattr(node.func, "id", ""))
