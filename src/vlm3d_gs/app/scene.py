@@ -21,8 +21,9 @@ from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.layout import save_layout
 from vlm3d_gs.assembly.objects import SceneObjects, draw_pictures, new_objects
 from vlm3d_gs.assembly.placement import PlacedScene, measured_layout, place, seen_extent
-from vlm3d_gs.assembly.products import write_products
+from vlm3d_gs.assembly.products import Written, write_products
 from vlm3d_gs.assembly.resume import load_unfinished
+from vlm3d_gs.assembly.settling import settled
 from vlm3d_gs.assembly.start import read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.products import PRODUCTS
@@ -190,11 +191,15 @@ def _placed(
     prompts = {prompt: name for name, prompt in first_names(layout).items()}
     measured = {name: seen_extent(cloud, backend) for name, cloud in made.items()}
 
-    # Pictures are made on the run's device, everything else on the CPU.
-    own = {item.name: made[prompts[item.prompt]].to("cpu") for item in layout.graph.objects}
     extents = {item.name: measured[prompts[item.prompt]] for item in layout.graph.objects}
     layout = measured_layout(layout, extents)
-    return layout, place(layout, own, extents)
+    return layout, place(layout, _own_clouds(layout, made), extents)
+
+
+def _own_clouds(layout: Layout, made: Mapping[str, Gaussians]) -> dict[str, Gaussians]:
+    """Return each object in its own frame, on the CPU: pictures alone are made on the run's device."""
+    prompts = {prompt: name for name, prompt in first_names(layout).items()}
+    return {item.name: made[prompts[item.prompt]].to("cpu") for item in layout.graph.objects}
 
 
 def _finish(
@@ -210,6 +215,9 @@ def _finish(
     """Put the objects in place, ask about them, and write everything; return what was made, and what was not."""
     made = objects.clouds()
     layout, scene = _placed(layout, made, config.render.backend)
+    scene, words = settled(layout, scene, _own_clouds(layout, made), config.render.backend)
+    if words:
+        log.message(words)
     answers = ask_scene(config, layout, scene, made, objects.critic)
     for answer in answers:
         if not answer.yes:
@@ -222,11 +230,16 @@ def _finish(
         log.ensure()
     except WriteError as error:
         log.message(f"warning: {error}")
-    written = write_products(scene.gaussians.to(objects.device), config, log.message)
+    written = Written()
+    others = tuple(name for name in config.export.formats if PRODUCTS[name].kind != "mesh")
+    if others:
+        whole = replace(config, export=replace(config.export, formats=others))
+        written = write_products(scene.gaussians.to(objects.device), whole, log.message)
     files, failures = list(written.files), list(written.failures)
     try:
         save_layout(layout, config.out, overwrite=True)
         files += _write_objects(config.out, layout, scene, answers, config.export.formats)
+        files += _write_meshes(config, layout, scene, objects.device)
     except Vlm3dGsError as error:
         failures.append(error)
 
@@ -291,6 +304,27 @@ def _write_objects(
     content = {"layout": layout_to_plain(layout), "objects": rows, "answers": _plain(answers)}
     write_json(out / SCENE_FILE, content)
     return (*files, out / SCENE_FILE)
+
+
+def _write_meshes(
+    config: Config, layout: Layout, scene: PlacedScene, device: torch.device
+) -> list[Path]:
+    """Write the mesh that is asked for, a node for each object, and return the files.
+
+    A mesh of the whole scene would join what touches.
+    """
+    files = [PRODUCTS[name].file for name in config.export.formats if PRODUCTS[name].kind == "mesh"]
+    if not files:
+        return []
+    from vlm3d_gs.mesh import extract_mesh, write_meshes
+
+    meshes = {
+        item.name: extract_mesh(scene.only(number).to(device), backend=config.render.backend)
+        for number, item in enumerate(layout.graph.objects)
+    }
+    for file in files:
+        write_meshes(meshes, config.out / file)
+    return [config.out / file for file in files]
 
 
 def _things(scene: PlacedScene, name: str) -> list[dict[str, Any]]:
