@@ -134,7 +134,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("prompts.txt").write_text(f"{PROMPT}\n")
     made = SimpleNamespace(message="", signal=None, failed=0)
     monkeypatch.setattr("vlm3d_gs.batch.start.run_batch", lambda *_, **__: made)
-    monkeypatch.setattr("vlm3d_gs.cli.serve.serve_until_stopped", lambda *_: None)
+    monkeypatch.setattr("vlm3d_gs.serve.run.serve", lambda *_: None)
     monkeypatch.setattr(viewer, "generate_in_view", start_in_view)
     monkeypatch.setattr("vlm3d_gs.prior.export.export_prior", lambda *_, **__: exported)
     return tmp_path

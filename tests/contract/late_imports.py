@@ -17,6 +17,15 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.assembly.start"),
     ("cli.generate", "vlm3d_gs.assembly.resume"),
     ("cli.studio", "vlm3d_gs.studio.page"),
+    # a tenth of a second, for runs that make no film
+    ("show.video", "av"),
+    ("cli.batch", "vlm3d_gs.batch.items"),
+    ("cli.batch", "vlm3d_gs.batch.prompts"),
+    ("cli.batch", "vlm3d_gs.batch.start"),
+    ("cli.serve", "vlm3d_gs.batch.driver"),
+    ("cli.serve", "vlm3d_gs.batch.items"),
+    ("cli.serve", "vlm3d_gs.batch.start"),
+    ("cli.serve", "vlm3d_gs.serve.run"),
     # a second to load, for two of many choices
     ("studio.workshop", "vlm3d_gs.mesh"),
     ("studio.workshop", "vlm3d_gs.show.turntable"),

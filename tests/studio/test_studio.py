@@ -25,7 +25,7 @@ from vlm3d_gs.studio import workshop as workshop_module
 from vlm3d_gs.studio.page import NOTHING_YET, Studio, in_words
 from vlm3d_gs.studio.workshop import EXPORTS, NO_CRITIC, Shown, Workshop
 
-PATIENCE_S = 600.0
+PATIENCE_S = 300.0
 """Only a studio that hangs takes as long, on any machine."""
 QUICK = {
     "train.steps": 3,
@@ -103,9 +103,10 @@ def test_errors_are_shown_on_the_page(finished: Path) -> None:
 
 
 def press(page: Page, words: str) -> None:
-    page.run(
-        f"[...document.querySelectorAll('button')].find(b => b.textContent.includes('{words}')).click()"
-    )
+    """Press a button once it can be pressed: a click on a disabled one is lost without a word."""
+    button = f"[...document.querySelectorAll('button')].find(b => b.textContent.includes('{words}') && !b.disabled)"
+    page.wait_for(f"{button} !== undefined")
+    page.run(f"{button}.click()")
 
 
 def choose(page: Page, tab: str) -> None:

@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.batch.items import Shared
-from vlm3d_gs.batch.prompts import read_prompts
-from vlm3d_gs.batch.start import Where, run_list, shared_settings
 from vlm3d_gs.cli import options
 from vlm3d_gs.cli.terminal import expect_room
 from vlm3d_gs.core.errors import ConfigError
@@ -93,6 +90,10 @@ def batch(
     quiet: options.Quiet = False,
 ) -> None:
     """Make a splat of each prompt of a list; what is done is kept, and a crash costs one prompt."""
+    from vlm3d_gs.batch.items import Shared
+    from vlm3d_gs.batch.prompts import read_prompts
+    from vlm3d_gs.batch.start import Where, run_list, shared_settings
+
     if seeds is None and (pick or pick_at is not None):
         raise ConfigError("--pick and --pick-at choose among --seeds. Add --seeds, or drop them.")
     expect_room()

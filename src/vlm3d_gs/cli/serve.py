@@ -7,13 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vlm3d_gs.batch.driver import Job
-from vlm3d_gs.batch.items import Shared
-from vlm3d_gs.batch.start import Where, places, shared_settings
 from vlm3d_gs.cli import options
 from vlm3d_gs.runs.interrupt import exit_code
-from vlm3d_gs.serve.run import Settings, read_token
-from vlm3d_gs.serve.run import serve as serve_until_stopped
 
 Out = Annotated[Path, typer.Option(help="Folder of the assets; a later service goes on with it.")]
 Host = Annotated[str, typer.Option(help="Address to listen at. Default: this machine only.")]
@@ -66,6 +61,12 @@ def serve(
     dry_run: DryRun = False,
 ) -> None:
     """Serve splats by HTTP: POST a prompt, follow its events, fetch its files."""
+    from vlm3d_gs.batch.driver import Job
+    from vlm3d_gs.batch.items import Shared
+    from vlm3d_gs.batch.start import Where, places, shared_settings
+    from vlm3d_gs.serve.run import Settings, read_token
+    from vlm3d_gs.serve.run import serve as serve_until_stopped
+
     values = {
         "train.steps": steps,
         "critic.enabled": "false" if no_critic else None,

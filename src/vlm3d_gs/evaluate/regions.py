@@ -13,7 +13,11 @@ from vlm3d_gs.evaluate.kernels import fill_from, fill_sizes
 def grow(masks: Tensor, radius_px: int) -> Tensor:
     """Return the masks dilated by a square of this radius."""
     side = 2 * radius_px + 1
-    grown = functional.max_pool2d(masks[:, None].float(), side, stride=1, padding=radius_px)
+    # Rows, then columns: the work grows with the square's side, not with its area.
+    rows = functional.max_pool2d(
+        masks[:, None].float(), (1, side), stride=1, padding=(0, radius_px)
+    )
+    grown = functional.max_pool2d(rows, (side, 1), stride=1, padding=(radius_px, 0))
     return grown[:, 0] > 0.5
 
 

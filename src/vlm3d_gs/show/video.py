@@ -7,7 +7,6 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-import av
 import torch
 from PIL import Image
 from torch import Tensor
@@ -59,6 +58,8 @@ def _save(pictures: list[Image.Image], path: Path, kind: str, **settings: int) -
 
 def _write_mp4(frames: Iterator[Tensor], path: Path, fps: float) -> None:
     """Stream frames to the encoder one by one, so that memory does not grow with the length."""
+    import av
+
     first = next(frames)
     # yuv420p halves the colour in both directions, so both sides must be even.
     height, width = (side - side % 2 for side in first.shape[:2])
