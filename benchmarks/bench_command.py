@@ -29,8 +29,10 @@ CASES: dict[str, tuple[str, ...]] = {"all": (), "ply": PLY, "start": (*PLY, "--s
 
 def time_command(tree: Path, case: str, threads: int) -> tuple[float, float]:
     """Run one command of a checkout; return wall and CPU seconds."""
+    # Installed packages and checkouts in use have compiled bytecode; here it might be forbidden.
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment = {
-        **os.environ,
+        **kept,
         "PYTHONPATH": str(tree / "src"),
         "OMP_NUM_THREADS": str(threads),
         "NUMBA_NUM_THREADS": str(threads),

@@ -18,7 +18,14 @@ from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views
 
-SMALL = {"scene.n_init": 300, "densify.enabled": False, "device": "cpu"}
+SMALL = {
+    "scene.n_init": 300,
+    "densify.enabled": False,
+    "device": "cpu",
+    "reconstruct.first_chain_steps": 1,
+    "reconstruct.n_groups": 1,
+    "reconstruct.candidates": 1,
+}
 
 
 def report(steps: int, **settings: object) -> BenchReport:

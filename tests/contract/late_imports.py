@@ -17,6 +17,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.generate", "vlm3d_gs.assembly.start"),
     ("cli.generate", "vlm3d_gs.assembly.resume"),
     ("cli.studio", "vlm3d_gs.studio.page"),
+    # a tenth of a second, for scenes made by a layout
+    ("evaluate.instances", "scipy"),
     # a tenth of a second, for runs that make no film
     ("show.video", "av"),
     ("cli.batch", "vlm3d_gs.batch.items"),

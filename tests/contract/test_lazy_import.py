@@ -25,7 +25,7 @@ HEAVY = (
         "imageio",
     ),
     *("torch._dynamo", "sympy", "scipy", "onnx", "onnxscript", "viser", "sklearn", "pandas"),
-    *("scipy.spatial", "scipy.optimize", "huggingface_hub"),
+    *("scipy.spatial", "scipy.optimize", "scipy.linalg", "scipy.ndimage", "huggingface_hub"),
 )
 SLOW = {"diffusers", "transformers", "peft", "torch._dynamo", "sympy", "scipy"}
 """What takes seconds to import, and the embedded models do not need."""
@@ -122,7 +122,7 @@ try: app(arguments + ["--set", "reconstruct.until=0.3"], prog_name="vlm3d-gs")
 except SystemExit as done: assert done.code in (0, None), done.code
 """
     needed = {"torch", "numpy", "numba", "PIL", "av"}
-    by_numba = {"scipy"}  # for its linear algebra, if it is installed
+    by_numba = {"scipy"}  # for its version, if it is installed
     assert set(loaded_after(code)) <= needed | by_numba
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert ["prior/loss" in row for row in rows] == [False, True, False]

@@ -112,9 +112,10 @@ def mini(prompt: str) -> Config:
     """Return the default: the embedded models, any machine, seconds on two cores.
 
     Its values are the defaults of the dataclasses. Cameras are those that the embedded prior was trained with
-    (mini/world). Twelve rounds of targets and ten fits each, then fifteen steps that alternate between fits and
-    distillation with the reward; the numbers are from the experiments in docs/log/reconstruction.md. The guidance scale
-    is 1, since the prior follows the prompt by itself; more hollows the sides of cubes and doubles the time.
+    (mini/world). Twelve rounds of targets and ten fits each, a thirteenth for what follows, then steps that alternate
+    between distillation with the reward and fits; the numbers are from the experiments in docs/log/reconstruction.md.
+    The guidance scale is 1, since the prior follows the prompt by itself; more hollows the sides of cubes and doubles
+    the time.
     """
     return Config(prompt=prompt)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from vlm3d_gs.evaluate.regions import shrink
@@ -37,6 +36,8 @@ def find_instances(views: ObservedViews, mask: Tensor) -> list[Tensor]:
     Returns:
         One [V, H, W] bool a thing, largest first; specks are left out.
     """
+    from scipy import ndimage
+
     core = mask & shrink(mask, 1)
     if not bool(core.any()):
         return []
@@ -47,8 +48,8 @@ def find_instances(views: ObservedViews, mask: Tensor) -> list[Tensor]:
     counts = np.zeros(shape, np.int32)
     np.add.at(counts, tuple(cells.T), 1)
 
-    labels, found = ndimage.label(counts >= MIN_POINTS, structure=np.ones((3, 3, 3)))
-    kept = _large(labels, found)
+    labels, _ = ndimage.label(counts >= MIN_POINTS, structure=np.ones((3, 3, 3)))
+    kept = _large(labels, ndimage.find_objects(labels))
     if not kept:
         return []
 
@@ -95,10 +96,9 @@ def split(views: ObservedViews, mask: Tensor, parts: int) -> list[Tensor]:
     return [one for one in things if bool(one.any())]
 
 
-def _large(labels: NDArray[np.int32], found: int) -> list[int]:
-    """Return the labels of things that are no specks, the largest first."""
-    sizes = np.bincount(labels.ravel(), minlength=found + 1)[1:]
-    boxes = ndimage.find_objects(labels)
+def _large(labels: NDArray[np.int32], boxes: list[tuple[slice, ...]]) -> list[int]:
+    """Return the labels of things that are no specks, the largest first, given the cells around each."""
+    sizes = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:]
     kept = []
     for number in np.argsort(-sizes, kind="stable"):
         sides = [(part.stop - part.start) * VOXEL / 2.0 for part in boxes[number]]

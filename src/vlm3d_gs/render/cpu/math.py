@@ -16,7 +16,10 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from vlm3d_gs.render.cpu.array_functions import load_array_functions
 from vlm3d_gs.render.cpu.cache import can_cache
+
+load_array_functions()
 
 FAST_MATH = {"reassoc", "nsz", "contract", "arcp"}
 """Sums may be reordered, once, at compile time; the rules for NaN and infinity stay."""
