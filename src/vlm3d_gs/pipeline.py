@@ -36,6 +36,7 @@ from vlm3d_gs.assembly.resume import load_unfinished
 from vlm3d_gs.assembly.start import new_run, read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.core.errors import (
+    ConfigError,
     ExportError,
     NotFiniteError,
     RunLostError,
@@ -57,6 +58,7 @@ from vlm3d_gs.runs.folder import RunFolder, check_run_folder, run_folder
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog
 from vlm3d_gs.show.sheet import write_preview
+from vlm3d_gs.spread.start import several_processes
 
 
 @dataclass(frozen=True)
@@ -119,21 +121,34 @@ def generate(
         ConfigError: the folder is taken, or a setting is not allowed.
         CheckpointError: there is nothing to resume from, it is damaged, or the run had other settings.
         DeviceError: the device is not there.
+        ProcessError: another process of the run ended.
         WriteError: the folder cannot be written into.
         ExportError: a product could not be written, or only elsewhere; all others are.
         NotFiniteError: the scene became NaN again and again; its last good state is exported.
         RunLostError: neither a product nor a checkpoint could be written anywhere.
     """
     began = time.monotonic()
+    if guidances and config.processes > 1:
+        raise ConfigError(
+            f"Guidances of your own belong to this process, but processes={config.processes} would need them in each. "
+            "Set processes=1."
+        )
 
     # Whatever cannot work is refused before anything is loaded or written.
     prompt = read_prompt(config.prompt, config.priors, config.critic)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = run_device(config)
 
-    with run_folder(config.out, overwrite=overwrite, resume=resume) as folder:
+    with (
+        run_folder(config.out, overwrite=overwrite, resume=resume) as folder,
+        several_processes(
+            config,
+            device,
+            {"kind": "whole", "resume": resume, "until": until, "folder": str(folder.path)},
+        ) as team,
+    ):
         checkpoint, note = load_unfinished(config.out, config) if resume else (None, "")
-        state, objective, notes = new_run(config, prompt, device, progress=not quiet)
+        state, objective, notes = new_run(config, prompt, team.device, progress=not quiet)
         everything = [*objective.guidances, *guidances]
         watch = build_watch(objective, config)
         if checkpoint is not None:
@@ -146,19 +161,20 @@ def generate(
             _say_what_comes(log, [expectation(config, device), note, *notes], objective)
             troubles, finished = list[Vlm3dGsError](), False
             try:
-                finished = train(
-                    state,
-                    config,
-                    everything,
-                    log,
-                    reconstruction=_judged_by(objective.reconstruction, guidances),
-                    folder=folder,
-                    show=partial(_write_preview, folder, config.render.backend),
-                    watch=watch,
-                    until=until,
-                    observe=observe,
-                    stop_requested=stop_requested,
-                )
+                with team.together(stop_requested) as should_stop:
+                    finished = train(
+                        state,
+                        config,
+                        everything,
+                        log,
+                        reconstruction=_judged_by(objective.reconstruction, guidances),
+                        folder=folder,
+                        show=partial(_write_preview, folder, config.render.backend),
+                        watch=watch,
+                        until=until,
+                        observe=observe,
+                        stop_requested=should_stop,
+                    )
             except NotFiniteError as error:
                 troubles.append(error)
 

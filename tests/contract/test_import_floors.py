@@ -30,6 +30,8 @@ ROOMS = [
     "optimize",
     "prior",
     "critic",
+    # one run by several processes
+    "spread",
     # products, the embedded models, the measure
     "show",
     "edit",

@@ -17,7 +17,7 @@ from rich.table import Table
 from vlm3d_gs.app.floors import OperationClock, matrix_rate, operation_counter
 from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.objective import Objective
-from vlm3d_gs.assembly.start import STREAMS, new_run, new_state, read_prompt
+from vlm3d_gs.assembly.start import STREAMS, expect_one_process, new_run, new_state, read_prompt
 from vlm3d_gs.config import Config, apply_settings
 from vlm3d_gs.core.profiling import SectionClock, listening
 from vlm3d_gs.core.seeding import generators
@@ -103,6 +103,7 @@ def measure_run(
         DeviceError: the device is not there.
     """
     prompt = read_prompt(config.prompt, config.priors, config.critic)
+    expect_one_process(config)
     device = run_device(config)
     cuda = device.type == "cuda"
     if cuda:

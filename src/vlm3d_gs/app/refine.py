@@ -15,7 +15,7 @@ from vlm3d_gs.app.earlier import scene_parts
 from vlm3d_gs.assembly.device import run_device
 from vlm3d_gs.assembly.first_cloud import cloud_of_file, kind_of
 from vlm3d_gs.assembly.objective import Objective
-from vlm3d_gs.assembly.start import new_run, read_prompt
+from vlm3d_gs.assembly.start import expect_one_process, new_run, read_prompt
 from vlm3d_gs.config import Config
 from vlm3d_gs.config.refining import SOUND, WRONG, for_refining
 from vlm3d_gs.core.errors import ConfigError, ExportError
@@ -208,6 +208,7 @@ def refined_cloud(
     observe: Observer | None = None,
 ) -> Attempt:
     """Refine Gaussians of any place and size; arguments and errors as in `refine_splat`."""
+    expect_one_process(config)
     prompt = read_prompt(config.prompt, config.priors, config.critic)
     device = run_device(config)
     center, radius = bounds(original, own=True)

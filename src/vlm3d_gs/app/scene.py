@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from vlm3d_gs.core.notices import noticing
 from vlm3d_gs.formats.convert import holds_parts, write_objects, write_splat
 from vlm3d_gs.layout.files import layout_to_plain
 from vlm3d_gs.layout.solver import Layout
-from vlm3d_gs.optimize.objects import train_objects
+from vlm3d_gs.optimize.objects import SceneRun, train_objects
 from vlm3d_gs.pipeline import GenerateResult
 from vlm3d_gs.render import Backend
 from vlm3d_gs.runs.checkpoint import Checkpoint
@@ -49,6 +50,7 @@ from vlm3d_gs.runs.folder import OBJECTS, SCENE_FILE, RunFolder, check_run_folde
 from vlm3d_gs.runs.interrupt import stop_requests
 from vlm3d_gs.runs.log import RunLog, write_json
 from vlm3d_gs.show.sheet import write_preview
+from vlm3d_gs.spread.start import several_processes
 
 
 def generate_scene(
@@ -91,10 +93,14 @@ def generate_scene(
     kept = {} if earlier is None else earlier_objects(earlier)
     prompts = {name: prompt for name, prompt in first_names(layout).items() if prompt not in kept}
 
-    with run_folder(config.out, overwrite=overwrite, resume=resume) as folder:
+    work = {"kind": "scene", "resume": resume, "prompts": prompts}
+    with (
+        run_folder(config.out, overwrite=overwrite, resume=resume) as folder,
+        several_processes(config, device, {**work, "folder": str(folder.path)}) as team,
+    ):
         checkpoint, note = _to_resume(config, prompts) if resume else (None, "")
-        objects = new_objects(config, prompts, device, progress=not quiet)
-        objects = replace(objects, kept=_by_name(layout, kept, device))
+        objects = new_objects(config, prompts, team.device, progress=not quiet)
+        objects = replace(objects, kept=_by_name(layout, kept, team.device))
         if checkpoint is not None:
             objects.run.restore(checkpoint)
         save_layout(layout, folder.path, overwrite=True)
@@ -109,15 +115,17 @@ def generate_scene(
                 log.message(line)
             troubles, finished = list[Vlm3dGsError](), False
             try:
-                finished = train_objects(
-                    objects.run,
-                    config,
-                    log,
-                    draw=draw_pictures,
-                    folder=folder,
-                    show=_Preview(objects, layout, folder, config.render.backend),
-                    stop_requested=lambda: stop_requested() or follow(objects.run.step),
-                )
+                stop = partial(_ends, stop_requested, follow, objects.run)
+                with team.together(stop) as should_stop:
+                    finished = train_objects(
+                        objects.run,
+                        config,
+                        log,
+                        draw=draw_pictures,
+                        folder=folder,
+                        show=_Preview(objects, layout, folder, config.render.backend),
+                        stop_requested=should_stop,
+                    )
             except NotFiniteError as error:
                 troubles.append(error)
             result, failures = _finish(
@@ -136,6 +144,10 @@ def first_names(layout: Layout) -> dict[str, str]:
     for item in layout.graph.objects:
         names.setdefault(item.prompt, item.name)
     return {name: prompt for prompt, name in names.items()}
+
+
+def _ends(stop_requested: Callable[[], bool], follow: Callable[[int], bool], run: SceneRun) -> bool:
+    return stop_requested() or follow(run.step)
 
 
 def _by_name(

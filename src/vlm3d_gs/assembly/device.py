@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from vlm3d_gs.assembly.weights import has_large_critic, large_priors
@@ -22,14 +24,51 @@ SMALL_MODELS = (
 """Measured before networks were recorded as CUDA graphs; docs/log/large-models.md."""
 
 
-def choose_device(name: str) -> torch.device:
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the parts of a run are."""
+
+    scene: torch.device
+    """The scene and its renderer."""
+    prior: torch.device
+    """The networks of the priors."""
+    critic: torch.device
+    """Critic and judge."""
+
+    @property
+    def all(self) -> tuple[torch.device, ...]:
+        """The different devices, that of the scene first."""
+        return tuple(dict.fromkeys((self.scene, self.prior, self.critic)))
+
+
+def places(config: Config, device: torch.device) -> Places:
+    """Return where the parts of a run are, `device` being the run's.
+
+    Raises:
+        DeviceError: a CUDA device that torch does not see.
+    """
+
+    def chosen(setting: str, name: str) -> torch.device:
+        return device if name == "auto" else choose_device(name, setting)
+
+    devices = config.devices
+    return Places(
+        device, chosen("devices.prior", devices.prior), chosen("devices.critic", devices.critic)
+    )
+
+
+def choose_device(name: str, setting: str = "device") -> torch.device:
     """Return the device that `name` means; "auto" is CUDA if gsplat can render on it, and else the CPU.
+
+    Args:
+        name: as configured.
+        setting: where; errors name it.
 
     Raises:
         ConfigError: no such name.
         DeviceError: a CUDA device that torch does not see.
     """
-    check_device(name)
+    check_device(name, setting)
     if name == "auto":
         can_render = torch.cuda.is_available() and not gsplat_obstacle()
         return torch.device("cuda" if can_render else "cpu")
@@ -37,7 +76,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DeviceError(f"device is {name!r}, but torch sees {count} CUDA devices. Use cpu.")
+        raise DeviceError(f"{setting} is {name!r}, but torch sees {count} CUDA devices. Use cpu.")
     return device
 
 

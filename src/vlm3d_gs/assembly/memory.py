@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +320,31 @@ def choose_plan(memory: MemoryEstimate, free_mib: float) -> MemoryPlan:
         f"The run needs about {need_mib(memory, 'sequential'):.0f} MiB of GPU memory even when its models take turns; "
         f"{free_mib:.0f} MiB are free. Close other programs on the GPU, take a smaller critic or --no-critic, choose a "
         "smaller preset or a lower resolution (prior.size_px), or use the embedded models (preset mini)."
+    )
+
+
+def part_of(memory: MemoryEstimate, *, scene: bool, prior: bool, critic: bool) -> MemoryEstimate:
+    """Return what of a run a device needs that holds some of its parts.
+
+    Args:
+        memory: of the whole run.
+        scene: whether the Gaussians are there, and rendered.
+        prior: whether the priors' networks are.
+        critic: whether critic and judge are.
+    """
+    return replace(
+        memory,
+        weights={
+            name: mib
+            for name, mib in memory.weights.items()
+            if (critic if _group(name) == "critic" else prior)
+        },
+        scene=memory.scene if scene else 0.0,
+        encode=memory.encode if prior else 0.0,
+        encode_one=memory.encode_one if prior else 0.0,
+        network=memory.network if prior else 0.0,
+        network_split=memory.network_split if prior else 0.0,
+        critic=memory.critic if critic else 0.0,
     )
 
 

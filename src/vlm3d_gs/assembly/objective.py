@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vlm3d_gs.assembly.critic import build_questions, build_vlm
+from vlm3d_gs.assembly.device import places
 from vlm3d_gs.assembly.priors import build_priors
 from vlm3d_gs.config import Config, CriticConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
@@ -20,6 +21,7 @@ from vlm3d_gs.critic.questions.templates import Question
 from vlm3d_gs.critic.watch import RewardWatch
 from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.prior.losses import RANKING_LOSSES, loss_named
+from vlm3d_gs.spread.networks import divided_scorer
 
 if TYPE_CHECKING:
     from vlm3d_gs.critic.best_of_n import Scorer
@@ -63,7 +65,7 @@ def build_objective(
         config: the run.
         prompt: what the scene should show.
         folders: weights of each model, as `weights.locate_models` returns them.
-        device: where the networks run.
+        device: of the run; the settings `devices` may place networks elsewhere.
         streams: `noise` for the priors, `critic` for the augmentation.
         text_cache: folder for embedded prompts and listed questions of large models; None caches nothing.
         plan: how the networks share the device.
@@ -107,6 +109,7 @@ def build_objectives(
             "Set prior.enabled=true."
         )
 
+    placed = places(config, device)
     named = [(prompt.text, streams["noise"]) for prompt, streams in works]
     columns = {
         name: build_priors(
@@ -114,10 +117,11 @@ def build_objectives(
             named,
             settings,
             folders[name],
-            device,
+            placed.prior,
             text_cache=text_cache,
             plan=plan,
             camera=config.camera,
+            scene=placed.scene,
         )
         for name, settings in config.priors.items()
     }
@@ -130,7 +134,7 @@ def build_objectives(
         ]
 
     if critic.enabled:
-        models = _load_critic(config, folders, device, plan)
+        models = _load_critic(config, folders, placed.critic, plan)
         return [
             _with_critic(config, prompt, own, models, str(folders["critic"]), streams, text_cache)
             for (prompt, streams), own in zip(works, priors, strict=True)
@@ -151,7 +155,7 @@ def _with_server(config: Config, prompt: Prompt, priors: dict[str, DiffusionPrio
     from vlm3d_gs.critic.server import ServerScorer
 
     questions = build_questions(config.critic, prompt)
-    scorer = ServerScorer(config.critic.server, questions)
+    scorer = divided_scorer(ServerScorer(config.critic.server, questions))
     return Objective(
         _ranked(priors, scorer, config),
         questions,
@@ -214,11 +218,11 @@ def _with_critic(
     # The critic acts by its choice among noises, by its gradient, or by both.
     guidances: list[Guidance] = list(priors.values())
     if critic.mode != "gradient" and can_rank(config.prior):
-        guidances = _ranked(priors, own, config)
+        guidances = _ranked(priors, divided_scorer(own), config)
     critics: list[Guidance] = []
     if critic.mode in ("gradient", "both"):
         critics = [Critic(model, questions, critic, streams["critic"], offload=offload)]
-    scorer = own if critic.mode != "gradient" else None
+    scorer = divided_scorer(own) if critic.mode != "gradient" else None
     reconstruction = _reconstruction(config, priors, scorer, critics)
 
     return Objective(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vlm3d_gs.assembly.device import Places, places
 from vlm3d_gs.assembly.memory import (
     CriticWork,
     MemoryEstimate,
@@ -16,11 +17,13 @@ from vlm3d_gs.assembly.memory import (
     critic_work,
     describe,
     estimate,
+    part_of,
 )
 from vlm3d_gs.assembly.objective import can_rank
 from vlm3d_gs.assembly.weights import has_large_critic, large_priors
 from vlm3d_gs.config import CameraConfig, Config, CriticConfig, PriorConfig
-from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.core.errors import DeviceError
+from vlm3d_gs.core.residency import PLANS, Plan
 from vlm3d_gs.prior.losses import loss_named
 
 LORA_VALUES_A_RANK = 230_400
@@ -41,7 +44,7 @@ def plan_memory(
     Args:
         config: the run; `memory` other than auto is taken as it is.
         folders: weights of each model, as `weights.locate_models` returns them.
-        device: where the networks will run; only a CUDA device can be too small.
+        device: of the run; networks may be elsewhere, and only a CUDA device can be too small.
         objects: of a scene, that are made side by side.
 
     Returns:
@@ -57,12 +60,33 @@ def plan_memory(
     notes = [describe(memory)]
     if config.memory != "auto":
         return config.memory, notes
-    if device.type != "cuda":
-        return "full", notes
 
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    plan = choose_plan(memory, free_bytes / 2**20)
-    return plan.kind, [*notes, plan.reason]
+    # Each card is asked for its own parts; the most frugal plan that one of them needs is that of all.
+    kinds: list[Plan] = ["full"]
+    parts = shares_of_memory(memory, places(config, device))
+    for card, part in parts.items():
+        free_bytes, _ = torch.cuda.mem_get_info(card)
+        try:
+            plan = choose_plan(part, free_bytes / 2**20)
+        except DeviceError as error:
+            raise DeviceError(f"{card}: {error}" if len(parts) > 1 else str(error)) from None
+        kinds.append(plan.kind)
+        notes.append(f"{card}: {plan.reason}" if len(parts) > 1 else plan.reason)
+    return max(kinds, key=PLANS.index), notes
+
+
+def shares_of_memory(memory: MemoryEstimate, placed: Places) -> dict[torch.device, MemoryEstimate]:
+    """Return what each card of a run must hold; devices that are no cards are left out."""
+    return {
+        device: part_of(
+            memory,
+            scene=device == placed.scene,
+            prior=device == placed.prior,
+            critic=device == placed.critic,
+        )
+        for device in placed.all
+        if device.type == "cuda"
+    }
 
 
 def estimate_run(config: Config, folders: dict[str, Path], *, objects: int = 1) -> MemoryEstimate:

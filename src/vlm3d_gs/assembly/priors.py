@@ -15,8 +15,11 @@ from vlm3d_gs.config import CameraConfig, PriorConfig
 from vlm3d_gs.core.errors import ConfigError
 from vlm3d_gs.core.recording import cuda_recorder
 from vlm3d_gs.core.residency import Plan
+from vlm3d_gs.prior.denoiser import Denoiser
+from vlm3d_gs.prior.elsewhere import DenoiserElsewhere
 from vlm3d_gs.prior.losses import loss_named
 from vlm3d_gs.runtime.manifest import read_manifest
+from vlm3d_gs.spread.networks import divided_denoiser
 
 if TYPE_CHECKING:
     from vlm3d_gs.prior.guidance import DiffusionPrior
@@ -59,6 +62,7 @@ def build_priors(
     text_cache: Path | None = None,
     plan: Plan = "full",
     camera: CameraConfig | None = None,
+    scene: torch.device | None = None,
 ) -> list[DiffusionPrior]:
     """Load one diffusion prior, and condition it on each of several prompts.
 
@@ -73,10 +77,11 @@ def build_priors(
         plan: how the networks share the device. A network with a LoRA stays there under any plan, since its
             gradients are needed after the prediction.
         camera: of the run, to know whether exported graphs fit its views; None uses torch.
+        scene: device of the renders, if it is another.
 
     Raises:
         ConfigError: `prior.runtime` is onnx, and the graphs are absent or do not fit; or the loss trains a network, and
-            there are several prompts; the message says why.
+            there are several prompts or two devices; the message says why.
     """
     from vlm3d_gs.prior.conditioning import prompt_texts
     from vlm3d_gs.prior.guidance import DiffusionPrior
@@ -94,8 +99,9 @@ def build_priors(
             ("graphs", name, n_views, state), lambda: GraphDenoiser(read_manifest(folder), n_views)
         )
         texts = kept(("text graph", state), lambda: TextGraph(folder)).embed(flat)
+        shared = divided_denoiser(_seen_from(scene, graphs))
         return [
-            DiffusionPrior(name, graphs, texts.rows(own), settings, noise)
+            DiffusionPrior(name, shared, texts.rows(own), settings, noise)
             for own, (_, noise) in zip(rows, works, strict=True)
         ]
 
@@ -107,6 +113,11 @@ def build_priors(
             f"prior.loss={settings.loss} trains a network for one prompt, but the {len(works)} different objects of "
             "this scene share one. Choose another loss, or make them one by one."
         )
+    if trains_lora and scene not in (None, device):
+        raise ConfigError(
+            f"prior.loss={settings.loss} trains a network beside the scene, which is on {scene}, but devices.prior is "
+            f"{device}. Set devices.prior=auto, or choose another loss."
+        )
     texts, noise = embed_texts(folder, flat, device, cache=text_cache), works[0][1]
     denoiser = _torch_denoiser(settings, folder, device, noise, "full" if trains_lora else plan)
 
@@ -117,10 +128,22 @@ def build_priors(
         adapter = ScoreAdapter(
             denoiser, rank=settings.lora_rank, lr=settings.lora_lr, seed=noise.initial_seed()
         )
+    # What trains, or draws by itself, does so in every process, with the same numbers.
+    alone = trains_lora or settings.sample_latents
+    shared = _seen_from(scene, denoiser)
+    shared = shared if alone else divided_denoiser(shared)
+    texts = texts.to(shared.device)
     return [
-        DiffusionPrior(name, denoiser, texts.rows(own), settings, noise, adapter)
+        DiffusionPrior(name, shared, texts.rows(own), settings, noise, adapter)
         for own, (_, noise) in zip(rows, works, strict=True)
     ]
+
+
+def _seen_from(scene: torch.device | None, denoiser: Denoiser) -> Denoiser:
+    """Return a denoiser for renders on a device."""
+    if scene is None or scene == denoiser.device:
+        return denoiser
+    return DenoiserElsewhere(denoiser, scene)
 
 
 def _torch_denoiser(

@@ -13,7 +13,17 @@ from vlm3d_gs.core.errors import CheckpointError
 from vlm3d_gs.runs.checkpoint import Checkpoint, load_newest
 from vlm3d_gs.runs.folder import CHECKPOINT, CONFIG, SUMMARY, newest_folder
 
-SAME_RUN = ("out", "preset", "device", "memory", "offline", "export.", "critic.server.")
+SAME_RUN = (
+    "out",
+    "preset",
+    "device",
+    "devices.",
+    "processes",
+    "memory",
+    "offline",
+    "export.",
+    "critic.server.",
+)
 """Settings that may differ when a run goes on, by the beginnings of their paths: they say where it runs and what is
 written, not what it computes. `preset` is only a name."""
 SAME_TRAIN = ("steps", "preview_every", "checkpoint_every", "checkpoint_every_s")

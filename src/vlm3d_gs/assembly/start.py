@@ -15,7 +15,7 @@ from vlm3d_gs.assembly.objective import Objective, build_objective, check_mode
 from vlm3d_gs.assembly.plan import plan_memory
 from vlm3d_gs.assembly.weights import embedded, locate_models, text_cache
 from vlm3d_gs.config import Config, CriticConfig, PriorConfig
-from vlm3d_gs.core.errors import DeviceError, ModelError, PromptError
+from vlm3d_gs.core.errors import ConfigError, DeviceError, ModelError, PromptError
 from vlm3d_gs.core.prompts import Prompt, nearest, parse_prompt, plain_words, unknown_words
 from vlm3d_gs.core.seeding import generator, generators
 from vlm3d_gs.layout.grammar import parse_scene
@@ -23,6 +23,8 @@ from vlm3d_gs.models import embedded_weights, family_entry
 from vlm3d_gs.optimize.optimizer import SceneOptimizer
 from vlm3d_gs.optimize.state import TrainState
 from vlm3d_gs.runs.folder import LAYOUT_FILE
+from vlm3d_gs.spread.ranks import joined
+from vlm3d_gs.spread.renderer import DividedRenderer
 
 STREAMS = ("cameras", "backgrounds", "densify", "noise", "critic", "targets")
 """Names of the random streams of a run; each is seeded from `train.seed` and its name."""
@@ -129,6 +131,14 @@ def new_run(
     return new_state(config, device, streams), objective, notes
 
 
+def expect_one_process(config: Config) -> None:
+    """Refuse a run of several processes where only `generate` can divide the work."""
+    if config.processes > 1:
+        raise ConfigError(
+            f"processes={config.processes} belongs to generate: this is done by one process. Set processes=1."
+        )
+
+
 def new_state(
     config: Config, device: torch.device, streams: dict[str, torch.Generator]
 ) -> TrainState:
@@ -138,4 +148,7 @@ def new_state(
         first_cloud(config.scene, random).to(device),
         antialiased=config.render.rasterize_mode == "antialiased",
     )
-    return TrainState(SceneOptimizer(cloud, config.optim), streams)
+    state = TrainState(SceneOptimizer(cloud, config.optim), streams)
+    if ranks := joined():
+        state.render = DividedRenderer(ranks, lambda: state.step)
+    return state

@@ -81,6 +81,12 @@ PickAt = Annotated[
 ]
 
 Backend = Annotated[BackendName | None, typer.Option(help="Renderer.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Processes that share one run: each with a card, or a part of the cores."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Export = Annotated[
     str | None,

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from vlm3d_gs.config.bounds import check_device
+from vlm3d_gs.config.bounds import Range, check, check_device
 from vlm3d_gs.config.coerce import from_plain, replace_paths, to_plain
 from vlm3d_gs.config.critic import (
     AugmentConfig,
@@ -22,6 +22,7 @@ from vlm3d_gs.config.critic import (
     ServerConfig,
     WatchConfig,
 )
+from vlm3d_gs.config.devices import DevicesConfig
 from vlm3d_gs.config.picture import Backend, Background, CameraConfig, RenderConfig, SceneConfig
 from vlm3d_gs.config.prior import DETAIL_PRIOR, DistillationLoss, Family, PriorConfig
 from vlm3d_gs.config.reconstruct import ReconstructConfig
@@ -48,6 +49,7 @@ __all__ = [
     "CriticFamily",
     "DensifyConfig",
     "DensifyMethod",
+    "DevicesConfig",
     "DistillationLoss",
     "ExportConfig",
     "ExportFormat",
@@ -69,6 +71,9 @@ __all__ = [
 ]
 
 
+MOST_PROCESSES = Range(1, 64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything that decides a run; equal configs on one machine give equal files.
@@ -84,6 +89,11 @@ class Config:
     """Folder for the results; `{prompt}` in it becomes the prompt as a file name."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`; auto is CUDA where torch sees a device and gsplat is installed."""
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
+    """Networks on other devices."""
+    processes: Annotated[int, MOST_PROCESSES] = 1
+    """Processes that share the run: its views, its pictures and chains of the prior, and the scenes that the critic
+    compares. On the CPU they share its threads; on CUDA each has a card of its own, counted from `device`."""
     memory: Literal["auto", "full", "offload", "sequential"] = "auto"
     """Which networks stay on the GPU: all, one at a time, or one at a time with pictures one by one; auto chooses by
     free memory and reports its choice."""
@@ -119,6 +129,12 @@ class Config:
         if not self.prompt.strip():
             raise ConfigError("The prompt is empty. Say what to make, e.g. 'a red cube'.")
         check_device(self.device)
+        check("processes", self.processes, MOST_PROCESSES)
+        if self.processes > 1 and self.devices != DevicesConfig():
+            raise ConfigError(
+                f"processes={self.processes} gives each process one device for everything, so devices.prior and "
+                "devices.critic must be auto. Set processes=1, or leave them out."
+            )
         names = self.critic.view_names
         if self.critic.enabled and names == "four" and self.camera.n_views != 4:
             raise ConfigError(

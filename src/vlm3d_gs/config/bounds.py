@@ -85,8 +85,8 @@ def _is_index(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= MOST_INDEX_DIGITS
 
 
-def check_device(name: str) -> None:
-    """Raise ConfigError unless `name` is a device: auto, cpu, cuda or cuda:N."""
+def check_device(name: str, setting: str = "device") -> None:
+    """Raise ConfigError unless `name` is a device: auto, cpu, cuda or cuda:N; `setting` is named in the message."""
     kind, colon, index = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and _is_index(index))):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name[:40]!r}.")
+        raise ConfigError(f"{setting} must be auto, cpu, cuda or cuda:N, got {name[:40]!r}.")

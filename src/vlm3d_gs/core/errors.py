@@ -67,6 +67,10 @@ class DeviceError(Vlm3dGsError, RuntimeError):
     """The requested device is absent or not capable of the operation."""
 
 
+class ProcessError(Vlm3dGsError, RuntimeError):
+    """One of the processes that make a scene together is gone, or does not answer."""
+
+
 class CheckpointError(Vlm3dGsError):
     """A checkpoint is missing, truncated, or of another format version."""
 

@@ -189,7 +189,9 @@ class Critic:
             side = round(self.config.size_px(fraction))
             images = resize(images, (side, side))
 
-        return self.model.log_odds(images, names, [question.text for question in self.questions])
+        # The model may be on another device.
+        texts = [question.text for question in self.questions]
+        return self.model.log_odds(images, names, texts).to(group.device)
 
 
 def _slope(log_odds: Tensor, shape: str) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from vlm3d_gs.config import Config, to_dict
 from vlm3d_gs.core.errors import CheckpointError, ExportError, NotFiniteError
 from vlm3d_gs.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
-from vlm3d_gs.runs.folder import RunFolder
+from vlm3d_gs.runs.folder import FollowedFolder, RunFolder
 
 MOST_RETRIES = 3
 """How often a run goes back before it ends."""
@@ -43,7 +43,7 @@ class StateKeeper:
     """Saves the state of a run, and restores the last good one.
 
     Args:
-        folder: where checkpoints are written; None writes none.
+        folder: where checkpoints are written; None writes none, and a `FollowedFolder` is only gone back to.
         run: what is saved.
         config: of the run; saved too, and a resumed run is held against it.
         tell: called with what the user should know.
@@ -76,7 +76,8 @@ class StateKeeper:
         Raises:
             NotFiniteError: the state is broken, and not saved.
         """
-        if self._folder is None:
+        if self._folder is None or isinstance(self._folder, FollowedFolder):
+            self._saved_s = time.monotonic()
             return
         found = self._capture()
         self._saved_s = time.monotonic()

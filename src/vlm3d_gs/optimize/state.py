@@ -19,7 +19,24 @@ from vlm3d_gs.optimize.guidance import Guidance
 from vlm3d_gs.optimize.optimizer import PARAMETER_PREFIX, SceneOptimizer
 from vlm3d_gs.optimize.reused import ReusedGradients
 from vlm3d_gs.optimize.targets import TargetPool
+from vlm3d_gs.render import Backend, Rendering, render
 from vlm3d_gs.runs.checkpoint import Checkpoint
+
+
+class Renderer(Protocol):
+    """`render.render`, or what does the same in another way."""
+
+    def __call__(
+        self,
+        gaussians: Gaussians,
+        cameras: Cameras,
+        *,
+        backend: Backend = "auto",
+        background: Tensor | tuple[float, float, float] | None = None,
+        check: bool = True,
+    ) -> Rendering:
+        """Render all views of a scene."""
+        ...
 
 
 @dataclass
@@ -30,6 +47,8 @@ class TrainState:
     """Owns the scene."""
     streams: dict[str, torch.Generator]
     """Named sources of randomness, saved with checkpoints."""
+    render: Renderer = render
+    """Draws the scene; several processes may share the views."""
     step: int = 0
     """Steps done."""
     reference_norm: float | Tensor = 0.0

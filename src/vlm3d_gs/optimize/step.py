@@ -16,7 +16,7 @@ from vlm3d_gs.optimize.guidance import GuidanceOutput, Progress, Views, without_
 from vlm3d_gs.optimize.mcmc import perturb, relocate
 from vlm3d_gs.optimize.regularizers import regularize
 from vlm3d_gs.optimize.state import TrainState
-from vlm3d_gs.render import Rendering, render
+from vlm3d_gs.render import Rendering
 
 NORM_DECAY = 0.9
 """Decay of the running gradient norm to which relative guidances are scaled."""
@@ -108,7 +108,7 @@ def scene_step(
 
 def draw(state: TrainState, cameras: Cameras, config: Config, background: Tensor) -> Rendering:
     """Render the scene of a run; on a GPU whether it is finite is asked once a round, with the log (`log_rows`)."""
-    return render(
+    return state.render(
         state.optimizer.gaussians,
         cameras,
         backend=config.render.backend,

@@ -83,6 +83,15 @@ class RunFolder:
             self.path = self.out
 
 
+class FollowedFolder(RunFolder):
+    """The folder of a run that another process writes; read only."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """File that the other process writes: in the run's first place as long as that is there."""
+        return (self.path if self.path.is_dir() else self.out) / CHECKPOINT
+
+
 def check_run_folder(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Refuse a folder that a run must not write into, without changing it.
 

@@ -189,6 +189,25 @@ class RunLog:
         write_json(self.out / SUMMARY, {**values, **provenance(), "packages": packages()})
 
 
+class SilentLog(RunLog):
+    """The log of a process that only computes for a run: nothing is recorded or shown."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
+        """Do nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Do nothing."""
+
+    def progress(self, step: int, total: int, values: Mapping[str, Scalar]) -> None:
+        """Do nothing."""
+
+    def message(self, text: str) -> None:
+        """Do nothing."""
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write indented JSON, whole or not at all; numbers that are not finite become null."""
     with atomic_path(path) as temporary:
