@@ -43,8 +43,7 @@ class Plain:
         self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, camera_matrices: Tensor | None
     ) -> Tensor:
         assert camera_matrices is not None
-        level = self.noise_schedule.network_timesteps[timesteps]
-        factor = level * text.tokens.mean((1, 2)) * camera_matrices.sum(1) * self.weight[0]
+        factor = timesteps * text.tokens.mean((1, 2)) * camera_matrices.sum(1) * self.weight[0]
         return noisy * factor[:, None, None, None]
 
 
@@ -64,8 +63,18 @@ def test_two_cards_are_never_mixed() -> None:
     with FakeTensorMode(), torch.no_grad():
         denoiser = DenoiserElsewhere(Plain(other), scene)
         denoiser.join_views(4)
-        assert {tensor.device for tensor in ask(denoiser, scene)} == {scene}
-        assert denoiser.decode(torch.zeros(1, 3, 2, 2, device=scene)).device == scene
+        found = [
+            denoiser.encode(torch.zeros(2, 4, 4, 3, device=scene)),
+            denoiser.decode(torch.zeros(2, 3, 4, 4, device=scene)),
+            denoiser.evaluate(
+                torch.zeros(2, 3, 4, 4, device=scene),
+                torch.zeros(2, dtype=torch.long, device=scene),
+                TextEmbedding(torch.ones(2, 3, 4, device=scene)),
+                torch.ones(2, 16, device=scene),
+            ),
+        ]
+        assert {tensor.device for tensor in found} == {scene}
+        assert denoiser.noise_schedule.signal.device == scene
 
 
 def test_values_and_gradients_are_those_of_the_denoiser() -> None:

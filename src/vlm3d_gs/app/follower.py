@@ -1,6 +1,6 @@
 """A process that computes its share of a run and writes nothing: `python -m vlm3d_gs.app.follower`.
 
-It is started by `spread.start`, and reads one line of JSON: the settings, what kind of run it is, and its own number. It
+It is started by `spread.start`, and reads one line of JSON: settings, what kind of run it is, and its own number. It
 takes the same steps as the first process, with the same random numbers, and both exchange rows (`spread.ranks`). When
 its input is closed the run is over, and so is this process.
 """

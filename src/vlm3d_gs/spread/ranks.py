@@ -57,7 +57,7 @@ class Ranks:
         backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        store = dist.FileStore(str(meeting), self.size)
+        store = dist.FileStore(str(meeting), self.size)  # type: ignore[attr-defined]
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.size, timeout=LONGEST
         )
