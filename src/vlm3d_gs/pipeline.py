@@ -128,24 +128,15 @@ def generate(
         RunLostError: neither a product nor a checkpoint could be written anywhere.
     """
     began = time.monotonic()
-    if guidances and config.processes > 1:
-        raise ConfigError(
-            f"Guidances of your own belong to this process, but processes={config.processes} would need them in each. "
-            "Set processes=1."
-        )
-
     # Whatever cannot work is refused before anything is loaded or written.
+    _expect_no_own(config, guidances)
     prompt = read_prompt(config.prompt, config.priors, config.critic)
     check_run_folder(config.out, overwrite=overwrite, resume=resume)
     device = run_device(config)
 
     with (
         run_folder(config.out, overwrite=overwrite, resume=resume) as folder,
-        several_processes(
-            config,
-            device,
-            {"kind": "whole", "resume": resume, "until": until, "folder": str(folder.path)},
-        ) as team,
+        several_processes(config, device, folder.path, "whole", resume=resume, until=until) as team,
     ):
         checkpoint, note = load_unfinished(config.out, config) if resume else (None, "")
         state, objective, notes = new_run(config, prompt, team.device, progress=not quiet)
@@ -153,37 +144,43 @@ def generate(
         watch = build_watch(objective, config)
         if checkpoint is not None:
             restore_state(checkpoint, state, everything, watch)
-
         with (
             stop_requests() as stop_requested,
             _run_log(folder, config, state, quiet=quiet, resume=resume) as log,
+            team.together(stop_requested) as should_stop,
         ):
             _say_what_comes(log, [expectation(config, device), note, *notes], objective)
             troubles, finished = list[Vlm3dGsError](), False
             try:
-                with team.together(stop_requested) as should_stop:
-                    finished = train(
-                        state,
-                        config,
-                        everything,
-                        log,
-                        reconstruction=_judged_by(objective.reconstruction, guidances),
-                        folder=folder,
-                        show=partial(_write_preview, folder, config.render.backend),
-                        watch=watch,
-                        until=until,
-                        observe=observe,
-                        stop_requested=should_stop,
-                    )
+                finished = train(
+                    state,
+                    config,
+                    everything,
+                    log,
+                    reconstruction=_judged_by(objective.reconstruction, guidances),
+                    folder=folder,
+                    show=partial(_write_preview, folder, config.render.backend),
+                    watch=watch,
+                    until=until,
+                    observe=observe,
+                    stop_requested=should_stop,
+                )
             except NotFiniteError as error:
                 troubles.append(error)
-
+            team.part()
             result, written = _finish(folder, config, state, watch, log, finished, began, objective)
             result = replace(result, signal=stop_requested.number)
-
         if troubles := [*troubles, *written.failures]:
             raise _as_one(troubles, written, folder)
     return result
+
+
+def _expect_no_own(config: Config, guidances: Sequence[Guidance]) -> None:
+    if guidances and config.processes > 1:
+        raise ConfigError(
+            f"Guidances of your own belong to this process, but processes={config.processes} would need them in each. "
+            "Set processes=1."
+        )
 
 
 def _say_what_comes(log: RunLog, lines: Sequence[str], objective: Objective) -> None:

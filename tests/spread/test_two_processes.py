@@ -100,7 +100,7 @@ def test_two_processes_go_on_with_a_run_as_one_does_until_ctrl_c(tmp_path: Path)
 def test_more_processes_than_cards_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(DeviceError, match=r"processes=64 on cuda:1 need 64 CUDA devices"),
-        several_processes(config(tmp_path, processes=64), torch.device("cuda", 1), {}),
+        several_processes(config(tmp_path, processes=64), torch.device("cuda", 1), tmp_path, ""),
     ):
         pass
 
@@ -117,12 +117,11 @@ def test_guidances_of_the_caller_need_one_process(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_process_is_told(tmp_path: Path) -> None:
-    wrong = {"kind": "whole", "resume": True, "until": None, "folder": str(tmp_path)}
+    cpu = torch.device("cpu")
+    shared = config(tmp_path / "none", processes=2)
     with (
         pytest.raises(ProcessError, match=r"Process 1 of 2 .* with exit code 2: .*checkpoint"),
-        several_processes(
-            config(tmp_path / "none", processes=2), torch.device("cpu"), wrong
-        ) as team,
+        several_processes(shared, cpu, tmp_path, "whole", resume=True, until=None) as team,
         team.together(lambda: False),
     ):
         pytest.fail("a process that cannot start was not noticed")

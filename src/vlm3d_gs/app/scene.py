@@ -92,11 +92,10 @@ def generate_scene(
     device = run_device(config)
     kept = {} if earlier is None else earlier_objects(earlier)
     prompts = {name: prompt for name, prompt in first_names(layout).items() if prompt not in kept}
-
-    work = {"kind": "scene", "resume": resume, "prompts": prompts}
+    work = {"resume": resume, "prompts": prompts}
     with (
         run_folder(config.out, overwrite=overwrite, resume=resume) as folder,
-        several_processes(config, device, {**work, "folder": str(folder.path)}) as team,
+        several_processes(config, device, folder.path, "scene", **work) as team,
     ):
         checkpoint, note = _to_resume(config, prompts) if resume else (None, "")
         objects = new_objects(config, prompts, team.device, progress=not quiet)
@@ -104,35 +103,33 @@ def generate_scene(
         if checkpoint is not None:
             objects.run.restore(checkpoint)
         save_layout(layout, folder.path, overwrite=True)
-
         step = objects.run.step if resume else None
         with (
             stop_requests() as stop_requested,
             RunLog(folder, config, quiet=quiet, resume_step=step) as log,
             noticing(log.message),
+            team.together(partial(_ends, stop_requested, follow, objects.run)) as should_stop,
         ):
-            for line in [note, *objects.notes] if note else objects.notes:
+            for line in filter(None, [note, *objects.notes]):
                 log.message(line)
             troubles, finished = list[Vlm3dGsError](), False
             try:
-                stop = partial(_ends, stop_requested, follow, objects.run)
-                with team.together(stop) as should_stop:
-                    finished = train_objects(
-                        objects.run,
-                        config,
-                        log,
-                        draw=draw_pictures,
-                        folder=folder,
-                        show=_Preview(objects, layout, folder, config.render.backend),
-                        stop_requested=should_stop,
-                    )
+                finished = train_objects(
+                    objects.run,
+                    config,
+                    log,
+                    draw=draw_pictures,
+                    folder=folder,
+                    show=_Preview(objects, layout, folder, config.render.backend),
+                    stop_requested=should_stop,
+                )
             except NotFiniteError as error:
                 troubles.append(error)
+            team.part()
             result, failures = _finish(
                 folder, config, layout, objects, log, finished=finished, began=began
             )
             result = replace(result, signal=stop_requested.number)
-
     if troubles := [*troubles, *failures]:
         raise _as_error(troubles[0])
     return result

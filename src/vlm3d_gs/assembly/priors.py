@@ -99,7 +99,7 @@ def build_priors(
             ("graphs", name, n_views, state), lambda: GraphDenoiser(read_manifest(folder), n_views)
         )
         texts = kept(("text graph", state), lambda: TextGraph(folder)).embed(flat)
-        shared = divided_denoiser(_seen_from(scene, graphs))
+        shared = _shared(scene, graphs)
         return [
             DiffusionPrior(name, shared, texts.rows(own), settings, noise)
             for own, (_, noise) in zip(rows, works, strict=True)
@@ -114,10 +114,7 @@ def build_priors(
             "this scene share one. Choose another loss, or make them one by one."
         )
     if trains_lora and scene not in (None, device):
-        raise ConfigError(
-            f"prior.loss={settings.loss} trains a network beside the scene, which is on {scene}, but devices.prior is "
-            f"{device}. Set devices.prior=auto, or choose another loss."
-        )
+        raise _two_devices(settings, device, scene)
     texts, noise = embed_texts(folder, flat, device, cache=text_cache), works[0][1]
     denoiser = _torch_denoiser(settings, folder, device, noise, "full" if trains_lora else plan)
 
@@ -129,9 +126,7 @@ def build_priors(
             denoiser, rank=settings.lora_rank, lr=settings.lora_lr, seed=noise.initial_seed()
         )
     # What trains, or draws by itself, does so in every process, with the same numbers.
-    alone = trains_lora or settings.sample_latents
-    shared = _seen_from(scene, denoiser)
-    shared = shared if alone else divided_denoiser(shared)
+    shared = _shared(scene, denoiser, alone=trains_lora or settings.sample_latents)
     texts = texts.to(shared.device)
     return [
         DiffusionPrior(name, shared, texts.rows(own), settings, noise, adapter)
@@ -139,11 +134,20 @@ def build_priors(
     ]
 
 
-def _seen_from(scene: torch.device | None, denoiser: Denoiser) -> Denoiser:
-    """Return a denoiser for renders on a device."""
-    if scene is None or scene == denoiser.device:
-        return denoiser
-    return DenoiserElsewhere(denoiser, scene)
+def _two_devices(
+    settings: PriorConfig, device: torch.device, scene: torch.device | None
+) -> ConfigError:
+    return ConfigError(
+        f"prior.loss={settings.loss} trains a network beside the scene, which is on {scene}, but devices.prior is "
+        f"{device}. Set devices.prior=auto, or choose another loss."
+    )
+
+
+def _shared(scene: torch.device | None, denoiser: Denoiser, *, alone: bool = False) -> Denoiser:
+    """Return a denoiser for renders on a device, its work divided among the processes of the run unless `alone`."""
+    if scene is not None and scene != denoiser.device:
+        denoiser = DenoiserElsewhere(denoiser, scene)
+    return denoiser if alone else divided_denoiser(denoiser)
 
 
 def _torch_denoiser(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,12 +44,14 @@ class Team:
     """Their numbers and exchanges."""
     device: torch.device
     """Of this process."""
+    threads: int
+    """Of this process, when it is alone."""
     followers: Followers | None = None
     """The other processes; None if there are none."""
 
     @contextmanager
     def together(self, stop_requested: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-        """Compute together inside the block; yield whether to stop, which all know at the same step.
+        """Compute together inside the block, until `part`; yield whether to stop, which all know at the same step.
 
         Raises:
             ProcessError: another process ended.
@@ -66,13 +68,19 @@ class Team:
             with followers.watched():
                 yield ranks.should_stop
         finally:
-            ranks.leave()
-            followers.end()
+            self.part()
+
+    def part(self) -> None:
+        """Compute alone from now on, with all threads; the others end."""
+        if self.followers is not None and self.ranks.is_connected:
+            self.ranks.leave()
+            self.followers.end()
+            torch.set_num_threads(self.threads)
 
 
 @contextmanager
 def several_processes(
-    config: Config, device: torch.device, work: Mapping[str, Any]
+    config: Config, device: torch.device, folder: Path, kind: str, **work: Any
 ) -> Iterator[Team]:
     """Start the other processes of a run, if it has any, and end them with the block.
 
@@ -81,34 +89,38 @@ def several_processes(
     Args:
         config: the run; `processes` says how many.
         device: of the run; on CUDA each process gets the next card.
-        work: what `app.follower` does, as plain data.
+        folder: where this process writes.
+        kind: of the run: `whole` or `scene`.
+        work: what else `app.follower.follow` must know, as plain data.
 
     Raises:
         DeviceError: there are fewer cards than processes.
     """
     size = config.processes
+    threads = torch.get_num_threads()
     if size == 1:
-        yield Team(Ranks(), device)
+        yield Team(Ranks(), device, threads)
         return
 
     devices = _devices(device, size)
-    threads = torch.get_num_threads()
     share = max(1, threads // size)
-    with TemporaryDirectory(prefix="vlm3d-gs-") as folder:
+    with TemporaryDirectory(prefix="vlm3d-gs-") as place:
         jobs = [
             {
                 **work,
+                "kind": kind,
                 "config": to_dict(replace(config, device=str(own))),
                 "size": size,
                 "threads": share,
+                "folder": str(folder),
             }
             for own in devices
         ]
-        followers = Followers(jobs[1:], Path(folder))
+        followers = Followers(jobs[1:], Path(place))
         torch.set_num_threads(share)
         try:
             with join(Ranks(0, size, followers.check)) as ranks:
-                yield Team(ranks, devices[0], followers)
+                yield Team(ranks, devices[0], threads, followers)
         finally:
             torch.set_num_threads(threads)
             followers.kill()
@@ -137,7 +149,7 @@ class Followers:
             jobs: what each is told.
             folder: for what they say, and for the file by which they meet.
         """
-        self.meeting = folder / "meeting"
+        self.meeting, self._is_over = folder / "meeting", threading.Event()
         self._logs = [folder / f"process-{rank}.log" for rank in range(1, len(jobs) + 1)]
         self._processes: list[subprocess.Popen[bytes]] = []
         for rank, (job, path) in enumerate(zip(jobs, self._logs, strict=True), 1):
@@ -183,7 +195,7 @@ class Followers:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Inside the block, see to it that this process ends as well when another does, even if it hears nothing."""
-        is_over = threading.Event()
+        is_over = self._is_over
 
         def watch() -> None:
             while not is_over.wait(POLL_S * 10):
@@ -207,6 +219,7 @@ class Followers:
 
     def end(self) -> None:
         """Let all end, who know by now that the run is over."""
+        self._is_over.set()
         ends = time.monotonic() + PATIENCE_S
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
