@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from vlm3d_gs.core.cameras import orbit
@@ -125,6 +126,8 @@ def check_ends(ranks: Ranks, meeting: Path) -> None:
         with pytest.raises(RunLeftError):
             ranks.agree(7, 10)
     ranks.leave()
+    if ranks.rank == 1:
+        dist.destroy_process_group()
 
     ranks.connect(meeting.with_suffix(".again"), torch.device("cpu"))
     ranks.agree(0, 10)

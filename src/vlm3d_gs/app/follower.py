@@ -41,6 +41,7 @@ def main() -> None:
     try:
         with join(Ranks(job["rank"], job["size"])) as ranks:
             follow(from_dict(job["config"]), job, ranks)
+        threading.Event().wait()  # for the end of the input
     except Vlm3dGsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

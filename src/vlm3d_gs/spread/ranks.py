@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -83,6 +83,7 @@ class Ranks:
             rows = self._tell([int(self.asked_to_stop()), 0, step, gaussians])
             self.is_stopping = self.is_stopping or any(row[0] for row in rows)
             if any(row[1] for row in rows):
+                self.is_connected = False
                 raise RunLeftError
             first = min(row[2] for row in rows)
             if step > first:
@@ -98,15 +99,17 @@ class Ranks:
             )
 
     def leave(self) -> None:
-        """Divide nothing any more; others that still wait in `agree` learn of it."""
-        if not self.is_connected:
-            return
-        self.is_connected = False
-        try:
-            self._tell([0, 1, 0, 0])
-        except (ProcessError, RuntimeError):
-            pass  # they are gone already
-        dist.destroy_process_group()
+        """Divide nothing any more; others that still wait in `agree` learn of it.
+
+        The first process closes the connections. The others wait for their end, since one that closes its own while
+        another still listens looks like a dead one.
+        """
+        if self.is_connected:
+            self.is_connected = False
+            with suppress(ProcessError, RuntimeError):  # they are gone already
+                self._tell([0, 1, 0, 0])
+        if self.rank == 0 and dist.is_initialized():
+            dist.destroy_process_group()
 
     def shares(self, units: int, unit: int = 1) -> list[slice]:
         """Return which rows each process computes, of `units` times `unit` rows, whole units, as evenly as can be."""

@@ -24,7 +24,7 @@ import torch
 
 from vlm3d_gs.config import Config, to_dict
 from vlm3d_gs.core.errors import DeviceError, ProcessError
-from vlm3d_gs.spread.ranks import Ranks, join
+from vlm3d_gs.spread.ranks import Ranks, RunLeftError, join
 
 READY = b"ready\n"
 POLL_S = 0.05
@@ -67,12 +67,16 @@ class Team:
         try:
             with followers.watched():
                 yield ranks.should_stop
+        except RunLeftError as error:
+            raise ProcessError(
+                "Another process of this run left it before its end. --resume goes on from the last checkpoint."
+            ) from error
         finally:
             self.part()
 
     def part(self) -> None:
         """Compute alone from now on, with all threads; the others end."""
-        if self.followers is not None and self.ranks.is_connected:
+        if self.followers is not None:
             self.ranks.leave()
             self.followers.end()
             torch.set_num_threads(self.threads)
@@ -222,6 +226,9 @@ class Followers:
         self._is_over.set()
         ends = time.monotonic() + PATIENCE_S
         for process in self._processes:
+            if process.stdin is not None:
+                with suppress(OSError):
+                    process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, ends - time.monotonic()))
         self.kill()
