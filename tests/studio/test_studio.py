@@ -102,6 +102,42 @@ def test_errors_are_shown_on_the_page(finished: Path) -> None:
         assert studio._answers.value == "No (73%): A?"
 
 
+def test_what_is_shown_is_refined_and_stays_where_it_cannot_be(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        workshop_module,
+        "preset",
+        lambda name, prompt: apply_settings(
+            preset(name, prompt),
+            {**QUICK, "critic.watch.enabled": True, "train.steps": 4},
+        ),
+    )
+    with Studio(finished) as studio:
+        studio.refine()
+        assert studio._status.value.startswith("There is nothing to refine yet")
+
+        content = (finished / "a-red-cube" / "scene.ply").read_bytes()
+        studio.show(studio.workshop.open_upload("cube.ply", content))
+        studio._better_wish.value = "a red cube"
+        studio.refine()
+        studio.workshop.wait(PATIENCE_S)
+        assert "the held-out judge goes from" in studio._status.value
+        # What the judge preferred is shown, and can be taken away.
+        accepted = studio._status.value.startswith("refined")
+        title = "cube, refined" if accepted else "cube.ply"
+        before = studio.workshop.open_upload("cube.ply", content).scene
+        assert torch.equal(studio._shown.scene.means, before.means) is not accepted
+        assert studio._prompt.value == title
+        assert studio._pause.disabled
+
+        studio._better_wish.value = "a corgi"
+        studio.refine()
+        studio.workshop.wait(PATIENCE_S)
+        assert studio._status.value.startswith("Not made: The embedded mini models cannot draw")
+        assert studio._prompt.value == title
+
+
 def press(page: Page, words: str) -> None:
     """Press a button once it can be pressed: a click on a disabled one is lost without a word."""
     button = f"[...document.querySelectorAll('button')].find(b => b.textContent.includes('{words}') && !b.disabled)"

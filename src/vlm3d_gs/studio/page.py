@@ -76,6 +76,8 @@ class Studio(LiveView):
             self._add_making()
         with tabs.add_tab("Gallery"):
             self._add_gallery()
+        with tabs.add_tab("Refine"):
+            self._add_refining()
         with tabs.add_tab("Take away"):
             self._add_exports()
         self.say("Say what to make, and press Generate.")
@@ -107,6 +109,36 @@ class Studio(LiveView):
                 self._answers.visible = False
             self.workshop.start(lambda: self.workshop.make(config), self._made)
 
+    def refine(self) -> None:
+        """Start to refine what is shown towards the sentence that the page asks for."""
+        shown = self._shown
+        if shown is None:
+            self.say("There is nothing to refine yet. Make a splat, or open one in the gallery.")
+            return
+        with self._errors_shown():
+            config = self.workshop.configure(
+                self._better_wish.value, self._preset.value, int(self._seed.value)
+            )
+            keep = float(self._keep.value)
+            if not self.workshop.busy:
+                self.begin(config.prompt, config.train.steps)
+                self._answers.visible = False
+            said: list[str] = []
+
+            def work() -> Shown:
+                better, refined = self.workshop.refine(shown, config, keep=keep)
+                said.append(refined.verdict)
+                return better
+
+            def done(made: Shown | None) -> None:
+                self.end_run()
+                # Also where it failed: the page goes back to what it showed.
+                self.show(made or shown)
+                if said:
+                    self.say(f"{said[0]}. See Take away.")
+
+            self.workshop.start(work, done)
+
     def show(self, shown: Shown) -> None:
         """Show a finished scene, and offer it for download."""
         self._shown, self._prompt.value = shown, shown.title
@@ -115,6 +147,8 @@ class Studio(LiveView):
         self._answers.value = in_words(shown.answers)
         self._answers.visible = bool(shown.answers)
         self._download.disabled = False
+        if shown.folder is not None:
+            self._better_wish.value = shown.title
 
     def _made(self, shown: Shown | None) -> None:
         """Show what a run left; called in its thread."""
@@ -167,6 +201,12 @@ class Studio(LiveView):
         upload.on_upload(open_file)
         self._runs.on_update(lambda _: self._show_sheet())
         self._refresh_gallery()
+
+    def _add_refining(self) -> None:
+        gui = self._server.gui
+        self._better_wish = gui.add_text("What it should show", EXAMPLE, multiline=True)
+        self._keep = gui.add_slider("Looks to hold", 0.0, 1.0, 0.05, 0.0)
+        gui.add_button("Refine what is shown").on_click(lambda _: self.refine())
 
     def _add_exports(self) -> None:
         gui = self._server.gui
