@@ -24,6 +24,9 @@ from vlm3d_gs.core.errors import MissingDependencyError
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
 
+PATIENCE = {"RAY_raylet_start_wait_time_s": "120"}
+"""On a busy machine raylets are slow to start."""
+
 KILLS = """
 import json, sys, threading, time, collections
 from pathlib import Path
@@ -37,7 +40,8 @@ from vlm3d_gs.batch.run import run_batch
 
 out, engine = Path(sys.argv[1]), sys.argv[2]
 MIB = 80 * 2**20
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MIB})
+head = {"num_cpus": 0, "object_store_memory": MIB, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 nodes = [cluster.add_node(num_cpus=1, object_store_memory=MIB) for _ in range(2)]
 texts = ["nap 1", "nap 2", "nap 3", "segfault always", "segfault-once 1", "unknown 1", "nap 4", "nap 5", "good 1"]
 rows = enumerate(({"prompt": text, "id": text.replace(" ", "-")} for text in texts), 1)
@@ -63,7 +67,8 @@ import os, sys, time
 from ray.cluster_utils import Cluster
 
 MIB = 80 * 2**20
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MIB})
+head = {"num_cpus": 0, "object_store_memory": MIB, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 for folder in sys.argv[1:]:
     cluster.add_node(num_cpus=1, object_store_memory=MIB, env_vars={"TMPDIR": folder})
 print(cluster.address, flush=True)
@@ -125,8 +130,9 @@ def test_a_killed_driver_and_a_node_with_a_full_disk_lose_and_double_nothing(
     notes, roomy = tmp_path / "notes", tmp_path / "roomy"
     notes.mkdir()
     roomy.mkdir()
+    # A store of your own may take the folder's place.
     url = os.environ.get("STORE_URL", f"shared://{tmp_path}/store")
-    env = {**os.environ, "PYTHONPATH": path, "FAULTY_ENGINE_OUT": str(notes)}
+    env = {**os.environ, **PATIENCE, "PYTHONPATH": path, "FAULTY_ENGINE_OUT": str(notes)}
     store = Store(url)
 
     with small_disk(tmp_path / "small") as small, cluster([small, roomy], env) as address:
@@ -174,7 +180,7 @@ def test_a_killed_node_and_crashing_prompts_lose_and_double_nothing(tmp_path: Pa
         [sys.executable, "-c", KILLS, str(out), faulty_engine.NAME],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **PATIENCE, "PYTHONPATH": path},
         timeout=400,
         check=False,
     )
