@@ -43,8 +43,9 @@ class Plain:
         self, noisy: Tensor, timesteps: Tensor, text: TextEmbedding, camera_matrices: Tensor | None
     ) -> Tensor:
         assert camera_matrices is not None
-        factor = timesteps * text.tokens.mean((1, 2)) * camera_matrices.sum(1) * self.weight[0]
-        return noisy * factor[:, None, None, None]
+        given = (noisy, timesteps, text.tokens, camera_matrices)
+        assert {tensor.device for tensor in given} == {self.weight.device}
+        return (noisy.movedim(1, -1) * self.weight).movedim(-1, 1)
 
 
 def ask(denoiser: Plain | DenoiserElsewhere, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,8 @@ def _meet(job: Mapping[str, Any], ranks: Ranks, device: torch.device) -> None:
 
 def _end_with_input() -> None:
     """End this process at once when the first one is gone, whatever it is waiting for."""
-    while sys.stdin.buffer.read(1):
+    # Not by `sys.stdin`, whose lock Python wants back when this process ends with an error.
+    while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)
 
