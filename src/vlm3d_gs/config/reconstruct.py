@@ -20,10 +20,8 @@ class ReconstructConfig:
     noise_level: Annotated[Schedule, Range(1e-3, 1.0)] = linear(1.0, 0.1, 0.0, 0.82)
     """Where a denoising chain begins, fraction of the training timesteps; 1 is pure noise, which owes nothing to the
     scene so far."""
-    chain_steps: Annotated[Schedule, Range(1, 1000)] = Schedule(
-        "piecewise", ((0.0, 3.0), (0.66, 2.0))
-    )
-    """Network evaluations of a chain, rounded; chains of little noise have little left to draw."""
+    chain_steps: Annotated[Schedule, Range(1, 1000)] = constant(3)
+    """Network evaluations of a chain, rounded."""
     first_chain_steps: Annotated[int, Range(1, 1000)] = 3
     """Network evaluations of the first round's chains, whose pictures decide the layout."""
     solver: Solver = "ddim"
