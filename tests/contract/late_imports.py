@@ -19,6 +19,8 @@ IN_FUNCTION: set[tuple[str, str]] = {
     ("cli.studio", "vlm3d_gs.studio.page"),
     # a tenth of a second, for scenes made by a layout
     ("evaluate.instances", "scipy"),
+    # a third of a second, for point clouds
+    ("formats.ply.points", "scipy.spatial"),
     # a tenth of a second, for runs that make no film
     ("show.video", "av"),
     ("cli.batch", "vlm3d_gs.batch.items"),

@@ -25,6 +25,7 @@ PUBLIC = [
     "MissingDependencyError",
     "ModelError",
     "NotFiniteError",
+    "ProcessError",
     "PromptError",
     "Result",
     "RunLostError",

@@ -11,6 +11,7 @@ from vlm3d_gs.core import errors
         ("ConfigError", ValueError),
         ("NotFiniteError", ValueError),
         ("ShapeError", ValueError),
+        ("ProcessError", RuntimeError),
         ("PromptError", ValueError),
         ("LayoutError", ValueError),
         ("MissingDependencyError", ImportError),
@@ -37,4 +38,4 @@ def test_no_error_class_is_left_out_of_this_list() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, Exception)
     }
-    assert len(classes) == 15
+    assert len(classes) == 16

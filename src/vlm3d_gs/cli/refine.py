@@ -12,46 +12,48 @@ from vlm3d_gs.config import apply_settings
 from vlm3d_gs.config.presets import preset
 from vlm3d_gs.formats.options import ReadOptions
 
+Start = Annotated[
+    Path,
+    typer.Argument(
+        help="A splat file of any format, a point cloud (PLY), a mesh (OBJ, STL, OFF, PLY, glTF), or, with "
+        "--object, the folder of a scene."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="What to write. Default: SPLAT-refined.ply beside it."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--object",
+        metavar="NAME",
+        help="Refine this object of a scene alone, as scene.json names it; PROMPT is about it, and the whole scene "
+        "is written.",
+    ),
+]
+Keep = Annotated[
+    float,
+    typer.Option(
+        help="How much of its looks is held, 0 to 1: the original's share in every picture that is fitted."
+    ),
+]
+Noise = Annotated[
+    float | None,
+    typer.Option(
+        help="Noise of the first pictures, 0 to 1: more changes more. Default: by whether the critic sees the "
+        "prompt in the splat."
+    ),
+]
+
 
 def refine(
-    splat: Annotated[
-        Path,
-        typer.Argument(
-            help="A splat file of any format, a point cloud (PLY), a mesh (OBJ, STL, OFF, PLY, glTF), or, with "
-            "--object, the folder of a scene."
-        ),
-    ],
+    splat: Start,
     prompt: options.Prompt,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="What to write. Default: SPLAT-refined.ply beside it.",
-        ),
-    ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            "--object",
-            metavar="NAME",
-            help="Refine this object of a scene alone, as scene.json names it; PROMPT is about it, and the whole scene "
-            "is written.",
-        ),
-    ] = None,
-    keep: Annotated[
-        float,
-        typer.Option(
-            help="How much of its looks is held, 0 to 1: the original's share in every picture that is fitted."
-        ),
-    ] = 0.0,
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise of the first pictures, 0 to 1: more changes more. Default: by whether the critic sees the "
-            "prompt in the splat."
-        ),
-    ] = None,
+    out: Out = None,
+    part: Part = None,
+    keep: Keep = 0.0,
+    noise: Noise = None,
     preset_name: options.Preset = "mini",
     steps: options.Steps = None,
     seed: options.Seed = None,

@@ -95,14 +95,7 @@ def convert_edited(
         if drop_broken:
             others = [other.select(sound_mask(other)) for other in others]
         read = len(stream) + sum(map(len, others))
-        whole = merged(stream, others)
-        if edits == Edits():
-            return whole
-
-        # Edits are functions of Gaussians, and torch takes seconds to load.
-        from vlm3d_gs.edit.apply import edited
-
-        return edited(whole, edits)
+        return _edited(merged(stream, others), edits)
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -130,6 +123,15 @@ def convert_edited(
                 shutil.copyfileobj(written, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     return Conversion(str(target), len(done), read - len(done), size)
+
+
+def _edited(stream: SplatStream, edits: Edits) -> SplatStream:
+    """Apply the edits; they are functions of Gaussians, and torch takes seconds to load."""
+    if edits == Edits():
+        return stream
+    from vlm3d_gs.edit.apply import edited
+
+    return edited(stream, edits)
 
 
 def _kept_input(folder: Path, suffix: str) -> Path:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from vlm3d_gs.core.bands import SH_C0
 from vlm3d_gs.core.errors import InputFileError
@@ -77,6 +76,8 @@ def as_balls(means: FloatArray, colors: FloatArray, frame: Frame) -> SplatArrays
 
 def _sizes(means: FloatArray) -> FloatArray:
     """Return the standard deviation of each point's Gaussian, [N]."""
+    from scipy.spatial import KDTree
+
     count = min(len(means), NEIGHBOURS + 1)
     if count == 1:
         return np.full(1, LONE_SIZE, np.float32)
