@@ -14,7 +14,8 @@ from comfy_api.latest import Types
 
 from vlm3d_gs.core.errors import InputFileError
 from vlm3d_gs.core.gaussians import Gaussians
-from vlm3d_gs.formats.arrays import SplatArrays, to_arrays, to_gaussians
+from vlm3d_gs.formats.arrays import SplatArrays
+from vlm3d_gs.formats.world import to_arrays, to_gaussians
 
 FRAME = "rdf"
 """Axes of the core's splats."""

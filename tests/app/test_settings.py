@@ -72,7 +72,9 @@ def test_a_prefix_chooses_and_an_unknown_one_lists_the_sections() -> None:
         "prior.t_max",
         "prior.t_min",
     ]
-    with pytest.raises(ConfigError, match=r"No setting begins with 'prio\.'. Sections: scene, "):
+    with pytest.raises(
+        ConfigError, match=r"No setting begins with 'prio\.'. Sections: devices, scene, "
+    ):
         list_settings(MINI, "prio.")
 
 

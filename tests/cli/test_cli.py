@@ -273,7 +273,7 @@ class Spy:
             sys.exit()
 sys.meta_path.insert(0, Spy())
 from vlm3d_gs.cli import app
-app(["info", "scene.ply"])
+app(["generate", "a red cube"])
 """
 
 

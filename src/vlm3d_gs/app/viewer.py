@@ -220,8 +220,8 @@ class LiveView:
             frustum.remove()
         self._frusta.clear()
         if self._target is not None:
-            self._target.remove()
-            self._target = None
+            # Hidden, not removed: a picture that is still on its way would find its place gone.
+            self._target.visible = False
 
     def hold(self, paused: bool) -> None:
         """Pause the observed run after its current step, or let it continue."""
@@ -291,7 +291,7 @@ class LiveView:
             label = "Target, and the scene from there"
             self._target = self._server.gui.add_image(picture, label=label)
         else:
-            self._target.image = picture
+            self._target.image, self._target.visible = picture, True
 
     def show_record(self, record: RunRecord) -> None:
         """Plot the curves of a run and list the last value of each."""

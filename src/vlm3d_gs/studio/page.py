@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
+import numpy as np
+
 from vlm3d_gs.app.viewer import POLL_S, LiveView
 from vlm3d_gs.config import CriticFamily
 from vlm3d_gs.config.presets import PRESETS
@@ -182,8 +184,10 @@ class Studio(LiveView):
     def _add_gallery(self) -> None:
         gui = self._server.gui
         self._runs = gui.add_dropdown("Run", (NOTHING_YET,))
-        open_run, self._sheet = gui.add_button("Open"), None
+        open_run = gui.add_button("Open")
         upload = gui.add_upload_button("Or open a splat file")
+        nothing = np.zeros((1, 1, 3), np.uint8)
+        self._sheet = gui.add_image(nothing, label="Its sheet", visible=False)
 
         def open_chosen(_: object) -> None:
             if self._runs.value != NOTHING_YET:
@@ -238,12 +242,9 @@ class Studio(LiveView):
         try:
             picture = to_uint8(load_png(sheet))
         except InputFileError:
-            picture = None
-        if self._sheet is not None:
-            self._sheet.remove()
-            self._sheet = None
-        if picture is not None:
-            self._sheet = self._server.gui.add_image(picture, label="Its sheet")
+            self._sheet.visible = False
+        else:
+            self._sheet.image, self._sheet.visible = picture, True
 
     def _errors_shown(self) -> _Shown:
         return _Shown(self)
