@@ -177,32 +177,30 @@ def test_prompts_outside_the_mini_world_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_and_every_colour_is_right(shape: str) -> None:
-    """Each colour in two shapes, each shape in several: colour and shape are judged apart."""
-    start = list(SHAPES).index(shape)
-    for seed, color in list(enumerate(COLORS))[start % 2 :: 2]:
+def test_every_shape_in_every_colour_is_right(shape: str) -> None:
+    for seed, color in enumerate(COLORS):
         report = evaluate(splats_for(f"{color} {shape}", seed), f"{color} {shape}")
         assert report.ok, report.reasons
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_a_random_pair_is_right_and_its_perversions_wrong(relation: str) -> None:
+def test_random_pairs_are_right_and_their_perversions_wrong(relation: str) -> None:
     rng = random.Random(relation)
-    prompt = random_pair(rng, relation)
-    scene = scene_for(prompt, 0)
-    first, second = scene.objects
-    right = evaluate(splats(scene), prompt)
-    assert right.ok, right.reasons
-
-    other_shape = rng.choice([name for name in SHAPES if name != second.shape])
-    wrong = {
-        "swapped": swapped(scene),
-        "missing": SceneSpec((first,)),
-        "other shape": with_object(scene, 1, shape=other_shape),
-        "binding": SceneSpec(
-            (replace(first, color=second.color), replace(second, color=first.color))
-        ),
-    }
-    for name, spoiled in wrong.items():
-        assert not evaluate(splats(spoiled), prompt).content_right, (name, prompt)
+    for seed in range(3):
+        prompt = random_pair(rng, relation)
+        scene = scene_for(prompt, seed)
+        first, second = scene.objects
+        right = evaluate(splats(scene), prompt)
+        assert right.ok, right.reasons
+        other_shape = rng.choice([name for name in SHAPES if name != second.shape])
+        wrong = {
+            "swapped": swapped(scene),
+            "missing": SceneSpec((first,)),
+            "other shape": with_object(scene, 1, shape=other_shape),
+            "binding": SceneSpec(
+                (replace(first, color=second.color), replace(second, color=first.color))
+            ),
+        }
+        for name, spoiled in wrong.items():
+            assert not evaluate(splats(spoiled), prompt).content_right, (name, prompt)
